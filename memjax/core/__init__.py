@@ -1,0 +1,1 @@
+"""The vocabulary every other floor speaks: types, schedules, the diffusion process, guidance."""

@@ -1,0 +1,54 @@
+"""Reading and replacing the token embeddings inside an opaque condition."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Bool, Float
+
+from memjax.core.types import Array, Cond, TokenCond
+
+
+def embeddings_of(cond: Cond) -> Float[Array, "b l d"]:
+    """Returns the token embeddings of a condition.
+
+    Args:
+        cond: A :class:`TokenCond`, an ``(embeddings, mask)`` pair, or the embeddings themselves.
+
+    Raises:
+        ValueError: If no ``[batch, tokens, features]`` array is found.
+    """
+    embeddings = cond[0] if isinstance(cond, tuple) else cond
+    if getattr(embeddings, "ndim", None) != 3:
+        raise ValueError(
+            f"the condition is a {type(cond).__name__} without [batch, tokens, features] "
+            "embeddings: pass TokenCond(embeddings, mask), a pair, or the embeddings alone."
+        )
+    return embeddings
+
+
+def with_embeddings(cond: Cond, embeddings: Float[Array, "b l d"]) -> Cond:
+    """Returns the condition with its embeddings replaced."""
+    if isinstance(cond, TokenCond):
+        return cond._replace(embeddings=embeddings)
+    return (embeddings, *cond[1:]) if isinstance(cond, tuple) else embeddings
+
+
+def token_mask(cond: Cond) -> Bool[Array, "b l"]:
+    """Returns which tokens are real; all of them where the condition carries no mask."""
+    if isinstance(cond, tuple) and len(cond) > 1:
+        return cond[1].astype(bool)
+    return jnp.ones(embeddings_of(cond).shape[:2], bool)
+
+
+def repeat_cond(cond: Cond, times: int) -> Cond:
+    """Repeats each row ``times`` times in place: ``[p, ...] → [p·times, ...]``."""
+    return jax.tree.map(lambda leaf: jnp.repeat(leaf, times, axis=0), cond)
+
+
+def num_rows(cond: Cond) -> int:
+    """Returns the batch size of a condition."""
+    return jax.tree.leaves(cond)[0].shape[0]
+
+
+def take_rows(cond: Cond, rows: slice | Array) -> Cond:
+    """Returns some rows of a condition."""
+    return jax.tree.map(lambda leaf: leaf[rows], cond)

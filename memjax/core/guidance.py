@@ -1,0 +1,116 @@
+"""Classifier-free guidance: the one place where its formula stands.
+
+References:
+    Ho and Salimans 2022, arXiv 2207.12598, Eq. 6, in the convention of Stable Diffusion:
+    ``ε = ε_u + s (ε_c − ε_u)``; s=1 is conditional, s=0 unconditional.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Float, Int
+
+from memjax.core.types import Array, Cond, EpsFn, Params
+
+
+class CachedNull(NamedTuple):
+    """A null prediction ``ε(x_t, t, ∅)`` computed once; stands in for ``null_cond``.
+
+    At a fixed ``x_t`` the unconditional half does not depend on the prompt, so whoever evaluates
+    many prompts, or many iterations, at one state passes this instead of the null condition.
+    """
+
+    eps: Float[Array, "b *d"]
+
+
+class RandomNull(NamedTuple):
+    """``ε_∅ := mean_k ε(x_t, t, c_k)`` over random conditions, where no null was trained.
+
+    References:
+        Sadat et al. 2024 (independent condition guidance), arXiv 2407.02687, §4.
+    """
+
+    conds: Cond  # leading axis k
+
+
+class CompanionNull(NamedTuple):
+    """``ε_∅`` from a companion unconditional network, as ``jax.tree_util.Partial(eps_fn, params)``."""
+
+    predict: jax.tree_util.Partial
+    cond: Cond
+
+
+def guide(
+    eps_uncond: Float[Array, "b *d"],
+    eps_cond: Float[Array, "b *d"],
+    guidance_scale: Float[Array, ""] | float,
+) -> Float[Array, "b *d"]:
+    """Returns ``ε_u + s (ε_c − ε_u)``."""
+    return eps_uncond + guidance_scale * (eps_cond - eps_uncond)
+
+
+def broadcast_cond(cond: Cond, batch: int) -> Cond:
+    """Repeats a condition of batch 1 to ``batch`` rows; leaves one of ``batch`` rows alone."""
+
+    def repeat(leaf):
+        if leaf.shape[0] not in (1, batch):
+            raise ValueError(
+                f"a condition leaf has batch {leaf.shape[0]}, expected 1 or {batch}: "
+                "give one null condition, or one per example."
+            )
+        return jnp.broadcast_to(leaf, (batch, *leaf.shape[1:]))
+
+    return jax.tree.map(repeat, cond)
+
+
+def predict_null(
+    eps_fn: EpsFn,
+    params: Params,
+    x_t: Float[Array, "b *d"],
+    t: Int[Array, " b"],
+    null_cond: Cond | CachedNull | RandomNull | CompanionNull,
+) -> Float[Array, "b *d"]:
+    """Returns the unconditional prediction, whatever stands for the null condition."""
+    batch = x_t.shape[0]
+    if isinstance(null_cond, CachedNull):
+        return null_cond.eps
+    if isinstance(null_cond, CompanionNull):
+        return null_cond.predict(x_t, t, broadcast_cond(null_cond.cond, batch))
+    if isinstance(null_cond, RandomNull):
+
+        def one(cond):
+            row = jax.tree.map(lambda leaf: leaf[None], cond)
+            return eps_fn(params, x_t, t, broadcast_cond(row, batch))
+
+        return jnp.mean(jax.lax.map(one, null_cond.conds), axis=0)
+    return eps_fn(params, x_t, t, broadcast_cond(null_cond, batch))
+
+
+def predict_pair(
+    eps_fn: EpsFn,
+    params: Params,
+    x_t: Float[Array, "b *d"],
+    t: Int[Array, " b"],
+    cond: Cond,
+    null_cond: Cond | CachedNull | RandomNull | CompanionNull,
+) -> tuple[Float[Array, "b *d"], Float[Array, "b *d"]]:
+    """Returns ``(ε_c, ε_u)``; with a trained null condition both halves in one batched call."""
+    if isinstance(null_cond, CachedNull | RandomNull | CompanionNull):
+        return eps_fn(params, x_t, t, cond), predict_null(eps_fn, params, x_t, t, null_cond)
+    null_cond = broadcast_cond(null_cond, x_t.shape[0])
+    both = jax.tree.map(lambda c, u: jnp.concatenate([c, u]), cond, null_cond)
+    eps = eps_fn(params, jnp.concatenate([x_t, x_t]), jnp.concatenate([t, t]), both)
+    eps_cond, eps_uncond = jnp.split(eps, 2)
+    return eps_cond, eps_uncond
+
+
+def cache_null(
+    eps_fn: EpsFn,
+    params: Params,
+    x_t: Float[Array, "b *d"],
+    t: Int[Array, " b"],
+    null_cond: Cond | CachedNull | RandomNull | CompanionNull,
+) -> CachedNull:
+    """Evaluates the unconditional half once, without gradient."""
+    return CachedNull(jax.lax.stop_gradient(predict_null(eps_fn, params, x_t, t, null_cond)))

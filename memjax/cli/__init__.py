@@ -1,0 +1,1 @@
+"""The ``memjax`` command: parse, call, write. One file a command."""

@@ -1,0 +1,23 @@
+"""memjax audit --model=RUN --workdir=DIR
+
+Detects, explains, mitigates and validates on a trained run, with the settings of its
+configuration (section audit), and writes report.html and report.json.
+"""
+
+from absl import flags
+
+from memjax.cli.auditing import audit_run, summary_table
+from memjax.cli.common import load_model, require
+
+_MODEL = flags.DEFINE_string("model", None, "Folder of a trained run.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder for the report (default: the run's).")
+
+
+def main() -> int:
+    """Runs the command."""
+    require(model=_MODEL.value)
+    run = load_model(_MODEL.value)
+    paths, results = audit_run(run, _WORKDIR.value or _MODEL.value)
+    print(summary_table(results))
+    print(f"report: {paths.html}")
+    return 0

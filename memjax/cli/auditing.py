@@ -1,0 +1,185 @@
+"""From a trained run to its report."""
+
+import dataclasses
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from memjax.cli.common import sampling_options
+from memjax.cli.prompts import write_rows
+from memjax.cli.training import data_of
+from memjax.data.dataset import load_images
+from memjax.data.labels import FINDINGS
+from memjax.detectors import null_or_refuse
+from memjax.evaluate.audit import AuditOptions, run_audit
+from memjax.evaluate.audit_inputs import (
+    Gallery,
+    PromptCounts,
+    Prompts,
+    choose_prompts,
+    make_gallery,
+)
+from memjax.evaluate.audit_results import audit_figures, audit_results
+from memjax.evaluate.finding_classifier import Judge, train_judge
+from memjax.evaluate.provenance import provenance, versions
+from memjax.evaluate.report import ReportPaths, write_report
+from memjax.training.run import Run
+
+_MOST_PICTURES = 20_000
+
+
+class Clock:
+    """Says what is being done and keeps how long each part took."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._name, self._began = "", time.monotonic()
+
+    def __call__(self, text: str) -> None:
+        self.stop()
+        print(f"  {text}", flush=True)
+        self._name = text.split(":")[0]
+        self._began = time.monotonic()
+
+    def stop(self) -> None:
+        """Ends the current part."""
+        if self._name:
+            spent = time.monotonic() - self._began
+            self.seconds[self._name] = self.seconds.get(self._name, 0.0) + spent
+        self._name = ""
+
+
+def audit_options(config: Mapping[str, Any]) -> AuditOptions:
+    """Unpacks ``config.audit.options``."""
+    section = config["audit"]["options"]
+    return AuditOptions(**{k: tuple(v) if isinstance(v, list) else v for k, v in section.items()})
+
+
+def audit_inputs(run: Run) -> tuple[Gallery, Prompts]:
+    """Reads the run's data again and draws the audit's prompts."""
+    config = run.config
+    data = data_of({**config, "data": {**config["data"], "check": False}}, run.path)
+    shape = {name: config["data"][name] for name in ("size", "channels", "square")}
+    train = _some(data.train, config["seed"])
+    held = _some(data.held_out, config["seed"])
+    if not held:
+        raise ValueError(
+            "there are no held-out pictures to compare with: give the data a valid.csv or set "
+            "data.held_out_fraction above 0."
+        )
+    gallery, kept = make_gallery(
+        train, load_images(train, **shape), held, load_images(held, **shape)
+    )
+    counts = PromptCounts(**config["audit"]["prompts"])
+    prompts = choose_prompts(gallery, kept, held, run.label_space, counts, seed=config["seed"])
+    return gallery, prompts
+
+
+def _some(records: list, seed: int) -> list:
+    """Returns at most 20,000 records, drawn by seed."""
+    if len(records) <= _MOST_PICTURES:
+        return list(records)
+    rows = np.random.default_rng([seed, 78]).permutation(len(records))[:_MOST_PICTURES]
+    return [records[i] for i in np.sort(rows)]
+
+
+def _judge(gallery: Gallery, config: Mapping[str, Any]) -> Judge:
+    return train_judge(
+        gallery.train,
+        gallery.targets,
+        gallery.held_out,
+        gallery.held_targets,
+        FINDINGS,
+        seed=config["seed"],
+        **config["audit"]["classifier"],
+    )
+
+
+def readable(row: Mapping[str, Any]) -> str:
+    """Returns a prompt as one line for a picture's caption."""
+    labels = row["labels"]
+    if "labels" not in row:
+        return str(row.get("caption", row["id"]))
+    positive = [k for k, v in labels.items() if v == "positive"]
+    person = ", ".join(str(labels[k]) for k in ("sex", "age", "view") if labels.get(k))
+    marker = " ".join(labels.get("markers", ()))
+    text = ", ".join(positive).lower() or "no finding named"
+    return f"{text}; {person}" + (f"; marker {marker}" if marker else "")
+
+
+def audit_run(run: Run, workdir: str | Path) -> tuple[ReportPaths, dict[str, Any]]:
+    """Audits a run and writes its report.
+
+    Args:
+        run: The opened run.
+        workdir: Folder for ``report.html``, ``report.json`` and ``prompts/``.
+    """
+    null_or_refuse(run.bundle.null_cond)
+    clock, workdir = Clock(), Path(workdir)
+    began = time.monotonic()
+    config, options = run.config, audit_options(run.config)
+    clock("reading pictures")
+    gallery, prompts = audit_inputs(run)
+    clock("training the finding classifier")
+    judge = _judge(gallery, config)
+    sampling = sampling_options(run)
+    audit = run_audit(run.bundle, prompts, gallery, judge, sampling, options, clock)
+    clock("writing the report")
+    results = audit_results(audit, prompts, run.bundle, judge, options)
+    figures = audit_figures(audit, prompts, gallery, run.bundle, options, readable)
+    clock.stop()
+    training = json.loads((run.path / "training.json").read_text())
+    results |= {
+        "training": training,
+        "versions": versions(),
+        "config": config,
+        "seed": config["seed"],
+        "provenance": {
+            **provenance(config, config["seed"], run.step),
+            "sampling": dataclasses.asdict(sampling),
+            "data": run.record["data"],
+            "audit_seconds": time.monotonic() - began,
+            "audit_seconds_by_part": clock.seconds,
+        },
+    }
+    paths = write_report(workdir, results, figures)
+    write_prompt_files(workdir / "prompts", prompts)
+    return paths, results
+
+
+def write_prompt_files(folder: Path, prompts: Prompts) -> None:
+    """Writes the audit's prompts, one JSONL a family, for use with the other commands."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for family in dict.fromkeys(prompts.family.tolist()):
+        rows = [r for r, f in zip(prompts.rows, prompts.family, strict=True) if f == family]
+        write_rows(folder / f"{family}.jsonl", rows)
+
+
+def summary_table(results: Mapping[str, Any]) -> str:
+    """Returns the report's main figures as a short table."""
+    detection, mitigation = results["detection"], results["mitigation"]
+    similarity = results["similarity"]
+    chosen = detection[detection["default"]]
+    rows = [
+        (f"AUC ({detection['default']})", chosen, "auc"),
+        ("  against trained once", chosen["against_once"], "auc"),
+        ("  against held out", chosen["against_held_out"], "auc"),
+        ("copies: memorised prompts", similarity, "copy_rate_memorized"),
+        ("copies: other prompts", similarity, "copy_rate_other"),
+        ("copies: real held-out pictures", similarity, "copy_rate_background"),
+        ("copies after mitigation", mitigation, "copy_rate_after"),
+        ("findings as asked, before", mitigation, "label_agreement_before"),
+        ("findings as asked, after", mitigation, "label_agreement_after"),
+    ]
+    return "\n".join(f"  {name:<32}{_figure(section, key)}" for name, section, key in rows)
+
+
+def _figure(section: Mapping[str, Any], key: str) -> str:
+    value, low, high = (section.get(k) for k in (key, f"{key}_low", f"{key}_high"))
+    if value is None:
+        return "  not measured"
+    return f"{value:6.2f}" + ("" if low is None else f"   [{low:.2f}, {high:.2f}]")

@@ -1,0 +1,70 @@
+"""What the commands on a trained model share: opening it, how it samples, progress, provenance."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from memjax.evaluate.audit import SamplingOptions
+from memjax.evaluate.provenance import provenance
+from memjax.training.run import Run, open_run
+
+
+def require(**values: Any) -> None:
+    """Refuses missing flags by name."""
+    missing = [f"--{name}" for name, value in values.items() if value in (None, "")]
+    if missing:
+        raise ValueError(f"{' and '.join(missing)} must be given: see --help.")
+
+
+def load_model(path: str) -> Run:
+    """Opens what ``--model`` names."""
+    run = open_run(path)
+    for step, reason in run.bundle.info["skipped_checkpoints"]:
+        print(f"checkpoint {step} was passed over: {reason}")
+    return run
+
+
+def sampling_options(
+    run: Run, num_steps: int | None = None, guidance_scale: float | None = None
+) -> SamplingOptions:
+    """Returns how the run samples, with the command line's changes."""
+    chosen = dict(run.config["sampling"])
+    if num_steps is not None:
+        chosen["num_steps"] = num_steps
+    if guidance_scale is not None:
+        chosen["guidance_scale"] = guidance_scale
+    return SamplingOptions(**chosen)
+
+
+def progress_bar(what: str) -> Callable[[int, int], None]:
+    """Returns ``(done, total) →`` a bar with the time left."""
+    bar: tqdm | None = None
+
+    def update(done: int, total: int) -> None:
+        nonlocal bar
+        bar = bar or tqdm(total=total, desc=what, unit="prompt", leave=False)
+        bar.update(done - bar.n)
+        if done >= total:
+            bar.close()
+
+    return update
+
+
+def model_provenance(run: Run, seed: int, **extra: Any) -> dict[str, Any]:
+    """Returns what made an output: model, checkpoint, versions, seed, settings."""
+    return {
+        **provenance(run.config, seed, run.step),
+        "model": run.path.name,
+        **extra,
+    }
+
+
+def out_folder(path: str) -> Path:
+    """Makes the output folder."""
+    folder = Path(path)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"--out={path} is a file, expected a folder: choose another name.")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

@@ -1,0 +1,129 @@
+"""Finds the command, parses its flags, and turns a user's mistake into one sentence."""
+
+import difflib
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+COMMANDS = {
+    "demo": "Draw phantoms, train, audit: the whole story in under five minutes on a laptop.",
+    "train": "Train a diffusion model from a configuration; resumes by itself.",
+    "sample": "Make pictures for prompts.",
+    "detect": "Score how memorised each prompt is.",
+    "explain": "Show which part of each prompt drives the copying.",
+    "mitigate": "Optimise each prompt's embedding and show before and after.",
+    "audit": "Detect, explain, mitigate and validate a trained run; write report.html.",
+    "bench": "Measure speed side by side with torch, where it is installed.",
+    "doctor": "Say what is installed, what is missing and how to get it.",
+}
+EXIT_USER_ERROR = 2
+RESTART_EXIT_CODE = 75
+
+
+def _usage() -> str:
+    lines = [f"  {name:<9} {text}" for name, text in COMMANDS.items()]
+    return (
+        "memjax: train diffusion models, find what they memorised, explain it, take it away.\n\n"
+        "usage: memjax COMMAND [--flag=value ...]     (memjax COMMAND --help for its flags)\n\n"
+        + "\n".join(lines)
+    )
+
+
+def _fail(message: str) -> int:
+    print(f"memjax: {message}", file=sys.stderr)
+    return EXIT_USER_ERROR
+
+
+def _help(module) -> str:
+    from absl import flags
+
+    own = flags.FLAGS.flags_by_module_dict().get(module.__name__, [])
+    lines = [module.__doc__.strip(), "", "flags:"]
+    for flag in sorted(own, key=lambda f: f.name):
+        default = "" if flag.default in (None, "") else f" (default: {flag.default})"
+        lines.append(f"  --{flag.name}: {flag.help}{default}")
+    if any(flag.name == "config" for flag in own):
+        lines += ["", "Any value of the configuration can be set: --config.train.steps=200"]
+    return "\n".join(lines)
+
+
+def _parse(module, argv: Sequence[str]) -> list[str]:
+    """Parses flags; raises ValueError with the parser's own sentence (and its suggestion)."""
+    from absl import flags
+
+    from memjax.cli.configs import resolve_config_flags
+
+    try:
+        return flags.FLAGS(resolve_config_flags(list(argv)))
+    except flags.Error as error:
+        raise ValueError(str(error).strip()) from error
+    except (AttributeError, KeyError, TypeError) as error:  # a field the configuration lacks
+        text = str(error).strip("'\"").split("\n")[0]
+        raise ValueError(f"the configuration has no such field or value: {text}") from error
+    except FileNotFoundError as error:
+        raise ValueError(str(error)) from error
+
+
+def _run_command(name: str, arguments: Sequence[str]) -> int:
+    module = importlib.import_module(f"memjax.cli.{name}")
+    if any(a in ("--help", "-h", "-help", "--helpfull", "--helpshort") for a in arguments):
+        print(_help(module))
+        return 0
+    rest = _parse(module, [f"memjax {name}", *arguments])[1:]
+    if rest:
+        return _fail(
+            f"{name} got {rest[0]!r}, expected flags only (--flag=value): see memjax {name} --help."
+        )
+    return int(module.main() or 0)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code: 0, 2 for a user's mistake, 75 to restart."""
+    from memjax.cli.allocator import keep_freed_memory
+
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("--help", "-h", "help"):
+        print(_usage())
+        return 0
+    if arguments[0] in ("--version", "version"):
+        import memjax
+
+        print(f"memjax {memjax.__version__}")
+        return 0
+    name = arguments[0]
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        return _fail(f"there is no command {name!r}.{hint} Commands: {', '.join(COMMANDS)}.")
+    keep_freed_memory()
+    try:
+        return _run_command(name, arguments[1:])
+    except BrokenPipeError:
+        return 0
+    except KeyboardInterrupt:
+        return _fail("stopped by the keyboard; start the same command again to go on.")
+    except Exception as error:
+        code = _explained(error)
+        if code is None or os.environ.get("MEMJAX_TRACEBACK"):
+            raise
+        return code
+
+
+def _explained(error: Exception) -> int | None:
+    """Prints one sentence for errors that are no bug; returns the exit code, or None."""
+    from memjax.training.interruption import Interrupted
+    from memjax.training.meter import TrainingDiverged
+
+    if isinstance(error, Interrupted):
+        print(f"memjax: {error}", file=sys.stderr)
+        return RESTART_EXIT_CODE
+    if isinstance(error, ValueError | OSError | TrainingDiverged):
+        hint = "" if isinstance(error, TrainingDiverged) else " (MEMJAX_TRACEBACK=1 shows where)"
+        return _fail(f"{error}{hint}")
+    return None
+
+
+def run() -> None:
+    """Entry point of the console script."""
+    sys.exit(main())

@@ -1,0 +1,129 @@
+"""memjax mitigate --model=RUN --prompts=FILE.jsonl --out=DIR
+
+Optimises each prompt's embedding until it no longer pulls towards one picture (Wen et al., ICLR
+2024), and shows before and after from the same noise. Writes embeddings.npz, mitigated.jsonl and
+before_after.png.
+"""
+
+from functools import partial
+
+import jax
+import numpy as np
+from absl import flags
+
+from memjax.cli.common import (
+    load_model,
+    model_provenance,
+    out_folder,
+    progress_bar,
+    require,
+    sampling_options,
+)
+from memjax.cli.prompts import initial_noise, read_prompts, write_rows
+from memjax.core.condition import embeddings_of
+from memjax.detectors import detect, null_or_refuse
+from memjax.evaluate.audit import ARMS, AuditOptions, mitigate_prompts
+from memjax.training.atomic import write_bytes
+from memjax.training.samples import write_grid
+
+_MODEL = flags.DEFINE_string("model", None, "Folder of a trained run.")
+_PROMPTS = flags.DEFINE_string("prompts", None, "JSONL file with one prompt a line.")
+_OUT = flags.DEFINE_string("out", None, "Folder for the results.")
+_METHOD = flags.DEFINE_enum("method", ARMS[0], ARMS, "Which mitigation.")
+_AT = flags.DEFINE_list("steps", None, "Step indices to minimise over (default: the run's).")
+_ITERS = flags.DEFINE_integer("num_iters", None, "Updates (default: the run's).", lower_bound=1)
+_RATE = flags.DEFINE_float("learning_rate", None, "AdamW's rate (default: the run's).")
+_TARGET = flags.DEFINE_float("target", None, "Stop a prompt at this raw magnitude.")
+_TARGET_RMS = flags.DEFINE_float("target_rms", None, "Stop a prompt at this RMS magnitude.")
+_RADIUS = flags.DEFINE_float("radius", None, "Keep the embedding in an l2 ball of this radius.")
+_GENERATIONS = flags.DEFINE_integer("generations", 4, "Pictures a prompt.", lower_bound=1)
+_SEED = flags.DEFINE_integer("seed", 0, "Seed of the noise.")
+
+
+def _options(run_audit: dict, dim: int) -> AuditOptions:
+    chosen = {k: tuple(v) if isinstance(v, list) else v for k, v in run_audit.items()}
+    if _AT.value:
+        try:
+            chosen["mitigate_steps"] = tuple(int(s) for s in _AT.value)
+        except ValueError as error:
+            raise ValueError(f"--steps={','.join(_AT.value)}: expected step indices.") from error
+    if _TARGET.value is not None and _TARGET_RMS.value is not None:
+        raise ValueError("--target and --target_rms are both given: give one of them.")
+    if _TARGET.value is not None:
+        chosen["target_rms"] = _TARGET.value / dim**0.5
+    overrides = {
+        "num_iters": _ITERS.value,
+        "learning_rate": _RATE.value,
+        "target_rms": _TARGET_RMS.value,
+        "radius": _RADIUS.value,
+        "generations": _GENERATIONS.value,
+        "seed": _SEED.value,
+    }
+    chosen |= {k: v for k, v in overrides.items() if v is not None}
+    return AuditOptions(**chosen)
+
+
+def main() -> int:
+    """Runs the command."""
+    require(model=_MODEL.value, prompts=_PROMPTS.value, out=_OUT.value)
+    rows = read_prompts(_PROMPTS.value)
+    run = load_model(_MODEL.value)
+    bundle, sampling = run.bundle, sampling_options(run)
+    null = null_or_refuse(bundle.null_cond)
+    dim = int(np.prod(bundle.sample_shape))
+    options = _options(run.config["audit"]["options"], dim)
+    cond = bundle.encode(rows)
+    folder = out_folder(_OUT.value)
+    noise = initial_noise(None, bundle, _GENERATIONS.value, _SEED.value)
+    measure = partial(
+        detect,
+        bundle.eps_fn,
+        bundle.params,
+        noise,
+        null_cond=null,
+        schedule=bundle.schedule,
+        chunk=options.chunk,
+        **sampling.static(),
+    )
+    before = measure(cond=cond, progress=progress_bar("before"))
+    mitigated = mitigate_prompts(_METHOD.value, bundle, noise, cond, cond, sampling, options)
+    after = measure(cond=mitigated, progress=progress_bar("after"))
+    made = model_provenance(
+        run, _SEED.value, sampling=vars(sampling), method=_METHOD.value, options=vars(options)
+    )
+    out = []
+    scores = before.scores(), after.scores()
+    for i, row in enumerate(rows):
+        print(f"{row['id']}: magnitude {scores[0][i]:.3f} -> {scores[1][i]:.3f}")
+        out.append(
+            {
+                **row,
+                "magnitude_before": float(scores[0][i]),
+                "magnitude_after": float(scores[1][i]),
+                "provenance": made,
+            }
+        )
+    embeddings = folder / "embeddings.npz"
+    _write_npz(
+        embeddings,
+        ids=np.asarray([row["id"] for row in rows]),
+        before=np.asarray(jax.device_get(embeddings_of(cond))),
+        after=np.asarray(jax.device_get(embeddings_of(mitigated))),
+    )
+    write_rows(folder / "mitigated.jsonl", out)
+    pairs = np.concatenate([before.images, after.images], axis=1)
+    write_grid(
+        folder / "before_after.png",
+        np.asarray(bundle.decode(pairs.reshape(-1, *pairs.shape[2:]))),
+        columns=pairs.shape[1],
+    )
+    print(f"left half before, right half after: {folder / 'before_after.png'}")
+    return 0
+
+
+def _write_npz(path, **arrays: np.ndarray) -> None:
+    import io
+
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    write_bytes(path, buffer.getvalue())

@@ -1,0 +1,32 @@
+"""memjax train --config=NAME_OR_PATH[:arg] --workdir=DIR [--config.a.b=c ...]
+
+Trains a diffusion model. The run resumes by itself: start the same command again after a stop.
+"""
+
+from absl import flags
+from ml_collections import config_flags
+
+from memjax.cli.configs import check_config, plain
+from memjax.cli.training import train_run
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "Bundled name or path of a configuration.", lock_config=True
+)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
+_ALLOW = flags.DEFINE_bool(
+    "allow_config_change", False, "Resume although the configuration differs from the saved one."
+)
+
+
+def main() -> int:
+    """Runs the command."""
+    if _CONFIG.value is None or not _WORKDIR.value:
+        raise ValueError(
+            "train needs --config and --workdir, for example: "
+            "memjax train --config=phantoms_demo --workdir=runs/demo."
+        )
+    config = plain(_CONFIG.value)
+    check_config(config)
+    result = train_run(config, _WORKDIR.value, allow_config_change=_ALLOW.value)
+    print(f"done: {_WORKDIR.value} at step {int(result.state.step)}")
+    return 0

@@ -1,0 +1,208 @@
+"""From a configuration to a trained run: the configuration is unpacked here, once."""
+
+import json
+import logging
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from memjax.core.types import Params
+from memjax.data.dataset import encode_records
+from memjax.evaluate.provenance import versions
+from memjax.sampling import make_stepper, sample
+from memjax.training.atomic import write_bytes
+from memjax.training.data import RunData, batches_of, prepare_data
+from memjax.training.loop import TrainResult, train
+from memjax.training.network import Network
+from memjax.training.optimizer import make_learning_rate, make_optimizer
+from memjax.training.run import network_of, write_run_file
+from memjax.training.state import create_state
+from memjax.training.step import TrainOptions, make_train_step
+
+logging.basicConfig(level=logging.WARNING, format="memjax: %(message)s", stream=sys.stderr)
+logging.getLogger("memjax").setLevel(logging.INFO)
+
+
+def data_of(config: Mapping[str, Any], workdir: Path) -> RunData:
+    """Reads the data a configuration describes."""
+    return prepare_data(workdir, seed=config["seed"], **config["data"])
+
+
+def _optimizer(train_config: Mapping[str, Any]):
+    arguments = {
+        "warmup_steps": train_config["warmup_steps"],
+        "total_steps": train_config["steps"],
+        "schedule": train_config["lr_schedule"],
+    }
+    rate = make_learning_rate(train_config["learning_rate"], **arguments)
+    tx = make_optimizer(
+        train_config["learning_rate"],
+        weight_decay=train_config["weight_decay"],
+        clip_norm=train_config["clip_norm"],
+        **arguments,
+    )
+    return tx, rate
+
+
+def _options(config: Mapping[str, Any]) -> TrainOptions:
+    names = (
+        "cond_dropout",
+        "ema_decay",
+        "ema_warmup",
+        "snr_gamma",
+        "filter_threshold",
+        "filter_mode",
+        "filter_rms",
+    )
+    return TrainOptions(
+        prediction=config["diffusion"]["prediction"],
+        **{name: config["train"][name] for name in names},
+    )
+
+
+def _sampler(config: Mapping[str, Any], network: Network, data: RunData):
+    """Returns ``(ema_params, step) → pictures`` for the sample grids."""
+    chosen, count = config["sampling"], config["train"]["num_samples"]
+    dropout = config["train"]["cond_dropout"]
+    labels = jnp.asarray(encode_records(data.train[:count], data.label_space))
+    if dropout >= 1.0:
+        labels = jnp.zeros_like(labels)
+    x_T = jax.random.normal(
+        jax.random.key(config["seed"] + 7), (len(labels), *network.module.sample_shape)
+    )
+
+    @jax.jit
+    def run(params: Params):
+        null = network.encode_fn(params, labels[:1] * 0) if 0.0 < dropout < 1.0 else None
+        return sample(
+            network.eps_fn,
+            params,
+            x_T,
+            network.encode_fn(params, labels),
+            null,
+            network.schedule,
+            guidance_scale=chosen["guidance_scale"],
+            num_steps=chosen["num_steps"],
+            stepper=make_stepper(chosen["stepper"]),
+            spacing=chosen["spacing"],
+            clip_x0=chosen["clip_x0"],
+            key=jax.random.key(config["seed"] + 8),
+        ).x
+
+    return lambda params, step: np.clip(np.asarray(run(params)), -1.0, 1.0)
+
+
+def train_run(
+    config: dict[str, Any], workdir: str | Path, *, allow_config_change: bool = False
+) -> TrainResult:
+    """Trains a run from its configuration, or goes on with it.
+
+    Args:
+        config: A plain configuration (see ``configs/``), already checked.
+        workdir: Folder of the run.
+        allow_config_change: Go on although the configuration differs from the saved one.
+    """
+    workdir = Path(workdir)
+    workdir.mkdir(parents=True, exist_ok=True)
+    data = data_of(config, workdir)
+    network = network_of(config, data.label_space)
+    options, train_config = _options(config), config["train"]
+    tx, rate = _optimizer(train_config)
+    key = jax.random.key(config["seed"])
+    params = network.module.init_params(jax.random.fold_in(key, 0))
+    if network.module.unet.dtype != "float32":
+        logging.getLogger("memjax").info("computing in %s", network.module.unet.dtype)
+    state = create_state(
+        params,
+        tx,
+        jax.random.fold_in(key, 1),
+        num_rows=len(data.train),
+        filter=options.filter_threshold is not None,
+    )
+    step = make_train_step(
+        network.predict_fn, network.encode_fn, network.schedule, tx, options, learning_rate=rate
+    )
+    _announce(config, data, params)
+    write_run_file(
+        workdir,
+        config,
+        data.label_space,
+        data={
+            "root": str(data.root),
+            "train": len(data.train),
+            "held_out": len(data.held_out),
+            "problems": data.problems.counts,
+            "examples": data.problems.examples,
+        },
+        versions=versions(),
+    )
+    began = time.time()
+    sample_every = train_config["sample_every"] or None
+    result = train(
+        state,
+        step,
+        batches_of(
+            data, batch_size=train_config["batch_size"], seed=config["seed"], **config["data"]
+        ),
+        workdir=workdir,
+        total_steps=train_config["steps"],
+        checkpoint_every=train_config["checkpoint_every"],
+        log_every=train_config["log_every"],
+        sample_every=sample_every,
+        sample_fn=_sampler(config, network, data) if sample_every else None,
+        config=config,
+        allow_config_change=allow_config_change,
+    )
+    _write_summary(workdir, config, data, result, time.time() - began)
+    return result
+
+
+def _announce(config: Mapping[str, Any], data: RunData, params: Params) -> None:
+    count = sum(leaf.size for leaf in jax.tree.leaves(params))
+    patients = len({r.patient for r in data.train})
+    print(
+        f"{len(data.train)} training pictures of {patients} patients, {len(data.held_out)} held "
+        f"out; {count / 1e6:.2f} M parameters on {jax.device_count()} x "
+        f"{jax.devices()[0].device_kind}; {config['train']['steps']} steps of "
+        f"{config['train']['batch_size']}"
+    )
+
+
+def _write_summary(
+    workdir: Path, config: Mapping[str, Any], data: RunData, result: TrainResult, seconds: float
+) -> None:
+    """Writes ``training.json`` and, with the filter, ``filtered_rows.json``."""
+    previous = workdir / "training.json"
+    spent = 0.0
+    if result.start_step and previous.is_file():
+        spent = float(json.loads(previous.read_text()).get("seconds", 0.0))
+    summary = {
+        "steps": int(result.state.step),
+        "seconds": spent + seconds,
+        "images_per_second": result.images_per_second,
+        "final_loss": next(
+            (row["loss"] for row in reversed(result.history) if "loss" in row), None
+        ),
+        "skipped_steps": int(result.state.total_skipped),
+        "cond_dropout": config["train"]["cond_dropout"],
+    }
+    write_bytes(previous, (json.dumps(summary, indent=1) + "\n").encode())
+    if result.state.filter is not None:
+        record = jax.device_get(result.state.filter)
+        rows = [
+            {
+                "row": i,
+                "path": data.train[i].path,
+                "seen": int(record.seen[i]),
+                "flagged": int(record.flagged[i]),
+                "magnitude_ema": float(record.magnitude_ema[i]),
+            }
+            for i in np.argsort(-record.flagged, kind="stable")
+        ]
+        write_bytes(workdir / "filtered_rows.json", (json.dumps(rows) + "\n").encode())

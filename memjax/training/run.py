@@ -1,0 +1,125 @@
+"""A run folder: what is in it, and how to open it again."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from memjax.core.types import Bundle
+from memjax.data.records import LabelSpace, Slot
+from memjax.training.atomic import write_bytes
+from memjax.training.checkpoint import load_params
+from memjax.training.network import Network, build_network, make_bundle
+
+RUN_FILE = "run.json"
+_FORMAT = 1
+
+
+class Run(NamedTuple):
+    """An opened run.
+
+    Attributes:
+        path: Its folder.
+        config: The configuration it was trained with.
+        label_space: What it is conditioned on.
+        network: Its network.
+        bundle: EMA weights and functions, ready for every command.
+        step: Checkpoint step of the weights.
+        record: All of ``run.json``.
+    """
+
+    path: Path
+    config: dict[str, Any]
+    label_space: LabelSpace
+    network: Network
+    bundle: Bundle
+    step: int
+    record: dict[str, Any]
+
+
+def write_run_file(
+    workdir: Path, config: Mapping[str, Any], label_space: LabelSpace, **extra: Any
+) -> None:
+    """Writes ``run.json``: configuration, label space and whatever else should be kept."""
+    record = {
+        "format": _FORMAT,
+        "config": dict(config),
+        "label_space": [[slot.name, list(slot.values)] for slot in label_space.slots],
+        **extra,
+    }
+    text = json.dumps(record, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+    write_bytes(workdir / RUN_FILE, text.encode())
+
+
+def read_run_file(path: str | Path) -> dict[str, Any]:
+    """Reads ``run.json``.
+
+    Raises:
+        ValueError: If the folder is no run, or the file cannot be read.
+    """
+    file = Path(path) / RUN_FILE
+    if not file.is_file():
+        raise ValueError(
+            f"{path} is not a memjax run (it holds no {RUN_FILE}): pass the --workdir of "
+            "`memjax train` or `memjax demo`."
+        )
+    try:
+        record = json.loads(file.read_text())
+        if record["format"] != _FORMAT or not record["label_space"]:
+            raise KeyError("format")
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{file} is damaged or of another version ({error}): restore it from a copy, or "
+            "start the same `memjax train` command again, which rewrites it."
+        ) from error
+    return record
+
+
+def label_space_of(record: Mapping[str, Any]) -> LabelSpace:
+    """Returns the label space kept in ``run.json``."""
+    return LabelSpace(tuple(Slot(name, tuple(values)) for name, values in record["label_space"]))
+
+
+def network_of(config: Mapping[str, Any], label_space: LabelSpace) -> Network:
+    """Builds the network a configuration describes."""
+    diffusion = dict(config["diffusion"])
+    prediction = diffusion.pop("prediction")
+    return build_network(
+        label_space,
+        size=config["data"]["size"],
+        channels=config["data"]["channels"],
+        prediction=prediction,
+        schedule=diffusion,
+        unet=config["model"],
+    )
+
+
+def open_run(path: str | Path, *, ema: bool = True) -> Run:
+    """Opens a run with the weights of its newest good checkpoint.
+
+    Args:
+        path: The run's folder.
+        ema: Take the moving average of the weights (default) or the last weights.
+
+    Raises:
+        ValueError: If the folder is no run or holds no checkpoint that can be trusted.
+    """
+    record = read_run_file(path)
+    config, label_space = record["config"], label_space_of(record)
+    restored = load_params(path, ema=ema)
+    network = network_of(config, label_space)
+    bundle = make_bundle(
+        network,
+        restored.params,
+        label_space,
+        cond_dropout=config["train"]["cond_dropout"],
+        info={
+            "kind": "memjax run",
+            "run": Path(path).name,
+            "checkpoint_step": restored.step,
+            "weights": "ema" if ema else "last",
+            "seed": config["seed"],
+            "skipped_checkpoints": [list(item) for item in restored.skipped],
+        },
+    )
+    return Run(Path(path), config, label_space, network, bundle, restored.step, record)

@@ -1,0 +1,267 @@
+"""CheXpert as it is distributed: v1.0 and v1.0-small, with every bad row counted and named.
+
+References:
+    Irvin et al., "CheXpert: A Large Chest Radiograph Dataset with Uncertainty Labels and Expert
+    Comparison", arXiv:1901.07031.
+"""
+
+import csv
+import hashlib
+import io
+import os
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal, NamedTuple
+
+from etils import epath
+
+from memjax.data.images import CorruptImageError, load_image, open_binary
+from memjax.data.labels import FINDINGS, state_of, suggestion
+from memjax.data.problems import Problems
+from memjax.data.records import Record
+
+COLUMNS: tuple[str, ...] = ("Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", *FINDINGS)
+MARKER_COLUMNS: tuple[str, ...] = ("Path", "marker_1", "marker_2", "group")
+_PREFIX = re.compile(r"^CheXpert-v1\.0[^/]*/")
+_PLACE = re.compile(r"(patient\w+)/(study\w+)/[^/]+$")
+_STATES = {text: state_of(text) for text in ("", "1", "1.0", "0", "0.0", "-1", "-1.0")}
+
+
+class _Table(NamedTuple):
+    name: str
+    rows: list[tuple[int, dict[str, str]]]
+
+
+def read_chexpert(
+    root: str | os.PathLike[str],
+    split: Literal["train", "valid"] = "train",
+    *,
+    frontal_only: bool = True,
+    strict: bool = False,
+    check_files: bool = True,
+    examples: int = 5,
+) -> tuple[list[Record], Problems]:
+    """Read ``train.csv`` or ``valid.csv`` of a CheXpert folder.
+
+    A row with an impossible value, a bad path or a missing file is left out and counted. An
+    impossible age or sex is counted and the row kept without it.
+
+    Args:
+        root: The folder that holds the table (``CheXpert-v1.0`` or ``CheXpert-v1.0-small``).
+        split: Which table.
+        frontal_only: Leave lateral views out (this is no problem and is not counted).
+        strict: Refuse a data set with problems.
+        check_files: Look whether every image file is there.
+        examples: How many examples of each kind of problem are kept.
+
+    Returns:
+        The records in the table's order, and what was wrong.
+
+    Raises:
+        ValueError: No such table, wrong columns, no usable row; with ``strict`` any problem.
+    """
+    base = os.fspath(root).rstrip("/")
+    table = _read_table(f"{base}/{split}.csv", COLUMNS)
+    problems = Problems(examples)
+    extras = _read_markers(base)
+    records, seen = [], set()
+    for number, row in table.rows:
+        place = _relative(row["Path"])
+        where = f"{table.name} row {number}"
+        if place is None:
+            problems.add("bad path", f"{where}: {row['Path'][:80]!r}")
+            continue
+        if place in seen:
+            problems.add("repeated path", f"{where}: {place}")
+            continue
+        seen.add(place)
+        record = _record(base, place, row, where, problems, extras.get(place))
+        if record is not None and (record.frontal or not frontal_only):
+            records.append(record)
+    if check_files:
+        records = _present(records, problems)
+    if strict:
+        problems.refuse()
+    if not records:
+        raise ValueError(f"{table.name} in {base} has no usable row. {problems.summary()}")
+    return records, problems
+
+
+def _read_table(path: str, expected: Sequence[str]) -> _Table:
+    name = path.rsplit("/", 1)[-1]
+    try:
+        with open_binary(path) as file:
+            text = file.read().decode("utf-8-sig")
+    except OSError as error:
+        raise ValueError(
+            f"{path} cannot be read ({error.strerror or error}); expected the folder that holds "
+            "CheXpert's train.csv and valid.csv."
+        ) from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text ({error.reason}); save it as UTF-8.") from error
+    reader = csv.reader(io.StringIO(text, newline=""))
+    try:
+        header = [cell.strip() for cell in next(reader, [])]
+        _check_columns(name, header, expected)
+        return _Table(name, list(_rows(name, reader, header)))
+    except csv.Error as error:
+        raise ValueError(f"{path} is not a CSV table ({error}).") from error
+
+
+def _check_columns(name: str, header: Sequence[str], expected: Sequence[str]) -> None:
+    missing = [column for column in expected if column not in header]
+    extra = [column for column in header if column not in expected]
+    twice = sorted({column for column in header if header.count(column) > 1})
+    if not (missing or extra or twice):
+        return
+    parts = []
+    if missing:
+        named = [f"{column!r}{_misspelt(column, extra)}" for column in missing]
+        parts.append("lacks " + ", ".join(named))
+    if extra:
+        parts.append("has unknown columns " + ", ".join(repr(column) for column in extra))
+    if twice:
+        parts.append("names twice " + ", ".join(repr(column) for column in twice))
+    raise ValueError(f"{name} {' and '.join(parts)}; expected CheXpert's {len(expected)} columns.")
+
+
+def _misspelt(column: str, extra: Iterable[str]) -> str:
+    hint = suggestion(column, extra)
+    return hint.replace("did you mean", "is it misspelt as") if hint else ""
+
+
+def _rows(name: str, reader: Any, header: list[str]) -> Iterable[tuple[int, dict[str, str]]]:
+    for cells in reader:
+        if not cells:
+            continue
+        padded = cells + [""] * (len(header) - len(cells))
+        row = dict(zip(header, (cell.strip() for cell in padded), strict=False))
+        row["#cells"] = str(len(cells) - len(header))
+        yield reader.line_num, row
+
+
+def _relative(path: str) -> str | None:
+    """The path below the root, or None where it is absolute, climbs out, or has no patient."""
+    place = _PREFIX.sub("", path.replace("\\", "/"))
+    parts = place.split("/")
+    if place.startswith("/") or ":" in place or "\0" in place or ".." in parts:
+        return None
+    return place if _PLACE.search(place) else None
+
+
+def _record(
+    base: str,
+    place: str,
+    row: dict[str, str],
+    where: str,
+    problems: Problems,
+    extra: dict[str, str] | None,
+) -> Record | None:
+    if row["#cells"] != "0":
+        problems.add("wrong number of cells", f"{where}: {int(row['#cells']):+d}")
+        return None
+    bad = [name for name in FINDINGS if row[name] not in _STATES]
+    if row["Frontal/Lateral"] not in ("Frontal", "Lateral"):
+        bad.append("Frontal/Lateral")
+    if row["AP/PA"] not in ("AP", "PA", "LL", "RL", ""):
+        bad.append("AP/PA")
+    for name in bad:
+        problems.add("impossible value", f"{where}, column {name!r}: {row[name][:40]!r}")
+    if bad:
+        return None
+    patient, study = _PLACE.search(place).groups()  # type: ignore[union-attr]
+    extra = extra or {}
+    return Record(
+        path=f"{base}/{place}",
+        patient=patient,
+        study=study,
+        view=row["AP/PA"],
+        sex=_sex(row["Sex"], where, problems),
+        age=_age(row["Age"], where, problems),
+        frontal=row["Frontal/Lateral"] == "Frontal",
+        findings=tuple(_STATES[row[name]] for name in FINDINGS),
+        markers=tuple(extra[k] for k in ("marker_1", "marker_2") if extra.get(k)),
+        group=extra.get("group", ""),
+    )
+
+
+def _sex(text: str, where: str, problems: Problems) -> str:
+    if text in ("Male", "Female"):
+        return text
+    if text not in ("", "Unknown"):
+        problems.add("impossible sex", f"{where}, column 'Sex': {text[:40]!r}")
+    return ""
+
+
+def _age(text: str, where: str, problems: Problems) -> int | None:
+    try:
+        years = float(text or 0)
+    except ValueError:
+        years = -1.0
+    if not (0 <= years <= 120 and years == int(years)):
+        problems.add("impossible age", f"{where}, column 'Age': {text[:40]!r}")
+        return None
+    return int(years) or None
+
+
+def _read_markers(base: str) -> dict[str, dict[str, str]]:
+    """The optional side table of burned-in markers and known duplicates."""
+    path = f"{base}/markers.csv"
+    if not epath.Path(path).exists():
+        return {}
+    rows = _read_table(path, MARKER_COLUMNS).rows
+    return {place: row for _, row in rows if (place := _relative(row["Path"])) is not None}
+
+
+def _present(records: list[Record], problems: Problems) -> list[Record]:
+    kept = []
+    for record in records:
+        if _exists(record.path):
+            kept.append(record)
+        else:
+            problems.add("missing file", record.path)
+    return kept
+
+
+def _exists(path: str) -> bool:
+    return epath.Path(path).exists() if "://" in path else os.path.isfile(path)
+
+
+def check_images(
+    records: Sequence[Record], *, strict: bool = False, examples: int = 5
+) -> tuple[list[Record], Problems]:
+    """Decode every picture once; leave out and count the corrupt ones.
+
+    Raises:
+        ValueError: With ``strict``, if any file is corrupt.
+    """
+    kept, problems = [], Problems(examples)
+    for record in records:
+        try:
+            load_image(record.path, 8)
+        except CorruptImageError as error:
+            problems.add("corrupt image", f"{record.path} ({error.reason})")
+        else:
+            kept.append(record)
+    if strict:
+        problems.refuse()
+    return kept, problems
+
+
+def patient_split(
+    records: Sequence[Record], holdout_fraction: float, seed: int = 0
+) -> tuple[list[Record], list[Record]]:
+    """Hold out whole patients: by a hash of seed and patient, whatever the order of rows.
+
+    Raises:
+        ValueError: ``holdout_fraction`` outside [0, 1).
+    """
+    if not 0 <= holdout_fraction < 1:
+        raise ValueError(f"holdout_fraction is {holdout_fraction}; expected a share in [0, 1).")
+    train: list[Record] = []
+    held: list[Record] = []
+    for record in records:
+        digest = hashlib.sha256(f"{seed}/{record.patient}".encode()).digest()
+        share = int.from_bytes(digest[:8], "big") / 2**64
+        (held if share < holdout_fraction else train).append(record)
+    return train, held

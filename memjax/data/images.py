@@ -1,0 +1,110 @@
+"""Pixels in and out: one decode-and-resize path, and the [-1, 1] convention."""
+
+import os
+from typing import BinaryIO, Literal, cast
+
+import numpy as np
+from etils import epath
+from jaxtyping import Float32, UInt8
+from PIL import Image, UnidentifiedImageError
+
+Square = Literal["crop", "pad", "stretch"]
+MAX_PIXELS = 100_000_000
+
+
+class CorruptImageError(ValueError):
+    """A file that cannot be decoded; the message names it, ``reason`` says why in a few words."""
+
+    def __init__(self, message: str, reason: str = ""):
+        super().__init__(message, reason)
+        self.message, self.reason = message, reason
+
+    def __str__(self) -> str:
+        return self.message
+
+
+def open_binary(path: str | os.PathLike[str]) -> BinaryIO:
+    """Open a local path, or a URL such as ``gs://…`` through etils.epath, for reading."""
+    text = os.fspath(path)
+    if "://" in text:
+        return cast(BinaryIO, epath.Path(text).open("rb"))
+    return open(text, "rb")
+
+
+def load_image(
+    path: str | os.PathLike[str], size: int, channels: int = 1, *, square: Square = "crop"
+) -> UInt8[np.ndarray, "size size channels"]:
+    """Read a file as a square grayscale or colour image.
+
+    Args:
+        path: A file that Pillow reads.
+        size: Edge in pixels.
+        channels: 1 for grayscale, 3 for colour.
+        square: ``crop`` cuts the long side about the centre, ``pad`` fills the short side with
+            black, ``stretch`` ignores the aspect ratio.
+
+    Raises:
+        CorruptImageError: The file is missing or cannot be decoded.
+    """
+    mode = {1: "L", 3: "RGB"}.get(channels)
+    if mode is None:
+        raise ValueError(f"channels is {channels}; expected 1 (grayscale) or 3 (colour).")
+    return _resized(_decode(path, mode), size, channels, square)
+
+
+def _decode(path: str | os.PathLike[str], mode: str) -> Image.Image:
+    try:
+        with open_binary(path) as file, Image.open(file) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise ValueError(f"{image.width}×{image.height} pixels")
+            if image.mode.startswith("I"):
+                return _from_sixteen_bits(image).convert(mode)
+            return image.convert(mode)
+    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+        raise CorruptImageError(
+            f"The image {os.fspath(path)} cannot be decoded ({_reason(error)}); remove its row or "
+            "restore the file.",
+            _reason(error),
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        return "not an image"
+    return getattr(error, "strerror", None) or str(error).splitlines()[0]
+
+
+def _from_sixteen_bits(image: Image.Image) -> Image.Image:
+    pixels = np.asarray(image).astype(np.float32)
+    return Image.fromarray((pixels / 257.0).clip(0, 255).round().astype(np.uint8))
+
+
+def _resized(image: Image.Image, size: int, channels: int, square: Square) -> np.ndarray:
+    if square == "crop":
+        edge = min(image.size)
+        left, top = (image.width - edge) // 2, (image.height - edge) // 2
+        image = image.crop((left, top, left + edge, top + edge))
+    elif square == "pad":
+        edge = max(image.size)
+        canvas = Image.new(image.mode, (edge, edge))
+        canvas.paste(image, ((edge - image.width) // 2, (edge - image.height) // 2))
+        image = canvas
+    elif square != "stretch":
+        raise ValueError(f"square is {square!r}; expected 'crop', 'pad' or 'stretch'.")
+    if image.size != (size, size):
+        shrinks = size <= min(image.size)
+        image = image.resize(
+            (size, size), Image.Resampling.BOX if shrinks else Image.Resampling.BICUBIC
+        )
+    return np.asarray(image, np.uint8).reshape(size, size, channels)
+
+
+def to_unit(image: UInt8[np.ndarray, "*d"]) -> Float32[np.ndarray, "*d"]:
+    """``x = u / 127.5 − 1``: bytes to float32 in [-1, 1]."""
+    return image.astype(np.float32) * np.float32(1 / 127.5) - np.float32(1.0)
+
+
+def to_uint8(image: Float32[np.ndarray, "*d"]) -> UInt8[np.ndarray, "*d"]:
+    """``u = round((x + 1) · 127.5)``, clipped: the inverse of :func:`to_unit`."""
+    scaled = (np.asarray(image, np.float32) + np.float32(1.0)) * np.float32(127.5)
+    return np.rint(scaled.clip(0, 255)).astype(np.uint8)

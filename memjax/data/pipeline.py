@@ -1,0 +1,216 @@
+"""Batches whose order depends on the seed and the step alone.
+
+Not on the number of processes, workers or restarts: the global sequence of rows is a function of
+the seed; a process takes every n-th element of it, and a restart begins at ``step · batch_size``.
+So a checkpoint needs no iterator state.
+"""
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
+
+import grain
+import numpy as np
+from jaxtyping import Float, Int, Int32, UInt8
+
+from memjax.data.duplication import cumulative, repeat_indices
+from memjax.data.images import CorruptImageError, Square, load_image, to_unit
+from memjax.data.records import Batch, Record
+
+Augment: TypeAlias = Callable[[np.ndarray, np.random.Generator], np.ndarray]
+_log = logging.getLogger("memjax.data")
+
+
+class ImageSource(Protocol):
+    """Random access to bytes: an array of images, or :class:`ImageFiles`."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, row: Any, /) -> UInt8[np.ndarray, "h w c"]: ...
+
+
+class ImageFiles:
+    """Pictures decoded when they are read: for data that does not fit in memory.
+
+    ``corrupt`` collects the rows that could not be decoded so far (in this process); each is
+    logged once.
+
+    Args:
+        records: One per row.
+        size: Edge in pixels.
+        channels: 1 or 3.
+        square: How a picture becomes square, see :func:`memjax.data.images.load_image`.
+    """
+
+    def __init__(
+        self,
+        records: Sequence[Record],
+        *,
+        size: int,
+        channels: int = 1,
+        square: Square = "crop",
+    ):
+        self.paths = [record.path for record in records]
+        self.size, self.channels, self.square = size, channels, square
+        self.corrupt: dict[int, CorruptImageError] = {}
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, row: int) -> UInt8[np.ndarray, "h w c"]:
+        if row in self.corrupt:
+            raise self.corrupt[row]
+        try:
+            return load_image(self.paths[row], self.size, self.channels, square=self.square)
+        except CorruptImageError as error:
+            _log.warning("Row %d: %s", row, error)
+            self.corrupt[row] = error
+            raise
+
+
+class _Fetch(NamedTuple):
+    """Row ids → Batch; picklable, so that worker processes can run it."""
+
+    images: ImageSource
+    labels: Int32[np.ndarray, "n l"]
+    augment: Augment | None
+    on_corrupt: str
+
+    def __call__(self, element: dict[str, np.ndarray]) -> Batch:
+        rows = np.asarray(element["row"], np.int32)
+        if isinstance(self.images, np.ndarray):
+            pixels = self.images[rows]
+        else:
+            read = [self._read(int(row)) for row in rows]
+            rows = np.array([row for row, _ in read], np.int32)
+            pixels = np.stack([image for _, image in read])
+        image = to_unit(pixels)
+        if self.augment is not None:
+            draws = [np.random.default_rng(int(draw)) for draw in element["draw"]]
+            image = np.stack([self.augment(*pair) for pair in zip(image, draws, strict=True)])
+        return Batch(image.astype(np.float32, copy=False), self.labels[rows], rows)
+
+    def _read(self, row: int) -> tuple[int, np.ndarray]:
+        """The row's picture, or the next readable row's where skipping is allowed."""
+        num = len(self.images)
+        for other in (*range(row, num), *range(row)):
+            try:
+                return other, self.images[other]
+            except CorruptImageError:
+                if self.on_corrupt == "error":
+                    raise
+        raise CorruptImageError("No image of the data set can be decoded; check the folder.")
+
+
+def make_batches(
+    images: UInt8[np.ndarray, "n h w c"] | ImageSource,
+    labels: Int32[np.ndarray, "n l"],
+    *,
+    batch_size: int,
+    seed: int,
+    start_step: int = 0,
+    repeats: Int[np.ndarray, " n"] | None = None,
+    weights: Float[np.ndarray, " n"] | None = None,
+    process_index: int = 0,
+    process_count: int = 1,
+    num_workers: int = 0,
+    augment: Augment | None = None,
+    on_corrupt: Literal["error", "skip"] = "error",
+) -> Iterator[Batch]:
+    """Endless batches of this process's share of the global batch.
+
+    Args:
+        images: Bytes in memory, or a source that decodes on read.
+        labels: Token ids, one row per image.
+        batch_size: Size of the GLOBAL batch.
+        seed: Decides the order and the augmentation draws.
+        start_step: The step whose batch comes first (for resuming).
+        repeats: How often each row stands in one epoch (planted duplicates).
+        weights: Sampling weights: an epoch is then n draws with replacement.
+        process_index: This process, from 0.
+        process_count: Number of processes; each yields ``batch_size / process_count`` rows.
+        num_workers: Worker processes that decode; 0 decodes in threads of this process.
+        augment: ``(image in [-1, 1], generator) → image``; the generator is the row's own.
+        on_corrupt: ``error`` stops at a picture that cannot be decoded; ``skip`` takes
+            the next readable row in its place (``row`` says which).
+
+    Returns:
+        An iterator of :class:`Batch` with ``image`` float32 in [-1, 1].
+
+    Raises:
+        ValueError: Lengths or sizes do not fit together.
+    """
+    _check(images, labels, batch_size, process_index, process_count, start_step)
+    if repeats is not None and weights is not None:
+        raise ValueError("Both repeats and weights are given; give one of them.")
+    for name, given in (("repeats", repeats), ("weights", weights)):
+        if given is not None and len(given) != len(labels):
+            raise ValueError(f"{name} has {len(given)} entries for {len(labels)} rows.")
+    if on_corrupt not in ("error", "skip"):
+        raise ValueError(f"on_corrupt is {on_corrupt!r}; expected 'error' or 'skip'.")
+    order = _order(len(labels), seed, repeats, weights)
+    mine = order[start_step * batch_size + process_index :: process_count]
+    fetch = _Fetch(images, np.asarray(labels, np.int32), augment, on_corrupt)
+    batches = mine.batch(batch_size // process_count).map(fetch)
+    decoding = not isinstance(images, np.ndarray)
+    return iter(_iterable(batches, num_workers, decoding))
+
+
+def _check(
+    images: ImageSource, labels: np.ndarray, batch: int, index: int, count: int, start: int
+) -> None:
+    if len(images) != len(labels) or not len(labels):
+        raise ValueError(f"There are {len(images)} images for {len(labels)} rows of labels.")
+    if isinstance(images, np.ndarray) and images.dtype != np.uint8:
+        raise ValueError(f"images are {images.dtype}; expected uint8 (see images.to_uint8).")
+    if batch < 1 or count < 1 or batch % count:
+        raise ValueError(
+            f"batch_size is {batch} for {count} processes; expected a positive multiple of {count}."
+        )
+    if not 0 <= index < count:
+        raise ValueError(f"process_index is {index}; expected 0 to {count - 1}.")
+    if start < 0:
+        raise ValueError(f"start_step is {start}; expected a step of at least 0.")
+
+
+def _order(
+    num: int, seed: int, repeats: np.ndarray | None, weights: np.ndarray | None
+) -> grain.MapDataset:
+    """The endless global sequence of ``{"row", "draw"}``; ``draw`` seeds the augmentation."""
+    rows = np.arange(num) if repeats is None else repeat_indices(repeats)
+    base = grain.MapDataset.range(len(rows)).seed(seed)
+    if weights is None:
+        drawn = base.shuffle().random_map(_Pick(rows, None))
+    else:
+        drawn = base.random_map(_Pick(rows, cumulative(weights)))
+    return drawn.repeat()
+
+
+class _Pick(NamedTuple):
+    rows: np.ndarray
+    cumulative: np.ndarray | None
+
+    def __call__(self, index: int, rng: np.random.Generator) -> dict[str, np.integer]:
+        if self.cumulative is not None:
+            index = int(np.searchsorted(self.cumulative, rng.random(), side="right"))
+        return {"row": np.int32(self.rows[index]), "draw": np.int64(rng.integers(2**62))}
+
+
+def _iterable(batches: grain.MapDataset, num_workers: int, decoding: bool) -> grain.IterDataset:
+    # Grain's own default keeps 500 elements ahead, and an element is a whole batch here.
+    threads = min(8, os.cpu_count() or 1) if decoding else 1
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(4, threads))
+    stream = batches.to_iter_dataset(options)
+    if num_workers:
+        _mark_flags_parsed()
+        stream = stream.mp_prefetch(grain.MultiprocessingOptions(num_workers=num_workers))
+    return stream
+
+
+def _mark_flags_parsed() -> None:
+    """Grain ≤ 0.2.18 reads absl flags when it starts workers and fails where none were parsed."""
+    flags = sys.modules.get("absl.flags")
+    if flags is not None and not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()

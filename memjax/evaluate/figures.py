@@ -1,0 +1,245 @@
+"""The report's figures as PNG bytes: curves, bars and histograms (picture walls: ``walls``)."""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+from numpy.typing import ArrayLike
+
+from memjax.evaluate.canvas import (
+    FAINT,
+    INK,
+    MEMORISED,
+    ONCE,
+    SERIES,
+    TEXT,
+    axes_at,
+    escape_math,
+    new_figure,
+    tidy,
+    to_png,
+    wrapped,
+)
+from memjax.evaluate.roc import auc, roc_curve
+from memjax.evaluate.walls import before_after, pairs_wall
+
+__all__ = [
+    "before_after",
+    "magnitude_curves",
+    "pairs_wall",
+    "roc_curves",
+    "similarity_histogram",
+    "token_bars",
+]
+
+_HALF = 4.8  # inches: half the report's width
+
+
+def magnitude_curves(
+    groups: Mapping[str, Float[np.ndarray, "prompts steps"]],
+    *,
+    window: tuple[int, int] | None = None,
+    band: tuple[float, float] = (10.0, 90.0),
+    ylabel: str = "Pull of the prompt (RMS magnitude)",
+) -> bytes:
+    """Draws each group's median per-step magnitude with a quantile band.
+
+    Args:
+        groups: Name → ``[prompts, steps]`` (generations already averaged); the first group is
+            drawn in the colour of the memorised.
+        window: ``(start, stop)`` of the steps the default detector averages; shaded.
+        band: Percentiles of the band.
+        ylabel: Name of the magnitude.
+
+    Returns:
+        PNG bytes.
+
+    Raises:
+        ValueError: If there is no group, or one is not ``[prompts, steps]``.
+    """
+    figure, axes = _plot(len(groups) + (window is not None))
+    if window is not None:
+        name = f"steps {window[0] + 1}–{window[1]}: what the warning uses"
+        axes.axvspan(window[0] + 0.5, window[1] + 0.5, color="#EDEFF2", lw=0, label=name)
+    for (name, values), (colour, line) in zip(groups.items(), _styles(groups), strict=True):
+        table = np.asarray(values, np.float64)
+        if table.ndim != 2 or not table.size:
+            raise ValueError(
+                f"group {name!r} has shape {table.shape}, expected [prompts, steps]; "
+                "average over generations first."
+            )
+        x = np.arange(1, table.shape[1] + 1)
+        low, high = np.percentile(table, band, axis=0)
+        axes.fill_between(x, low, high, color=colour, alpha=0.16, lw=0)
+        label = f"{escape_math(name)} ({len(table)} prompts)"
+        axes.plot(x, np.median(table, axis=0), color=colour, ls=line, lw=2.2, label=label)
+    tidy(axes, "Step of making the picture (first = pure noise)", ylabel)
+    axes.set_ylim(bottom=0)
+    axes.set_xlim(0.5, x[-1] + 0.5)
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]))
+    _legend_above(axes)
+    return to_png(figure)
+
+
+def roc_curves(curves: Mapping[str, tuple[ArrayLike, ArrayLike]]) -> bytes:
+    """Draws ROC curves with their AUC in the legend; the 1 % line of false alarms is marked.
+
+    Args:
+        curves: Name → ``(scores, labels)`` as for :func:`memjax.evaluate.roc.roc_curve`.
+
+    Returns:
+        PNG bytes.
+    """
+    figure, axes = _plot(len(curves) + 2)
+    for (name, pair), (colour, line) in zip(curves.items(), _styles(curves), strict=True):
+        points = roc_curve(*pair)
+        label = f"{escape_math(name)}: AUC {float(auc(*pair)):.2f}"
+        axes.plot(points.fpr, points.tpr, color=colour, ls=line, lw=2.2, label=label, clip_on=False)
+    axes.plot([0, 1], [0, 1], color=FAINT, lw=1, label="a coin toss: AUC 0.50")
+    axes.axvline(0.01, color=INK, lw=0.9, label="1 % false alarms")
+    tidy(axes, "False alarms (share of other prompts)", "Memorised prompts found")
+    axes.set(xlim=(-0.005, 1), ylim=(0, 1.005))
+    axes.xaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    _legend_above(axes)
+    return to_png(figure)
+
+
+def token_bars(
+    names: Sequence[str],
+    values: ArrayLike,
+    *,
+    top: int = 10,
+    highlight: Collection[str] = (),
+    highlight_label: str = "burned-in marker",
+) -> bytes:
+    """Draws which parts of the prompt drive the copying, largest first, as shares of the total.
+
+    Args:
+        names: One readable name a condition token (``LabelSpace.describe``).
+        values: Significance of each, ≥ 0; drawn as a share of their sum.
+        top: Bars shown.
+        highlight: Names drawn in the other colour (e.g. the marker tokens).
+        highlight_label: What those are; stands in the legend.
+
+    Returns:
+        PNG bytes.
+
+    Raises:
+        ValueError: If there is no name, or names and values differ in number.
+    """
+    v = np.asarray(values, np.float64).ravel()
+    if not len(names) or len(names) != v.size:
+        raise ValueError(f"{len(names)} names and {v.size} values, expected one value a name.")
+    share = v / v.sum() if v.sum() > 0 else v
+    order = np.argsort(-share, kind="stable")[:top]
+    marked = [names[i] in highlight for i in order]
+    extra = 0.34 if any(marked) else 0.1
+    figure = new_figure(_HALF, 0.56 + extra + 0.3 * len(order))
+    axes = axes_at(figure, 2.2, extra, _HALF - 2.75, 0.3 * len(order))
+    colours = [MEMORISED if m else ONCE for m in marked]
+    hatches = ["//" if m else "" for m in marked]
+    rows = np.arange(len(order))
+    axes.barh(rows, share[order], 0.68, color=colours, hatch=hatches, edgecolor="white", lw=0)
+    for y, i in zip(rows, order, strict=True):
+        axes.text(
+            float(share[i]),
+            float(y),
+            f" {share[i]:.0%}",
+            va="center",
+            fontsize=TEXT - 0.5,
+            color=INK,
+        )
+    tidy(axes, "Share of the pull towards the copy", "")
+    axes.set_yticks(rows, [escape_math(wrapped(names[i], 28, 2)) for i in order])
+    axes.set(ylim=(len(order) - 0.4, -0.6), xlim=(0, max(float(share.max()) * 1.18, 1e-9)))
+    axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axes.xaxis.set_major_locator(MaxNLocator(4))
+    axes.grid(False, axis="y")
+    if any(marked):
+        axes.barh([0], [0], color=MEMORISED, hatch="//", edgecolor="white", label=highlight_label)
+        axes.barh([0], [0], color=ONCE, label="other parts of the prompt")
+        _legend_above(axes, columns=2, left=-2.1 / (_HALF - 2.75))
+    return to_png(figure)
+
+
+def similarity_histogram(
+    groups: Mapping[str, Float[np.ndarray, " pictures"]],
+    *,
+    threshold: float = 1.0,
+    bins: int = 40,
+) -> bytes:
+    """Draws one histogram a group of the calibrated distance; left of ``threshold`` is a copy.
+
+    Args:
+        groups: Name → ``ratio_adaptive`` of its pictures (generated, or real ones as background).
+        threshold: Copy at or below it.
+        bins: Over [0, 2], the ratio's range for α = ½.
+
+    Returns:
+        PNG bytes.
+    """
+    height, head = (0.95 if len(groups) <= 3 else 0.7), 0.46
+    figure = new_figure(_HALF, len(groups) * (height + head) + 0.6)
+    edges = np.linspace(0, 2, bins + 1)
+    for row, ((name, values), style) in enumerate(
+        zip(groups.items(), _styles(groups), strict=True)
+    ):
+        ratio = np.clip(np.asarray(values, np.float64), 0, 2)
+        axes = axes_at(figure, 0.62, head + row * (height + head), _HALF - 0.8, height)
+        axes.axvspan(0, threshold, color="#FBEBDD", lw=0)
+        share = np.full(ratio.size, 1 / max(ratio.size, 1))
+        axes.hist(ratio, edges.tolist(), weights=share, color=style[0], edgecolor="white", lw=0.5)
+        axes.axvline(threshold, color=INK, lw=1, ls=":")
+        last = row == len(groups) - 1
+        tidy(axes, "Distance to the nearest training picture, calibrated" if last else "", "")
+        copies = int((ratio <= threshold).sum())
+        count = f"{copies} of {ratio.size} count as copies"
+        said = f"{escape_math(wrapped(name, 60, 1))}\n{count}"
+        axes.set_title(said, fontsize=TEXT, loc="left", color=INK, pad=4)
+        axes.set(xlim=(0, 2), xticks=np.linspace(0, 2, 5))
+        axes.tick_params(labelbottom=last)
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        axes.yaxis.set_major_locator(MaxNLocator(2, steps=[1, 2, 5, 10]))
+        if row == 0:
+            place: dict[str, Any] = {
+                "transform": axes.get_xaxis_transform(),
+                "fontsize": TEXT - 1,
+                "va": "top",
+            }
+            axes.text(threshold - 0.03, 0.95, "copy", ha="right", color=INK, **place)
+            axes.text(threshold + 0.03, 0.95, "not a copy", ha="left", color=INK, **place)
+    return to_png(figure)
+
+
+def _styles(groups: Mapping) -> list[tuple]:
+    if not 1 <= len(groups) <= len(SERIES):
+        raise ValueError(
+            f"{len(groups)} groups were given, expected 1 to {len(SERIES)}; draw fewer a figure."
+        )
+    return list(SERIES[: len(groups)])
+
+
+def _plot(legend_rows: int) -> tuple[Figure, Axes]:
+    """A half-width figure whose plot keeps its size however many legend lines stand above."""
+    head = 0.12 + 0.212 * legend_rows
+    figure = new_figure(_HALF, head + 2.3 + 0.55)
+    return figure, axes_at(figure, 0.75, head, _HALF - 1.0, 2.3)
+
+
+def _legend_above(axes: Axes, columns: int = 1, left: float = -0.02) -> None:
+    axes.legend(
+        loc="lower left",
+        bbox_to_anchor=(left, 1.0),
+        ncols=columns,
+        frameon=False,
+        fontsize=TEXT - 0.5,
+        borderaxespad=0.2,
+        handlelength=2.6,
+        labelspacing=0.3,
+        labelcolor=INK,
+    )

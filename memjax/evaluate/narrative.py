@@ -1,0 +1,185 @@
+"""The report in words: a headline, four sentences and four figures for a medical reader."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+# A copy rate counts as found when it is both this large and this many times the background's.
+FOUND_RATE, FOUND_TIMES = 0.10, 2.0
+REPAIRED_TIMES = 0.5  # the bar of "at most half of before"
+
+_NB = "\N{NO-BREAK SPACE}"
+
+Results = Mapping[str, Any]
+
+
+class Tile(NamedTuple):
+    """One large figure: the figure, what it is, and the range it may lie in."""
+
+    figure: str
+    name: str
+    detail: str
+
+
+class Verdict(NamedTuple):
+    """What the summary box says.
+
+    ``level``: ``repaired`` (copies at most half of before), ``found``, ``found_only`` (no repair
+    tried), ``clear`` or ``unknown``.
+    """
+
+    level: str
+    headline: str
+    sentences: tuple[str, ...]
+    tiles: tuple[Tile, ...]
+
+
+def verdict(results: Results) -> Verdict:
+    """Puts the results of an audit into words; what was not measured is said to be so."""
+    level = _level(results)
+    sentences = (_training(results), _copying(results), _warning(results), _repair(results))
+    return Verdict(level, _headline(level, results), sentences, _tiles(results))
+
+
+def percent(rate: Any) -> str:
+    """Returns a rate as a whole percentage, "not measured" for None; never rounds to 0 or 100."""
+    if rate is None:
+        return "not measured"
+    if 0 < rate < 0.005:
+        return f"under 1{_NB}%"
+    if 0.995 < rate < 1:
+        return f"over 99{_NB}%"
+    return f"{100 * rate:.0f}{_NB}%"
+
+
+def interval(section: Mapping[str, Any], key: str, style: str = "percent") -> str:
+    """Returns "low–high" of ``key_low`` and ``key_high``, or "" where they are missing."""
+    low, high = section.get(f"{key}_low"), section.get(f"{key}_high")
+    if low is None or high is None:
+        return ""
+    if style == "percent":
+        return f"{100 * low:.0f}–{100 * high:.0f}{_NB}%"
+    return f"{low:.2f}–{high:.2f}"
+
+
+def default_detection(results: Results) -> Mapping[str, Any]:
+    """Returns the figures of the detector the configuration chose before looking, or {}."""
+    detection = results.get("detection", {})
+    return detection.get(detection.get("default", ""), {})
+
+
+def _level(results: Results) -> str:
+    copies = results.get("similarity", {})
+    rate = copies.get("copy_rate_memorized")
+    if rate is None:
+        return "unknown"
+    floor = max(FOUND_RATE, FOUND_TIMES * (copies.get("copy_rate_background") or 0.0))
+    if rate < floor:
+        return "clear"
+    repair = results.get("mitigation", {})
+    before, after = repair.get("copy_rate_before"), repair.get("copy_rate_after")
+    if before is None or after is None:
+        return "found_only"
+    return "repaired" if after <= REPAIRED_TIMES * before else "found"
+
+
+def _headline(level: str, results: Results) -> str:
+    copies, repair = results.get("similarity", {}), results.get("mitigation", {})
+    if level == "unknown":
+        return "Whether this model copies training pictures was not measured."
+    if level == "clear":
+        return (
+            f"Few copies of training pictures were found: {percent(copies['copy_rate_memorized'])}."
+        )
+    found = "This model copies training pictures"
+    if level == "found_only":
+        return f"{found}; no repair was tried."
+    before, after = percent(repair["copy_rate_before"]), percent(repair["copy_rate_after"])
+    if level == "repaired":
+        return f"{found}; the repair cuts copies from {before} to {after}."
+    return f"{found}; the repair does not cure it: {after} copies, {before} before."
+
+
+def _training(results: Results) -> str:
+    data, run = results.get("data", {}), results.get("training", {})
+    pictures = f"{data['num_images']:,} " if data.get("num_images") else ""
+    kind = data.get("name", "chest X-rays")
+    steps = f" for {run['steps']:,} steps" if run.get("steps") else ""
+    first = f"An image generator was trained on {pictures}{kind}{steps}"
+    if not data.get("num_repeated"):
+        return first + "."
+    times = f" ({data['repeats']} times each)" if data.get("repeats") else " many times"
+    return f"{first}; {data['num_repeated']} of the pictures were shown to it repeatedly{times}."
+
+
+def _copying(results: Results) -> str:
+    copies = results.get("similarity", {})
+    rate = copies.get("copy_rate_memorized")
+    if rate is None:
+        return "Whether it copies training pictures was not measured."
+    repeated = results.get("data", {}).get("num_repeated")
+    asked = "Asked for those pictures again" if repeated else "Given the memorised prompts"
+    said = f"{asked}, it gave back a copy in {percent(rate)} of cases"
+    if interval(copies, "copy_rate_memorized"):
+        said += f" (range {interval(copies, 'copy_rate_memorized')})"
+    if copies.get("copy_rate_other") is not None:
+        said += f"; asked for other pictures, in {percent(copies['copy_rate_other'])}"
+    if copies.get("copy_rate_background") is not None:
+        rate = percent(copies["copy_rate_background"])
+        said += f" (by the same rule, {rate} of films it never saw count as copies)"
+    return said + "."
+
+
+def _warning(results: Results) -> str:
+    chosen = default_detection(results)
+    if chosen.get("auc") is None:
+        return "Whether copying can be noticed without the training pictures was not measured."
+    cases = min(round(100 * chosen["auc"]), 99 if chosen["auc"] < 1 else 100)
+    said = (
+        "A warning signal, read off while a picture is being made and without looking at the "
+        f"training pictures, rates a memorised prompt above another one in {cases} of 100 pairs"
+    )
+    between = interval(chosen, "auc", "plain")
+    return f"{said} (AUC {chosen['auc']:.2f}{', range ' + between if between else ''})."
+
+
+def _repair(results: Results) -> str:
+    repair = results.get("mitigation", {})
+    before, after = repair.get("copy_rate_before"), repair.get("copy_rate_after")
+    if before is None or after is None:
+        return "No repair was tried."
+    method = f" ({str(repair['method']).replace('_', ' ')})" if repair.get("method") else ""
+    said = f"After the repair{method}, copies went from {percent(before)} to {percent(after)}"
+    kept = repair.get("label_agreement_after")
+    if kept is None:
+        return said + "; whether the findings asked for are still shown was not measured."
+    was = repair.get("label_agreement_before")
+    compared = f" ({percent(was)} before)" if was is not None else ""
+    return f"{said}, and the findings asked for are shown correctly in {percent(kept)}{compared}."
+
+
+def _tiles(results: Results) -> tuple[Tile, ...]:
+    copies, repair = results.get("similarity", {}), results.get("mitigation", {})
+    chosen = default_detection(results)
+    area = chosen.get("auc")
+    return (
+        Tile(
+            percent(copies.get("copy_rate_memorized")),
+            "copies among pictures made from memorised prompts",
+            interval(copies, "copy_rate_memorized"),
+        ),
+        Tile(
+            percent(copies.get("copy_rate_other")),
+            "copies among pictures made from other prompts",
+            interval(copies, "copy_rate_other"),
+        ),
+        Tile(
+            "not measured" if area is None else f"{area:.2f}",
+            "warning signal (AUC: 0.5 = coin toss, 1 = perfect)",
+            interval(chosen, "auc", "plain"),
+        ),
+        Tile(
+            percent(repair.get("copy_rate_after")),
+            "copies from memorised prompts after the repair",
+            interval(repair, "copy_rate_after"),
+        ),
+    )

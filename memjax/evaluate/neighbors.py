@@ -1,0 +1,190 @@
+"""Exact nearest neighbours: rank blockwise in the expanded form, then re-score the winners."""
+
+import functools
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Int
+from numpy.typing import ArrayLike
+
+NO_GROUP: tuple[object, ...] = ("", -1, None)
+_EXTRA_CANDIDATES = 8  # beyond k: the expanded form may swap near-ties; re-scoring sorts them out
+_SLAB_BYTES = 1 << 30  # of the database on the device at a time
+_QUERY_CHUNK = 1024
+_RESCORE_ELEMENTS = 1 << 23
+
+Groups = Sequence[object] | np.ndarray
+
+
+def knn(
+    queries: ArrayLike,
+    database: ArrayLike,
+    k: int,
+    *,
+    block: int = 4096,
+    exclude_groups: tuple[Groups, Groups] | None = None,
+    exclude_self: bool = False,
+) -> tuple[Float[np.ndarray, "q k"], Int[np.ndarray, "q k"]]:
+    """Returns the exact ``k`` nearest database rows of each query by ``‖a − b‖₂``, nearest first.
+
+    Rows are ranked block by block with ``½‖b‖² − ⟨q, b⟩`` (highest matmul precision, a running
+    top-k), and the winners' distances are computed again directly: the expanded form loses every
+    digit of the distance between near-duplicates. A ``numpy.memmap`` database is read in slabs.
+
+    Args:
+        queries: ``[Q, ...]`` floats in the same unit as the database (images: ``[-1, 1]``).
+        database: ``[N, ...]`` floats.
+        k: Neighbours wanted, at most ``N``.
+        block: Database rows ranked at a time.
+        exclude_groups: ``(query_groups [Q], database_groups [N])``: a pair with equal groups is
+            never returned (same patient, say). ``""``, ``-1`` and ``None`` belong to no group.
+        exclude_self: Query ``i`` *is* database row ``i``; do not return it.
+
+    Returns:
+        Distances (float32) and database row numbers; where fewer than ``k`` rows are eligible the
+        distance is ``inf`` and the row ``-1``.
+
+    Raises:
+        ValueError: If shapes, dtypes or ``k`` do not fit, or a value is not finite.
+    """
+    q, db = _rows(queries, "queries"), _rows(database, "database")
+    _check(q, db, k, exclude_self)
+    codes = _codes(exclude_groups, len(q), len(db))
+    own = np.arange(len(q)) if exclude_self else np.full(len(q), -1)
+    candidates = min(k + _EXTRA_CANDIDATES, len(db))
+    parts = [
+        _candidates(q[s], db, codes[0][s], codes[1], own[s], candidates, block)
+        for s in _chunks(len(q), _QUERY_CHUNK)
+    ]
+    index = np.concatenate(parts) if parts else np.zeros((0, candidates), np.int64)
+    return _rescore(q, db, index, k)
+
+
+def unique_rows(groups: Groups) -> Int[np.ndarray, " u"]:
+    """Returns the first row of each group, in row order: the database without its duplicates.
+
+    Args:
+        groups: One id per row, equal for exact duplicates (``data.duplication.content_groups``).
+
+    .. note:: With an exact duplicate left in the database the two nearest distances of a copy are
+        equal, so their ratio is 1 and a perfect copy passes for a new picture.
+    """
+    _, first = np.unique(np.asarray(groups), return_index=True)
+    return np.sort(first)
+
+
+def _rows(images: ArrayLike, name: str) -> np.ndarray:
+    array = np.asanyarray(images)
+    if not np.issubdtype(array.dtype, np.floating):
+        raise ValueError(
+            f"{name} has dtype {array.dtype}, expected floats in [-1, 1]; "
+            "convert 8-bit pictures with memjax.data.images.to_unit first."
+        )
+    if array.ndim < 2:
+        raise ValueError(
+            f"{name} has shape {array.shape}, expected a batch [rows, ...]; add a leading axis."
+        )
+    return array.reshape(len(array), -1)
+
+
+def _check(q: np.ndarray, db: np.ndarray, k: int, exclude_self: bool) -> None:
+    if q.shape[1] != db.shape[1]:
+        raise ValueError(
+            f"queries have {q.shape[1]} values a row and the database {db.shape[1]}; "
+            "bring both to the same picture size."
+        )
+    if not 1 <= k <= len(db):
+        raise ValueError(
+            f"{k} neighbours were asked for, expected 1 to {len(db)} (the rows of the database); "
+            "ask for fewer or add rows."
+        )
+    if exclude_self and len(q) != len(db):
+        raise ValueError(
+            f"exclude_self was set with {len(q)} queries and {len(db)} database rows; "
+            "it needs queries and database to be the same rows."
+        )
+    _refuse_not_finite(q, "query")
+
+
+def _refuse_not_finite(rows: np.ndarray, name: str, start: int = 0) -> None:
+    """A NaN or infinity would drop out of the ranking unseen."""
+    bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
+    if bad.size:
+        raise ValueError(
+            f"{name} row {start + bad[0]} holds a value that is not finite "
+            f"({bad.size} such rows); leave those rows out or make them again."
+        )
+
+
+def _codes(exclude: tuple[Groups, Groups] | None, nq: int, nd: int) -> tuple[np.ndarray, ...]:
+    """Integer group codes for both sides; negative = belongs to no group."""
+    if exclude is None:
+        return np.full(nq, -1, np.int32), np.full(nd, -1, np.int32)
+    for groups, want, name in ((exclude[0], nq, "query"), (exclude[1], nd, "database")):
+        if len(groups) != want:
+            raise ValueError(
+                f"{len(groups)} {name} groups were given for {want} rows; give one id a row."
+            )
+    number: dict[object, int] = dict.fromkeys(NO_GROUP, -1)
+    both = [
+        np.array([number.setdefault(g, len(number)) for g in np.asarray(side).tolist()], np.int32)
+        for side in exclude
+    ]
+    return both[0], both[1]
+
+
+def _chunks(n: int, size: int) -> list[slice]:
+    return [slice(i, min(i + size, n)) for i in range(0, n, size)]
+
+
+def _candidates(q, db, q_code, db_code, own, k: int, block: int) -> Int[np.ndarray, "q k"]:
+    """Ranks the whole database for one chunk of queries, one device slab after another."""
+    block = min(block, len(db))
+    slab = max(_SLAB_BYTES // (4 * db.shape[1] * block), 1) * block
+    centre = q.mean(axis=0, dtype=np.float64).astype(np.float32)
+    centred = jnp.asarray(np.asarray(q, np.float32) - centre)
+    best = jnp.full((len(q), k), jnp.inf), jnp.full((len(q), k), -1, jnp.int32)
+    for rows in _chunks(len(db), slab):
+        number = np.arange(rows.start, rows.stop, dtype=np.int32)
+        padding = -len(number) % block
+        part = np.asarray(db[rows], np.float32) - centre
+        _refuse_not_finite(part, "database", rows.start)
+        part = np.pad(part, ((0, padding), (0, 0)))
+        number = np.pad(number, (0, padding), constant_values=-1)
+        code = np.pad(db_code[rows], (0, padding), constant_values=-1)
+        blocks = (part.reshape(-1, block, db.shape[1]), number.reshape(-1, block))
+        best = _rank(best, centred, q_code, own.astype(np.int32), *blocks, code.reshape(-1, block))
+    return np.where(np.isfinite(best[0]), best[1], -1)
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def _rank(best, q, q_code, own, blocks, numbers, codes):
+    """Folds padded database blocks ``[n, B, D]`` into the running top-k ``(key, row)``."""
+    k = best[0].shape[1]
+
+    def fold(carry, xs):
+        rows, number, code = xs
+        half = 0.5 * jnp.sum(rows * rows, axis=1)
+        dots = jnp.einsum("qd,bd->qb", q, rows, precision=jax.lax.Precision.HIGHEST)
+        same = (q_code[:, None] == code[None]) & (q_code[:, None] >= 0)
+        barred = same | (number[None] < 0) | (number[None] == own[:, None])
+        key = jnp.where(barred, jnp.inf, half[None] - dots)
+        top, at = jax.lax.top_k(-key, min(k, key.shape[1]))
+        keys = jnp.concatenate([carry[0], -top], axis=1)
+        found = jnp.concatenate([carry[1], number[at]], axis=1)
+        top, at = jax.lax.top_k(-keys, k)
+        return (-top, jnp.take_along_axis(found, at, axis=1)), None
+
+    return jax.lax.scan(fold, best, (blocks, numbers, codes))[0]
+
+
+def _rescore(q, db, index, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Direct distances of the candidates, sorted (ties by row number), the first ``k`` kept."""
+    distance = np.full(index.shape, np.inf, np.float32)
+    for s in _chunks(len(q), max(_RESCORE_ELEMENTS // (index.shape[1] * q.shape[1]), 1)):
+        gap = db[np.maximum(index[s], 0)].astype(np.float64) - q[s, None]
+        distance[s] = np.where(index[s] >= 0, np.sqrt(np.einsum("qkd,qkd->qk", gap, gap)), np.inf)
+    order = np.lexsort((index, distance), axis=1)[:, :k]
+    return np.take_along_axis(distance, order, 1), np.take_along_axis(index, order, 1)

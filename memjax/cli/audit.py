@@ -9,8 +9,11 @@ from absl import flags
 from memjax.cli.auditing import audit_run, summary_table
 from memjax.cli.common import load_model, require
 
-_MODEL = flags.DEFINE_string("model", None, "Folder of a trained run.")
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder for the report (default: the run's).")
+FLAGS = flags.FlagValues()
+_MODEL = flags.DEFINE_string("model", "", "Folder of a trained run.", flag_values=FLAGS)
+_WORKDIR = flags.DEFINE_string(
+    "workdir", "", "Folder for the report (default: the run's).", flag_values=FLAGS
+)
 
 
 def main() -> int:

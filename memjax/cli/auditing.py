@@ -129,7 +129,7 @@ def audit_run(run: Run, workdir: str | Path) -> tuple[ReportPaths, dict[str, Any
     sampling = sampling_options(run)
     audit = run_audit(run.bundle, prompts, gallery, judge, sampling, options, clock)
     clock("writing the report")
-    results = audit_results(audit, prompts, run.bundle, judge, options)
+    results = audit_results(audit, prompts, gallery, run.bundle, judge, options, readable)
     figures = audit_figures(audit, prompts, gallery, run.bundle, options, readable)
     clock.stop()
     training = json.loads((run.path / "training.json").read_text())

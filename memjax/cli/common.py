@@ -68,3 +68,8 @@ def out_folder(path: str) -> Path:
         raise ValueError(f"--out={path} is a file, expected a folder: choose another name.")
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def safe_name(name: str) -> str:
+    """Returns an id as a file name that stays in its folder."""
+    return "".join(c if c.isalnum() or c in "-_" else "_" for c in name)[:80]

@@ -43,8 +43,16 @@ def find_config(name: str) -> Path:
     )
 
 
-def resolve_config_flags(argv: list[str]) -> list[str]:
-    """Replaces ``--config=NAME[:arg]`` by the path of the configuration's file."""
+def resolve_config_flags(argv: list[str], default: str | None = None) -> list[str]:
+    """Replaces ``--config=NAME[:arg]`` by the path of the configuration's file.
+
+    Args:
+        argv: Program and arguments.
+        default: Name used where no ``--config`` is given.
+    """
+    given = any(a in ("--config", "-config") or _FLAG.match(a) for a in argv)
+    if default and not given:
+        argv = [argv[0], f"--config={default}", *argv[1:]]
     resolved = []
     waiting = False
     for argument in argv:
@@ -116,7 +124,7 @@ def check_config(config: Mapping[str, Any]) -> None:
             f"diffusion.num_timesteps={config['diffusion']['num_timesteps']})"
         )
     audit = audit["options"]
-    for name in ("explain_steps", "mitigate_steps"):
+    for name in ("mitigate_steps",):
         outside = [s for s in audit[name] if not 0 <= s < sampling["num_steps"]]
         if outside:
             wrong.append(

@@ -106,8 +106,6 @@ def base_config() -> ConfigDict:
                 "first_k": 25,
                 "default": "first_k",
                 "target_fpr": 0.05,
-                "explain_prompts": 4,
-                "explain_steps": (5, 15, 25, 35),
                 "arms": (
                     "embedding_optimization",
                     "embedding_first_step",
@@ -118,6 +116,7 @@ def base_config() -> ConfigDict:
                 "num_iters": 20,
                 "learning_rate": 0.1,
                 "target_rms": 0.0,
+                "protect": ("findings",),  # keep what was asked for; () lets every token move
                 "first_step_iters": 10,
                 "first_step_learning_rate": 0.05,
                 "noise_scale": 0.5,

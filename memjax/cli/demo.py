@@ -11,13 +11,21 @@ from ml_collections import config_flags
 
 from memjax.cli.auditing import audit_run, summary_table
 from memjax.cli.common import load_model
-from memjax.cli.configs import check_config, find_config, plain
+from memjax.cli.configs import check_config, plain
 from memjax.cli.training import train_run
 
+DEFAULT_CONFIG = "phantoms_demo"
+FLAGS = flags.FlagValues()
 _CONFIG = config_flags.DEFINE_config_file(
-    "config", str(find_config("phantoms_demo")), "Configuration.", lock_config=True
+    "config",
+    None,
+    "Configuration.",
+    lock_config=True,
+    flag_values=FLAGS,
 )
-_WORKDIR = flags.DEFINE_string("workdir", "runs/demo", "Folder of the run and its report.")
+_WORKDIR = flags.DEFINE_string(
+    "workdir", "runs/demo", "Folder of the run and its report.", flag_values=FLAGS
+)
 
 
 def main() -> int:

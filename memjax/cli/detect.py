@@ -28,31 +28,50 @@ from memjax.evaluate.roc import detection_summary
 from memjax.training.atomic import write_bytes
 from memjax.training.run import Run
 
-_MODEL = flags.DEFINE_string("model", None, "Folder of a trained run.")
-_PROMPTS = flags.DEFINE_string("prompts", None, "JSONL file with one prompt a line.")
-_OUT = flags.DEFINE_string("out", None, "JSONL file to write.")
-_STEPS = flags.DEFINE_string("steps", "all", "first, a number K (the first K steps) or all.")
-_GENERATIONS = flags.DEFINE_integer("generations", 4, "Initial noises a prompt.", lower_bound=1)
+FLAGS = flags.FlagValues()
+_MODEL = flags.DEFINE_string("model", "", "Folder of a trained run.", flag_values=FLAGS)
+_PROMPTS = flags.DEFINE_string(
+    "prompts", "", "JSONL file with one prompt a line.", flag_values=FLAGS
+)
+_OUT = flags.DEFINE_string("out", "", "JSONL file to write.", flag_values=FLAGS)
+_STEPS = flags.DEFINE_string(
+    "steps", "all", "first, a number K (the first K steps) or all.", flag_values=FLAGS
+)
+_GENERATIONS = flags.DEFINE_integer(
+    "generations", 4, "Initial noises a prompt.", lower_bound=1, flag_values=FLAGS
+)
 _NEGATIVES = flags.DEFINE_string(
-    "negatives", None, "JSONL file of prompts known not to be memorised."
+    "negatives", "", "JSONL file of prompts known not to be memorised.", flag_values=FLAGS
 )
 _NOISE = flags.DEFINE_string(
-    "initial_noise", None, ".npy, float32 [generations, height, width, channels], shared by all."
+    "initial_noise",
+    "",
+    ".npy, float32 [generations, height, width, channels], shared by all.",
+    flag_values=FLAGS,
 )
 _NUM_STEPS = flags.DEFINE_integer(
-    "num_steps", None, "Steps of the trajectory (default: the run's)."
+    "num_steps", None, "Steps of the trajectory (default: the run's).", flag_values=FLAGS
 )
-_SCALE = flags.DEFINE_float("guidance_scale", None, "Guidance scale (default: the run's).")
-_SEED = flags.DEFINE_integer("seed", 0, "Seed of the noise.")
-_FPR = flags.DEFINE_float("target_fpr", 0.01, "False alarms accepted by the threshold.")
-_CHUNK = flags.DEFINE_integer("chunk", 16, "Prompts evaluated together.", lower_bound=1)
+_SCALE = flags.DEFINE_float(
+    "guidance_scale", None, "Guidance scale (default: the run's).", flag_values=FLAGS
+)
+_SEED = flags.DEFINE_integer("seed", 0, "Seed of the noise.", flag_values=FLAGS)
+_FPR = flags.DEFINE_float(
+    "target_fpr", 0.01, "False alarms accepted by the threshold.", flag_values=FLAGS
+)
+_CHUNK = flags.DEFINE_integer(
+    "chunk", 16, "Prompts evaluated together.", lower_bound=1, flag_values=FLAGS
+)
 _NULL = flags.DEFINE_enum(
     "null",
     "trained",
     ["trained", "random_labels", "companion"],
     "What stands for the unconditional prediction.",
+    flag_values=FLAGS,
 )
-_COMPANION = flags.DEFINE_string("companion", None, "Unconditional run, for --null=companion.")
+_COMPANION = flags.DEFINE_string(
+    "companion", "", "Unconditional run, for --null=companion.", flag_values=FLAGS
+)
 _RANDOM_CONDITIONS = 8
 
 

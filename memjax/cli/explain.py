@@ -13,23 +13,32 @@ from memjax.cli.common import (
     model_provenance,
     out_folder,
     require,
+    safe_name,
     sampling_options,
 )
 from memjax.cli.prompts import initial_noise, read_prompts, write_rows
-from memjax.cli.sample import _safe
 from memjax.core.condition import take_rows
 from memjax.detectors import null_or_refuse
 from memjax.evaluate.figures import token_bars
 from memjax.explain import ATTRIBUTIONS, explain_tokens
 from memjax.training.atomic import write_bytes
 
-_MODEL = flags.DEFINE_string("model", None, "Folder of a trained run.")
-_PROMPTS = flags.DEFINE_string("prompts", None, "JSONL file with one prompt a line.")
-_OUT = flags.DEFINE_string("out", None, "Folder for pictures and tokens.jsonl.")
-_EVERY = flags.DEFINE_integer("every", 10, "Differentiate at every so many steps.", lower_bound=1)
-_GENERATIONS = flags.DEFINE_integer("generations", 4, "Initial noises.", lower_bound=1)
-_ATTRIBUTION = flags.DEFINE_enum("attribution", "grad_norm", ATTRIBUTIONS, "How to attribute.")
-_SEED = flags.DEFINE_integer("seed", 0, "Seed of the noise.")
+FLAGS = flags.FlagValues()
+_MODEL = flags.DEFINE_string("model", "", "Folder of a trained run.", flag_values=FLAGS)
+_PROMPTS = flags.DEFINE_string(
+    "prompts", "", "JSONL file with one prompt a line.", flag_values=FLAGS
+)
+_OUT = flags.DEFINE_string("out", "", "Folder for pictures and tokens.jsonl.", flag_values=FLAGS)
+_EVERY = flags.DEFINE_integer(
+    "every", 10, "Differentiate at every so many steps.", lower_bound=1, flag_values=FLAGS
+)
+_GENERATIONS = flags.DEFINE_integer(
+    "generations", 4, "Initial noises.", lower_bound=1, flag_values=FLAGS
+)
+_ATTRIBUTION = flags.DEFINE_enum(
+    "attribution", "grad_norm", ATTRIBUTIONS, "How to attribute.", flag_values=FLAGS
+)
+_SEED = flags.DEFINE_integer("seed", 0, "Seed of the noise.", flag_values=FLAGS)
 
 
 def main() -> int:
@@ -66,7 +75,7 @@ def main() -> int:
         picture = token_bars(
             names[1:], mean[1:], highlight=[n for n in names if n.startswith("Marker")]
         )
-        name = f"{_safe(rows[i]['id'])}.png"
+        name = f"{safe_name(rows[i]['id'])}.png"
         write_bytes(folder / name, picture)
         out.append({**rows[i], "tokens": tokens, "picture": name, "provenance": made})
         top = sorted(zip(names[1:], mean[1:], strict=True), key=lambda item: -item[1])[:3]

@@ -3,6 +3,7 @@
 import difflib
 import importlib
 import os
+import re
 import sys
 from collections.abc import Sequence
 
@@ -27,6 +28,7 @@ def _usage() -> str:
         "memjax: train diffusion models, find what they memorised, explain it, take it away.\n\n"
         "usage: memjax COMMAND [--flag=value ...]     (memjax COMMAND --help for its flags)\n\n"
         + "\n".join(lines)
+        + "\n\nMEMJAX_TRACEBACK=1 shows where an error came from."
     )
 
 
@@ -36,16 +38,14 @@ def _fail(message: str) -> int:
 
 
 def _help(module) -> str:
-    from absl import flags
-
-    own = flags.FLAGS.flags_by_module_dict().get(module.__name__, [])
+    known = [module.FLAGS[name] for name in getattr(module, "FLAGS", ())]
     lines = [module.__doc__.strip(), "", "flags:"]
-    for flag in sorted(own, key=lambda f: f.name):
+    for flag in sorted(known, key=lambda f: f.name):
         default = "" if flag.default in (None, "") else f" (default: {flag.default})"
         lines.append(f"  --{flag.name}: {flag.help}{default}")
-    if any(flag.name == "config" for flag in own):
+    if any(flag.name == "config" for flag in known):
         lines += ["", "Any value of the configuration can be set: --config.train.steps=200"]
-    return "\n".join(lines)
+    return "\n".join(lines if known else lines[:1])
 
 
 def _parse(module, argv: Sequence[str]) -> list[str]:
@@ -54,18 +54,31 @@ def _parse(module, argv: Sequence[str]) -> list[str]:
 
     from memjax.cli.configs import resolve_config_flags
 
+    values = getattr(module, "FLAGS", flags.FlagValues())
+    resolved = resolve_config_flags(list(argv), getattr(module, "DEFAULT_CONFIG", None))
+    before, sys.argv = sys.argv, resolved  # config_flags looks for overrides there
     try:
-        return flags.FLAGS(resolve_config_flags(list(argv)))
+        return values(resolved)
     except flags.Error as error:
-        raise ValueError(str(error).strip()) from error
+        said = str(error).strip()
+        raise ValueError(said.splitlines()[-1] if "Traceback" in said else said) from error
     except (AttributeError, KeyError, TypeError) as error:  # a field the configuration lacks
-        text = str(error).strip("'\"").split("\n")[0]
-        raise ValueError(f"the configuration has no such field or value: {text}") from error
-    except FileNotFoundError as error:
-        raise ValueError(str(error)) from error
+        raise ValueError(_unknown_field(str(error))) from error
+    finally:
+        sys.argv = before
+
+
+def _unknown_field(text: str) -> str:
+    hint = re.search(r'Did you mean "(.+?)" instead of "(.+?)"', text)
+    if hint:
+        return f"the configuration has no field {hint[2]!r}: did you mean {hint[1]!r}?"
+    said = " ".join(text.replace("\\n", " ").split()).strip("'\"")
+    return f"the configuration does not take that: {said}"
 
 
 def _run_command(name: str, arguments: Sequence[str]) -> int:
+    # Each command has flags of its own; a fresh import forgets those of an earlier call.
+    sys.modules.pop(f"memjax.cli.{name}", None)
     module = importlib.import_module(f"memjax.cli.{name}")
     if any(a in ("--help", "-h", "-help", "--helpfull", "--helpshort") for a in arguments):
         print(_help(module))
@@ -119,8 +132,7 @@ def _explained(error: Exception) -> int | None:
         print(f"memjax: {error}", file=sys.stderr)
         return RESTART_EXIT_CODE
     if isinstance(error, ValueError | OSError | TrainingDiverged):
-        hint = "" if isinstance(error, TrainingDiverged) else " (MEMJAX_TRACEBACK=1 shows where)"
-        return _fail(f"{error}{hint}")
+        return _fail(str(error))
     return None
 
 

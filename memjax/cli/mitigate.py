@@ -26,18 +26,41 @@ from memjax.evaluate.audit import ARMS, AuditOptions, mitigate_prompts
 from memjax.training.atomic import write_bytes
 from memjax.training.samples import write_grid
 
-_MODEL = flags.DEFINE_string("model", None, "Folder of a trained run.")
-_PROMPTS = flags.DEFINE_string("prompts", None, "JSONL file with one prompt a line.")
-_OUT = flags.DEFINE_string("out", None, "Folder for the results.")
-_METHOD = flags.DEFINE_enum("method", ARMS[0], ARMS, "Which mitigation.")
-_AT = flags.DEFINE_list("steps", None, "Step indices to minimise over (default: the run's).")
-_ITERS = flags.DEFINE_integer("num_iters", None, "Updates (default: the run's).", lower_bound=1)
-_RATE = flags.DEFINE_float("learning_rate", None, "AdamW's rate (default: the run's).")
-_TARGET = flags.DEFINE_float("target", None, "Stop a prompt at this raw magnitude.")
-_TARGET_RMS = flags.DEFINE_float("target_rms", None, "Stop a prompt at this RMS magnitude.")
-_RADIUS = flags.DEFINE_float("radius", None, "Keep the embedding in an l2 ball of this radius.")
-_GENERATIONS = flags.DEFINE_integer("generations", 4, "Pictures a prompt.", lower_bound=1)
-_SEED = flags.DEFINE_integer("seed", 0, "Seed of the noise.")
+FLAGS = flags.FlagValues()
+_MODEL = flags.DEFINE_string("model", "", "Folder of a trained run.", flag_values=FLAGS)
+_PROMPTS = flags.DEFINE_string(
+    "prompts", "", "JSONL file with one prompt a line.", flag_values=FLAGS
+)
+_OUT = flags.DEFINE_string("out", "", "Folder for the results.", flag_values=FLAGS)
+_METHOD = flags.DEFINE_enum("method", ARMS[0], ARMS, "Which mitigation.", flag_values=FLAGS)
+_AT = flags.DEFINE_list(
+    "steps", None, "Step indices to minimise over (default: the run's).", flag_values=FLAGS
+)
+_ITERS = flags.DEFINE_integer(
+    "num_iters", None, "Updates (default: the run's).", lower_bound=1, flag_values=FLAGS
+)
+_RATE = flags.DEFINE_float(
+    "learning_rate", None, "AdamW's rate (default: the run's).", flag_values=FLAGS
+)
+_TARGET = flags.DEFINE_float(
+    "target", None, "Stop a prompt at this raw magnitude.", flag_values=FLAGS
+)
+_TARGET_RMS = flags.DEFINE_float(
+    "target_rms", None, "Stop a prompt at this RMS magnitude.", flag_values=FLAGS
+)
+_RADIUS = flags.DEFINE_float(
+    "radius", None, "Keep the embedding in an l2 ball of this radius.", flag_values=FLAGS
+)
+_PROTECT = flags.DEFINE_list(
+    "protect",
+    None,
+    "Labels whose tokens stay fixed, e.g. findings,View (default: the run's).",
+    flag_values=FLAGS,
+)
+_GENERATIONS = flags.DEFINE_integer(
+    "generations", 4, "Pictures a prompt.", lower_bound=1, flag_values=FLAGS
+)
+_SEED = flags.DEFINE_integer("seed", 0, "Seed of the noise.", flag_values=FLAGS)
 
 
 def _options(run_audit: dict, dim: int) -> AuditOptions:
@@ -56,6 +79,7 @@ def _options(run_audit: dict, dim: int) -> AuditOptions:
         "learning_rate": _RATE.value,
         "target_rms": _TARGET_RMS.value,
         "radius": _RADIUS.value,
+        "protect": None if _PROTECT.value is None else tuple(_PROTECT.value),
         "generations": _GENERATIONS.value,
         "seed": _SEED.value,
     }
@@ -86,7 +110,7 @@ def main() -> int:
         **sampling.static(),
     )
     before = measure(cond=cond, progress=progress_bar("before"))
-    mitigated = mitigate_prompts(_METHOD.value, bundle, noise, cond, cond, sampling, options)
+    mitigated = mitigate_prompts(_METHOD.value, bundle, noise, rows, cond, cond, sampling, options)
     after = measure(cond=mitigated, progress=progress_bar("after"))
     made = model_provenance(
         run, _SEED.value, sampling=vars(sampling), method=_METHOD.value, options=vars(options)

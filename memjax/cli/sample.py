@@ -15,6 +15,7 @@ from memjax.cli.common import (
     model_provenance,
     out_folder,
     require,
+    safe_name,
     sampling_options,
 )
 from memjax.cli.prompts import read_prompts, write_rows
@@ -24,14 +25,25 @@ from memjax.sampling import sample
 from memjax.training.atomic import write_bytes
 from memjax.training.samples import png_bytes, write_grid
 
-_MODEL = flags.DEFINE_string("model", None, "Folder of a trained run.")
-_PROMPTS = flags.DEFINE_string("prompts", None, "JSONL file with one prompt a line.")
-_OUT = flags.DEFINE_string("out", None, "Folder for the pictures.")
-_GENERATIONS = flags.DEFINE_integer("generations", 4, "Pictures a prompt.", lower_bound=1)
-_STEPS = flags.DEFINE_integer("num_steps", None, "Sampling steps (default: the run's).")
-_SCALE = flags.DEFINE_float("guidance_scale", None, "Guidance scale (default: the run's).")
-_STEPPER = flags.DEFINE_string("stepper", None, "ddim, ddpm or dpm-solver++ (default: the run's).")
-_SEED = flags.DEFINE_integer("seed", 0, "Seed of the noise.")
+FLAGS = flags.FlagValues()
+_MODEL = flags.DEFINE_string("model", "", "Folder of a trained run.", flag_values=FLAGS)
+_PROMPTS = flags.DEFINE_string(
+    "prompts", "", "JSONL file with one prompt a line.", flag_values=FLAGS
+)
+_OUT = flags.DEFINE_string("out", "", "Folder for the pictures.", flag_values=FLAGS)
+_GENERATIONS = flags.DEFINE_integer(
+    "generations", 4, "Pictures a prompt.", lower_bound=1, flag_values=FLAGS
+)
+_STEPS = flags.DEFINE_integer(
+    "num_steps", None, "Sampling steps (default: the run's).", flag_values=FLAGS
+)
+_SCALE = flags.DEFINE_float(
+    "guidance_scale", None, "Guidance scale (default: the run's).", flag_values=FLAGS
+)
+_STEPPER = flags.DEFINE_string(
+    "stepper", "", "ddim, ddpm or dpm-solver++ (default: the run's).", flag_values=FLAGS
+)
+_SEED = flags.DEFINE_integer("seed", 0, "Seed of the noise.", flag_values=FLAGS)
 _CHUNK = 8
 
 
@@ -67,7 +79,7 @@ def main() -> int:
     made = model_provenance(run, _SEED.value, sampling=vars(options))
     out_rows = []
     for i, row in enumerate(rows):
-        names = [f"{_safe(row['id'])}_{k}.png" for k in range(g)]
+        names = [f"{safe_name(row['id'])}_{k}.png" for k in range(g)]
         for name, image in zip(names, images[i], strict=True):
             write_bytes(folder / name, png_bytes(to_uint8(image)))
         out_rows.append({**row, "images": names, "provenance": made})
@@ -75,8 +87,3 @@ def main() -> int:
     write_rows(folder / "prompts.jsonl", out_rows)
     print(f"{len(rows) * g} pictures in {folder} (grid.png shows them all)")
     return 0
-
-
-def _safe(name: str) -> str:
-    """Returns an id as a file name that stays in its folder."""
-    return "".join(c if c.isalnum() or c in "-_" else "_" for c in name)[:80]

@@ -9,12 +9,16 @@ from ml_collections import config_flags
 from memjax.cli.configs import check_config, plain
 from memjax.cli.training import train_run
 
+FLAGS = flags.FlagValues()
 _CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "Bundled name or path of a configuration.", lock_config=True
+    "config", None, "Bundled name or path of a configuration.", lock_config=True, flag_values=FLAGS
 )
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
+_WORKDIR = flags.DEFINE_string("workdir", "", "Folder of the run.", flag_values=FLAGS)
 _ALLOW = flags.DEFINE_bool(
-    "allow_config_change", False, "Resume although the configuration differs from the saved one."
+    "allow_config_change",
+    False,
+    "Resume although the configuration differs from the saved one.",
+    flag_values=FLAGS,
 )
 
 

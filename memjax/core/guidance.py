@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float, Int
 
+from memjax.core.condition import num_rows
 from memjax.core.types import Array, Cond, EpsFn, Params
 
 
@@ -35,10 +36,25 @@ class RandomNull(NamedTuple):
 
 
 class CompanionNull(NamedTuple):
-    """``ε_∅`` from a companion unconditional network, as ``jax.tree_util.Partial(eps_fn, params)``."""
+    """``ε_∅`` from a companion unconditional network: ``jax.tree_util.Partial(eps_fn, params)``."""
 
     predict: jax.tree_util.Partial
     cond: Cond
+
+
+def null_or_refuse(null_cond: Cond | None) -> Cond:
+    """Returns the null condition, or refuses where none was trained.
+
+    Raises:
+        ValueError: With the ways out.
+    """
+    if null_cond is None:
+        raise ValueError(
+            "this model was trained without a null condition, so ‖ε_c − ε_∅‖ has no meaning: train "
+            "with condition dropout > 0, or give null='random_labels' (the mean prediction over "
+            "random conditions), or null='companion' with an unconditional model."
+        )
+    return null_cond
 
 
 def guide(
@@ -85,6 +101,13 @@ def predict_null(
 
         return jnp.mean(jax.lax.map(one, null_cond.conds), axis=0)
     return eps_fn(params, x_t, t, broadcast_cond(null_cond, batch))
+
+
+def null_evals(null_cond: Cond | CachedNull | RandomNull | CompanionNull) -> int:
+    """Returns how many network evaluations one unconditional prediction costs."""
+    if isinstance(null_cond, CachedNull):
+        return 0
+    return num_rows(null_cond.conds) if isinstance(null_cond, RandomNull) else 1
 
 
 def predict_pair(

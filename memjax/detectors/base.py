@@ -6,7 +6,9 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 from jaxtyping import Float
 
-from memjax.core.types import Array, Cond
+from memjax.core.guidance import null_or_refuse
+
+__all__ = ["Detection", "Steps", "fit_threshold", "null_or_refuse", "reduce_steps", "step_window"]
 
 Steps: TypeAlias = str | int | tuple[int, int]
 
@@ -85,25 +87,5 @@ def fit_threshold(scores: Float[np.ndarray, " n"], target_fpr: float = 0.01) -> 
         )
     if not 0.0 <= target_fpr < 1.0:
         raise ValueError(f"target_fpr is {target_fpr}, expected a rate in [0, 1).")
-    return float(values[math.floor(target_fpr * values.size)])
-
-
-def null_or_refuse(null_cond: Cond | None) -> Cond:
-    """Returns the null condition, or refuses where none was trained.
-
-    Raises:
-        ValueError: With the ways out.
-    """
-    if null_cond is None:
-        raise ValueError(
-            "this model was trained without a null condition, so ‖ε_c − ε_∅‖ has no meaning: train "
-            "with condition dropout > 0, or give null='random_labels' (the mean prediction over "
-            "random conditions), or null='companion' with an unconditional model."
-        )
-    return null_cond
-
-
-def pad_rows(x: Array, rows: int) -> Array:
-    """Repeats the last row of ``x`` until there are ``rows``: chunks keep one static shape."""
-    missing = rows - x.shape[0]
-    return x if missing == 0 else np.concatenate([x, np.repeat(x[-1:], missing, axis=0)])
+    rates = np.arange(values.size) / values.size
+    return float(values[np.searchsorted(rates, target_fpr, side="right") - 1])

@@ -15,12 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from memjax.core.condition import num_rows, repeat_cond
-from memjax.core.guidance import CachedNull, cache_null, predict_pair
+from memjax.core.condition import num_rows, repeat_cond, take_rows
+from memjax.core.guidance import CachedNull, cache_null, null_evals, predict_pair
 from memjax.core.numerics import per_example_norm
 from memjax.core.schedules import NoiseSchedule
 from memjax.core.types import Array, Cond, EpsFn, Params, StepInfo
-from memjax.detectors.base import Detection, Steps, null_or_refuse, pad_rows, step_window
+from memjax.detectors.base import Detection, Steps, null_or_refuse, step_window
 from memjax.sampling import sample, timesteps
 
 
@@ -46,6 +46,7 @@ class NoiseMagnitude:
         cond: Cond,
         null_cond: Cond,
     ) -> Float[Array, " b"]:
+        null_cond = null_or_refuse(null_cond)
         eps_cond, eps_uncond = predict_pair(eps_fn, params, x_t, t, cond, null_cond)
         return per_example_norm(eps_cond - eps_uncond, rms=self.rms)
 
@@ -82,7 +83,7 @@ def first_step_magnitudes(
             :func:`memjax.core.guidance.cache_null`: then each prompt costs g forwards, not 2g.
     """
     prompts, generations = num_rows(cond), x_T.shape[0]
-    if not isinstance(null, CachedNull):
+    if not isinstance(null_or_refuse(null), CachedNull):
         null = cache_null(eps_fn, params, x_T, jnp.broadcast_to(t, (generations,)), null)
     x = jnp.tile(x_T, (prompts,) + (1,) * (x_T.ndim - 1))
     shared = CachedNull(jnp.tile(null.eps, (prompts,) + (1,) * (x_T.ndim - 1)))
@@ -199,12 +200,13 @@ def detect(
     norms, images = [], []
     for start in range(0, prompts, chunk):
         real = min(chunk, prompts - start)
-        rows = jax.tree.map(lambda a: pad_rows(np.asarray(a[start : start + chunk]), chunk), cond)
+        rows = take_rows(cond, np.arange(start, start + chunk).clip(max=prompts - 1))
         per_step, end = run(rows)
         norms.append(np.asarray(per_step)[:real])
         if end is not None and stop == num_steps:
             images.append(np.asarray(end)[:real])
         if progress is not None:
             progress(start + real, prompts)
-    evals = generations * (prompts + 1) if stop == 1 else 2 * prompts * generations * stop
+    halves = null_evals(null_cond)
+    evals = generations * (prompts + halves if stop == 1 else prompts * (1 + halves) * stop)
     return Detection(np.concatenate(norms), np.concatenate(images) if images else None, evals, dim)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -11,21 +11,26 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float
 
-from memjax.core.condition import take_rows
-from memjax.core.types import Bundle, Cond
-from memjax.detectors import Detection, NoiseMagnitude, detect
+from memjax.core.condition import num_rows, take_rows
+from memjax.core.types import Array, Bundle, Cond, PromptRow
+from memjax.data.labels import FINDINGS
+from memjax.detectors import Detection, NoiseMagnitude, detect, null_or_refuse
 from memjax.evaluate.audit_inputs import HELD_OUT, MEMORIZED, ONCE, Gallery, Prompts
 from memjax.evaluate.finding_classifier import Judge
 from memjax.evaluate.similarity import SimilarityResult, copy_report
-from memjax.explain import explain_tokens
+from memjax.explain import explain_states
 from memjax.mitigations import (
     add_embedding_noise,
-    collect_states,
-    first_step_states,
     optimize_embedding,
     swap_tokens,
 )
-from memjax.sampling import make_stepper, timesteps
+from memjax.sampling import (
+    States,
+    collect_states,
+    first_step_states,
+    make_stepper,
+    timesteps,
+)
 
 Say = Callable[[str], None]
 EMBEDDING, FIRST_STEP, NOISE, SWAP = (
@@ -69,14 +74,15 @@ class AuditOptions:
         first_k: Steps of the ``first_k`` detector.
         default: The detector chosen before looking: ``first_step``, ``first_k`` or ``all_steps``.
         target_fpr: False alarms accepted when the threshold is fitted (on trained-once prompts).
-        explain_prompts: Memorised prompts to explain, highest score first.
-        explain_steps: Step indices whose gradients are averaged.
         arms: Mitigations to try; the first is the chosen one.
-        mitigate_steps: Step indices over which the chosen mitigation minimises the magnitude.
+        mitigate_steps: Step indices over which the chosen mitigation minimises the magnitude, and
+            whose gradients explain the tokens.
         num_iters: Updates of the chosen mitigation.
         learning_rate: Its AdamW rate.
         target_rms: Stop a prompt at this RMS magnitude; 0 runs all updates.
         radius: Ball around the original embedding, or infinity.
+        protect: Keep the tokens of these label names fixed in the chosen mitigation;
+            ``("findings",)`` stands for all findings.
         first_step_iters: Updates of the paper's setting (first step only).
         first_step_learning_rate: Its rate.
         noise_scale: Relative embedding noise of that baseline.
@@ -89,14 +95,13 @@ class AuditOptions:
     first_k: int = 25
     default: str = "first_k"
     target_fpr: float = 0.05
-    explain_prompts: int = 4
-    explain_steps: tuple[int, ...] = (0, 10, 20, 30, 40)
     arms: tuple[str, ...] = ARMS
     mitigate_steps: tuple[int, ...] = (5, 15, 25, 35)
     num_iters: int = 20
     learning_rate: float = 0.1
     target_rms: float = 0.0
     radius: float = float("inf")
+    protect: tuple[str, ...] = ()
     first_step_iters: int = 10
     first_step_learning_rate: float = 0.05
     noise_scale: float = 0.5
@@ -207,16 +212,17 @@ def run_audit(
     agreement = _agreement(bundle, judge, detection, prompts.asked)
     memorized, source = memorized_prompts(prompts, similarity, options.generations)
     chosen = np.flatnonzero(memorized)
-    scores = detection.scores(_window(options))
-    explained = chosen[np.argsort(-scores[chosen])][: options.explain_prompts]
-    say(f"explaining: {len(explained)} prompts")
-    significance = _explain(bundle, x_T, take_rows(cond, explained), sampling, options)
+    say(f"explaining: {len(chosen)} prompts")
+    rows, own = [prompts.rows[i] for i in chosen], take_rows(cond, chosen)
+    states = [_states(bundle, x_T, part, sampling, options) for part in _chunks(own, options.chunk)]
+    significance = _explain(bundle, states, own, options)
+    explained = chosen
     arms = []
     for name in options.arms if len(chosen) else ():
         say(f"mitigating: {name.replace('_', ' ')}, {len(chosen)} prompts")
         began = time.monotonic()
         mitigated = mitigate_prompts(
-            name, bundle, x_T, take_rows(cond, chosen), cond, sampling, options
+            name, bundle, x_T, rows, own, cond, sampling, options, states=states
         )
         seconds = time.monotonic() - began
         after = measure(cond=mitigated)
@@ -283,24 +289,6 @@ def _agreement(bundle: Bundle, judge: Judge, detection: Detection, asked) -> np.
     )
 
 
-def _explain(
-    bundle: Bundle, x_T, cond: Cond, sampling: SamplingOptions, options: AuditOptions
-) -> np.ndarray:
-    if not len(jax.tree.leaves(cond)[0]):
-        return np.zeros((0, 0))
-    weights = explain_tokens(
-        bundle.eps_fn,
-        bundle.params,
-        x_T,
-        cond,
-        bundle.null_cond,
-        bundle.schedule,
-        steps=options.explain_steps,
-        **sampling.static(),
-    )
-    return np.asarray(weights).mean(axis=(1, 2))
-
-
 _collect = jax.jit(
     collect_states,
     static_argnames=(
@@ -314,17 +302,68 @@ _collect = jax.jit(
     ),
 )
 _first_step = jax.jit(first_step_states, static_argnames=("eps_fn",))
+_significance = jax.jit(explain_states, static_argnames=("eps_fn",))
 _optimize = jax.jit(optimize_embedding, static_argnames=("statistic", "eps_fn", "num_iters"))
+
+
+def _chunks(rows: Cond, size: int) -> list[Cond]:
+    """Splits rows into chunks of one size; the last row is repeated to fill the last chunk."""
+    count = num_rows(rows)
+    starts = range(0, count, min(size, count) or 1)
+    return [take_rows(rows, np.arange(s, s + min(size, count)).clip(max=count - 1)) for s in starts]
+
+
+def _states(
+    bundle: Bundle,
+    x_T: Float[Array, "g *d"],
+    cond: Cond,
+    sampling: SamplingOptions,
+    options: AuditOptions,
+) -> States:
+    """Returns the states of some prompts at the steps that are explained and mitigated."""
+    return _collect(
+        bundle.eps_fn,
+        bundle.params,
+        x_T,
+        cond,
+        null_or_refuse(bundle.null_cond),
+        bundle.schedule,
+        steps=options.mitigate_steps,
+        **sampling.static(),
+    )
+
+
+def _explain(
+    bundle: Bundle, states: list[States], cond: Cond, options: AuditOptions
+) -> Float[np.ndarray, "k l"]:
+    weights = [
+        np.asarray(_significance(bundle.eps_fn, bundle.params, part, rows)).mean(axis=1)
+        for part, rows in zip(states, _chunks(cond, options.chunk), strict=True)
+    ]
+    return np.concatenate(weights)[: num_rows(cond)] if weights else np.zeros((0, 0))
+
+
+def may_move(
+    bundle: Bundle, rows: Sequence[PromptRow], protect: Sequence[str]
+) -> Bool[np.ndarray, "k l"]:
+    """Returns which tokens a mitigation may move: never BOS, nor a protected label's."""
+    fixed = {*protect, *(FINDINGS if "findings" in protect else ())}
+    names = [bundle.describe(row) for row in rows]
+    table = [[i > 0 and n.split(":")[0] not in fixed for i, n in enumerate(row)] for row in names]
+    return np.asarray(table, bool)
 
 
 def mitigate_prompts(
     name: str,
     bundle: Bundle,
-    x_T,
+    x_T: Float[Array, "g *d"],
+    rows: Sequence[PromptRow],
     cond: Cond,
     pool: Cond,
     sampling: SamplingOptions,
     options: AuditOptions,
+    *,
+    states: list[States] | None = None,
 ) -> Cond:
     """Applies one mitigation to some prompts.
 
@@ -332,45 +371,49 @@ def mitigate_prompts(
         name: One of :data:`ARMS`.
         bundle: The model.
         x_T: Initial noise ``[generation, ...]`` shared by all prompts.
+        rows: The prompts to mitigate.
         cond: Conditions of the prompts to mitigate.
         pool: Conditions that the random condition change draws from.
         sampling: How pictures are made.
         options: Steps, rates and radii.
+        states: The chunks' states at ``options.mitigate_steps``, where they are known already.
     """
     key = jax.random.fold_in(jax.random.key(options.seed), 1)
-    model = (bundle.eps_fn, bundle.params)
     if name == NOISE:
         return add_embedding_noise(key, cond, options.noise_scale)
     if name == SWAP:
         return swap_tokens(key, cond, pool, options.swap_tokens)
-    if name == FIRST_STEP:
-        grid = timesteps(
-            bundle.schedule.num_timesteps,
-            sampling.num_steps,
-            sampling.spacing,
-            sampling.steps_offset,
-        )
-        states = _first_step(*model, x_T, jnp.asarray(grid[0]), cond, bundle.null_cond)
-        iters, rate = options.first_step_iters, options.first_step_learning_rate
-    else:
-        states = _collect(
-            *model,
-            x_T,
-            cond,
-            bundle.null_cond,
-            bundle.schedule,
-            steps=options.mitigate_steps,
-            **sampling.static(),
-        )
-        iters, rate = options.num_iters, options.learning_rate
-    result = _optimize(
-        NoiseMagnitude(rms=True),
-        *model,
-        states,
-        cond,
-        num_iters=iters,
-        learning_rate=rate,
-        target=options.target_rms,
-        radius=options.radius,
+    first, parts = name == FIRST_STEP, _chunks(cond, options.chunk)
+    movable = _chunks(may_move(bundle, rows, () if first else options.protect), options.chunk)
+    if first:
+        states = [_first_states(bundle, x_T, part, sampling) for part in parts]
+    elif states is None:
+        states = [_states(bundle, x_T, part, sampling, options) for part in parts]
+    done = [
+        _optimize(
+            NoiseMagnitude(rms=True),
+            bundle.eps_fn,
+            bundle.params,
+            at,
+            part,
+            num_iters=options.first_step_iters if first else options.num_iters,
+            learning_rate=options.first_step_learning_rate if first else options.learning_rate,
+            target=options.target_rms,
+            radius=options.radius,
+            trainable=moving,
+        ).cond
+        for at, part, moving in zip(states, parts, movable, strict=True)
+    ]
+    joined = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *done)
+    return jax.block_until_ready(take_rows(joined, np.arange(len(rows))))
+
+
+def _first_states(
+    bundle: Bundle, x_T: Float[Array, "g *d"], cond: Cond, sampling: SamplingOptions
+) -> States:
+    """Returns the paper's setting: the initial noise at the first timestep."""
+    grid = timesteps(
+        bundle.schedule.num_timesteps, sampling.num_steps, sampling.spacing, sampling.steps_offset
     )
-    return jax.block_until_ready(result.cond)
+    null = null_or_refuse(bundle.null_cond)
+    return _first_step(bundle.eps_fn, bundle.params, x_T, jnp.asarray(grid[0]), cond, null)

@@ -7,6 +7,7 @@ import numpy as np
 
 from memjax.core.types import Bundle
 from memjax.detectors import fit_threshold
+from memjax.detectors.base import step_window
 from memjax.evaluate.audit import ArmResult, Audit, AuditOptions
 from memjax.evaluate.audit_inputs import HELD_OUT, ONCE, Gallery, Prompts
 from memjax.evaluate.bootstrap import Interval, difference_interval, rate_interval
@@ -21,6 +22,7 @@ from memjax.evaluate.roc import detection_summary
 from memjax.evaluate.walls import before_after, pairs_wall
 
 Figures = dict[str, bytes]
+_TOKEN_CHARTS = 4
 _NAMES = {
     "memorized": "repeated in training",
     ONCE: "trained once",
@@ -29,15 +31,21 @@ _NAMES = {
 
 
 def audit_results(
-    audit: Audit, prompts: Prompts, bundle: Bundle, judge: Judge, options: AuditOptions
+    audit: Audit,
+    prompts: Prompts,
+    gallery: Gallery,
+    bundle: Bundle,
+    judge: Judge,
+    options: AuditOptions,
+    caption: Callable[[Mapping[str, Any]], str],
 ) -> dict[str, Any]:
-    """Returns the ``detection``, ``similarity``, ``mitigation``, ``explain`` and ``classifier``
-    sections of ``report.json``."""
+    """Returns the sections of ``report.json`` that the audit measured."""
     return {
         "detection": _detection(audit, prompts, options),
         "similarity": _similarity(audit, prompts, options),
         "mitigation": _mitigation(audit, options),
-        "explain": _explain(audit, prompts, bundle),
+        "explain": _explain(audit, prompts, bundle, caption),
+        "data": _data(gallery),
         "classifier": _classifier(judge),
     }
 
@@ -176,14 +184,25 @@ def _mitigation(audit: Audit, options: AuditOptions) -> dict[str, Any]:
     return {"method": arms[0]["name"], **chosen, "arms": arms}
 
 
-def _explain(audit: Audit, prompts: Prompts, bundle: Bundle) -> dict[str, Any]:
+def _data(gallery: Gallery) -> dict[str, Any]:
+    repeated = gallery.copies > 1
+    return {
+        "num_images": int(gallery.copies.sum()),
+        "num_distinct": len(gallery.copies),
+        "num_repeated": int(repeated.sum()),
+        "repeats": float(np.median(gallery.copies[repeated])) if repeated.any() else None,
+    }
+
+
+def _explain(audit: Audit, prompts: Prompts, bundle: Bundle, caption) -> dict[str, Any]:
     rows = []
     for i, weights in zip(audit.explained, audit.significance, strict=True):
         names = bundle.describe(prompts.rows[i])
         share = weights[1:] / max(float(weights[1:].sum()), 1e-12)
         order = np.argsort(-share)
         tokens = [{"token": names[1 + k], "share": float(share[k])} for k in order]
-        rows.append({"id": prompts.rows[i]["id"], "tokens": tokens})
+        row = prompts.rows[i]
+        rows.append({"id": row["id"], "caption": caption(row), "tokens": tokens})
     return {"prompts": rows, "note": "the constant first token (BOS) is left out"}
 
 
@@ -232,7 +251,8 @@ def audit_figures(
         figures["before_after"] = _before_after(
             audit, prompts, gallery, images, bundle, ranked[:10], caption
         )
-    for i, weights in zip(audit.explained, audit.significance, strict=True):
+    shown = np.argsort(-score[audit.explained])[:_TOKEN_CHARTS]
+    for i, weights in zip(audit.explained[shown], audit.significance[shown], strict=True):
         names = bundle.describe(prompts.rows[i])[1:]
         markers = [name for name in names if name.startswith("Marker")]
         figures[f"tokens/{caption(prompts.rows[i])}"] = token_bars(
@@ -246,8 +266,6 @@ def _images(bundle: Bundle, states: np.ndarray) -> np.ndarray:
 
 
 def _magnitude_figure(audit: Audit, prompts: Prompts, options: AuditOptions) -> bytes:
-    from memjax.detectors.base import step_window
-
     rms = audit.detection.per_step.mean(axis=1) / np.sqrt(audit.detection.dim)
     groups = {"memorised": rms[audit.memorized]} if audit.memorized.any() else {}
     for family in (ONCE, HELD_OUT):

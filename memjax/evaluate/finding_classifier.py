@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int
 from memjax.core.types import Array, Params
 from memjax.evaluate.roc import auc, roc_curve
 from memjax.models.classifier import FindingClassifier
+from memjax.models.initial import draw_params
 
 MIN_AUC = 0.8
 _MIN_EACH = 4
@@ -123,7 +124,7 @@ def train_judge(
     module = FindingClassifier(len(names), width=width)
     key = jax.random.key(seed)
     init_key, loop_key = jax.random.split(key)
-    params = module.init(init_key, jnp.zeros((1, *images.shape[1:])))["params"]
+    params = draw_params(module, init_key, jnp.zeros((1, *images.shape[1:])))
     tx = optax.adamw(optax.cosine_decay_schedule(learning_rate, steps), weight_decay=1e-2)
     known = targets >= 0
     rate = np.clip((targets == 1).sum(0) / np.maximum(known.sum(0), 1), 0.02, 0.98)

@@ -4,36 +4,24 @@ References:
     Wen et al., ICLR 2024, Eq. 4.
 """
 
-from functools import partial
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Float, Int
 
 from memjax.core.condition import (
     embeddings_of,
     num_rows,
-    repeat_cond,
     token_mask,
     with_embeddings,
 )
 from memjax.core.guidance import CachedNull
 from memjax.core.schedules import NoiseSchedule
-from memjax.core.types import Array, Cond, EpsFn, Params, Statistic, StepInfo
+from memjax.core.types import Array, Cond, EpsFn, Params, Statistic
 from memjax.detectors import NoiseMagnitude
-from memjax.sampling import sample
+from memjax.sampling.states import States, collect_states
 
 ATTRIBUTIONS = ("grad_norm", "grad_x_input", "integrated")
 _INTEGRATION_POINTS = 8
-
-
-class StatesTap(NamedTuple):
-    """A tap that keeps each step's state, timestep and unconditional prediction."""
-
-    def __call__(self, info: StepInfo):
-        return info.x_t, info.t, info.eps_uncond
 
 
 def token_significance(
@@ -93,21 +81,43 @@ def token_significance(
     return jnp.where(token_mask(cond), weights, 0.0)
 
 
-@partial(
-    jax.jit,
-    static_argnames=(
-        "eps_fn",
-        "steps",
-        "statistic",
-        "attribution",
-        "num_steps",
-        "stepper",
-        "spacing",
-        "steps_offset",
-        "set_alpha_to_one",
-        "clip_x0",
-    ),
-)
+def explain_states(
+    eps_fn: EpsFn,
+    params: Params,
+    states: States,
+    cond: Cond,
+    *,
+    statistic: Statistic | None = None,
+    attribution: str = "grad_norm",
+) -> Float[Array, "p m l"]:
+    """Returns significance per prompt, state and token; one state a prompt at a time in memory.
+
+    Args:
+        eps_fn: The network; static under jit.
+        params: Its weights.
+        states: Of :func:`memjax.sampling.collect_states`: the correct guided trajectory.
+        cond: Token conditions of p prompts.
+        statistic: See :func:`token_significance`; static.
+        attribution: See :func:`token_significance`; static.
+    """
+
+    def at_state(state: States):
+        null = CachedNull(state.null)
+        return token_significance(
+            eps_fn,
+            params,
+            state.x_t,
+            state.t,
+            cond,
+            null,
+            statistic=statistic,
+            attribution=attribution,
+        )
+
+    weights = jax.lax.map(at_state, jax.tree.map(lambda a: jnp.swapaxes(a, 0, 1), states))
+    return jnp.swapaxes(weights, 0, 1)
+
+
 def explain_tokens(
     eps_fn: EpsFn,
     params: Params,
@@ -125,7 +135,7 @@ def explain_tokens(
     """Returns significance per prompt, generation, chosen step and token, along guided sampling.
 
     Args:
-        eps_fn: The network; static.
+        eps_fn: The network; static under jit.
         params: Its weights.
         x_T: Initial noises, shared by all prompts.
         cond: Token conditions of p prompts.
@@ -137,39 +147,26 @@ def explain_tokens(
         num_steps: Steps of the trajectory; static.
         **sampling: Passed to :func:`memjax.sampling.sample`.
 
+    Raises:
+        ValueError: If there is no null condition or a step index is out of range.
+
     .. note:: The trajectory itself is not differentiated, and the unconditional half at each state
         is the one guidance has computed.
     """
     steps = tuple(range(num_steps)) if steps is None else steps
-    prompts, generations = num_rows(cond), x_T.shape[0]
-    x = jnp.tile(x_T, (prompts,) + (1,) * (x_T.ndim - 1))
-    rows = repeat_cond(cond, generations)
-    states = sample(
+    states = collect_states(
         eps_fn,
         params,
-        x,
-        rows,
+        x_T,
+        cond,
         null_cond,
         schedule,
+        steps=steps,
         num_steps=num_steps,
-        stop_after=max(steps) + 1,
-        tap=StatesTap(),
         **sampling,
-    ).taps
-    chosen = jax.tree.map(lambda a: a[np.asarray(steps)], states)
-
-    def at_step(state):
-        x_t, t, eps_uncond = state
-        return token_significance(
-            eps_fn,
-            params,
-            x_t,
-            jnp.broadcast_to(t, (x_t.shape[0],)),
-            rows,
-            CachedNull(eps_uncond),
-            statistic=statistic,
-            attribution=attribution,
-        )
-
-    weights = jax.lax.map(at_step, chosen)
-    return weights.reshape(len(steps), prompts, generations, -1).transpose(1, 2, 0, 3)
+    )
+    weights = explain_states(
+        eps_fn, params, states, cond, statistic=statistic, attribution=attribution
+    )
+    by_step = weights.reshape(num_rows(cond), len(steps), x_T.shape[0], -1)
+    return jnp.swapaxes(by_step, 1, 2)

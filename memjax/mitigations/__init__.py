@@ -4,11 +4,9 @@ from memjax.mitigations.base import compose
 from memjax.mitigations.conditioning import add_embedding_noise, swap_tokens
 from memjax.mitigations.embedding import (
     EmbeddingResult,
-    States,
-    collect_states,
-    first_step_states,
     optimize_embedding,
 )
+from memjax.sampling.states import States, collect_states, first_step_states
 
 __all__ = [
     "EmbeddingResult",

@@ -1,6 +1,7 @@
 """From noise to images: steppers, and the one loop that all of memjax samples with."""
 
 from memjax.sampling.loop import Sample, sample
+from memjax.sampling.states import States, collect_states, first_step_states
 from memjax.sampling.steppers import DDIM, DDPM, DPMSolverPP2M, Stepper, make_stepper, timesteps
 
 __all__ = [
@@ -8,7 +9,10 @@ __all__ = [
     "DDPM",
     "DPMSolverPP2M",
     "Sample",
+    "States",
     "Stepper",
+    "collect_states",
+    "first_step_states",
     "make_stepper",
     "sample",
     "timesteps",

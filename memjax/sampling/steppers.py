@@ -137,9 +137,9 @@ class DDPM:
             raise ValueError("the DDPM stepper draws noise: give sample(..., key=jax.random.key).")
         del eps
         alpha = (grid.signal / grid.signal_next) ** 2
-        beta = 1.0 - alpha
         variance = grid.sigma**2
         next_variance = grid.sigma_next**2
+        beta = variance - alpha * next_variance  # 1 - alpha, without its cancellation near t=0
         mean = (grid.signal_next * beta / variance) * x0 + (
             jnp.sqrt(alpha) * next_variance / variance
         ) * x_t

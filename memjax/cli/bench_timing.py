@@ -1,0 +1,167 @@
+"""Measuring two sides in turn, and what of the machine belongs next to a figure."""
+
+import importlib.metadata
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from memjax.evaluate.provenance import versions
+
+
+class Case(NamedTuple):
+    """One thing to measure.
+
+    Attributes:
+        title: For the table.
+        unit: What the figure counts.
+        per_second: Whether the figure is amount per second, else seconds per amount.
+    """
+
+    title: str
+    unit: str
+    per_second: bool
+
+
+CASES = {
+    "train": Case("training", "images/s", True),
+    "detect": Case("first-step detection", "prompts/s", True),
+    "mitigate": Case("mitigation", "s/prompt", False),
+}
+
+
+class Times(NamedTuple):
+    """What one repeat took: wall time, and the processor time of all its threads, in seconds."""
+
+    wall: float
+    cpu: float
+
+
+def alternate(
+    runs: Mapping[str, Callable[[], Any]], repeats: int
+) -> tuple[dict[str, Times], dict[str, list[Times]]]:
+    """Runs the sides in turn and returns the times of ``(first run, repeats)`` a side.
+
+    The order is reversed at every other repeat, so that neither side always runs second.
+
+    Args:
+        runs: Side → one repeat's work. What it returns is checked to be finite.
+        repeats: Timed repeats a side, after one untimed.
+
+    Raises:
+        ValueError: A side computed something that is not finite.
+    """
+    names = list(runs)
+    warmup = {name: _timed(name, runs[name]) for name in names}
+    times: dict[str, list[Times]] = {name: [] for name in names}
+    for repeat in range(repeats):
+        for name in names if repeat % 2 == 0 else reversed(names):
+            times[name].append(_timed(name, runs[name]))
+    return warmup, times
+
+
+def _timed(name: str, run: Callable[[], Any]) -> Times:
+    began, began_cpu = time.perf_counter(), time.process_time()
+    result = run()
+    times = Times(time.perf_counter() - began, time.process_time() - began_cpu)
+    if not np.all(np.isfinite(result)):
+        raise ValueError(
+            f"the {name} side computed a value that is not finite, expected finite ones: lower "
+            "--config.train.learning_rate."
+        )
+    return times
+
+
+def summarise(
+    case: Case,
+    amount: int,
+    warmup: Mapping[str, Times],
+    times: Mapping[str, list[Times]],
+    gflop: float | None = None,
+) -> dict[str, Any]:
+    """Returns figures, raw times and, with two sides, how many times faster memjax is.
+
+    The ratio is ``median(torch seconds) / median(memjax seconds)`` of wall time; low and high are
+    the extremes over the repeats' pairs; ``cpu_ratio`` is the same of processor time, which other
+    work on the machine touches less.
+
+    Args:
+        case: What was measured.
+        amount: Images or prompts a repeat.
+        warmup: Times of the first run, which holds the compilation.
+        times: Times of each repeat.
+        gflop: 10⁹ operations of one memjax repeat, if known.
+    """
+    sides = {}
+    for name, repeats in times.items():
+        wall = statistics.median(t.wall for t in repeats)
+        sides[name] = {
+            "median": amount / wall if case.per_second else wall / amount,
+            "median_seconds": wall,
+            "median_cpu_seconds": statistics.median(t.cpu for t in repeats),
+            "raw_seconds": [t.wall for t in repeats],
+            "raw_cpu_seconds": [t.cpu for t in repeats],
+            "warmup_seconds": warmup[name].wall,
+        }
+    if gflop is not None:
+        sides["memjax"]["gflop_per_second"] = gflop / sides["memjax"]["median_seconds"]
+    result = {"unit": case.unit, "amount_per_repeat": amount, "sides": sides, "ratio": None}
+    return result | _ratios(sides) if "torch" in sides else result
+
+
+def _ratios(sides: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    ours, theirs = sides["memjax"], sides["torch"]
+    pairs = [t / m for m, t in zip(ours["raw_seconds"], theirs["raw_seconds"], strict=True)]
+    return {
+        "ratio": theirs["median_seconds"] / ours["median_seconds"],
+        "ratio_low": min(pairs),
+        "ratio_high": max(pairs),
+        "cpu_ratio": theirs["median_cpu_seconds"] / ours["median_cpu_seconds"],
+    }
+
+
+def usable_cores() -> int:
+    """Returns how many cores this process may use; both sides use as many threads."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def load_average() -> float | None:
+    """Returns the one-minute load average, or None where the system keeps none."""
+    return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
+
+
+def machine() -> dict[str, Any]:
+    """Returns cores, processor and platform; no name of the machine or its user."""
+    return {
+        "usable_cores": usable_cores(),
+        "cores": os.cpu_count(),
+        "processor": _processor(),
+        "platform": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def _processor() -> str:
+    table = Path("/proc/cpuinfo")
+    if table.is_file():
+        for line in table.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor()
+
+
+def bench_versions() -> dict[str, str]:
+    """Returns the versions of memjax and its libraries, and of torch and diffusers."""
+    found = versions()
+    for name in ("torch", "diffusers"):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found

@@ -1,0 +1,172 @@
+"""The convolutional layers of the U-Net: convolution, GroupNorm, time embedding, ResNet block.
+
+Submodules carry the names of diffusers' PyTorch modules, so that a foreign state dict maps one to
+one. Statistics of the norms are float32 whatever the compute dtype.
+
+References:
+    Ho et al. 2020, arXiv 2006.11239, appendix B; Rombach et al. 2022, arXiv 2112.10752.
+"""
+
+import functools
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Int
+
+from memjax.core.types import Array
+from memjax.models.initial import initializer
+
+Dtype = jnp.dtype | type
+Dense = functools.partial(nn.Dense, kernel_init=initializer("kernel"))
+
+
+def timestep_embedding(t: Int[Array, " b"], dim: int) -> Float[Array, "b dim"]:
+    """Returns ``[cos(t ω_k), sin(t ω_k)]`` with ``ω_k = 10000^(−2k/dim)``.
+
+    .. note:: Cosine first and no frequency shift: diffusers' ``flip_sin_to_cos=True,
+        freq_shift=0``, as in Stable Diffusion.
+    """
+    half = dim // 2
+    frequencies = jnp.exp(-math.log(10000.0) * jnp.arange(half, dtype=jnp.float32) / half)
+    angles = t.astype(jnp.float32)[:, None] * frequencies[None, :]
+    return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
+
+
+def space_to_depth(x: Float[Array, "b h w c"], patch: int) -> Float[Array, "b hp wp ppc"]:
+    """Folds each ``patch × patch`` square of pixels into channels (row, column, channel)."""
+    b, h, w, c = x.shape
+    x = x.reshape(b, h // patch, patch, w // patch, patch, c)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, h // patch, w // patch, patch * patch * c)
+
+
+def depth_to_space(x: Float[Array, "b hp wp ppc"], patch: int) -> Float[Array, "b h w c"]:
+    """Undoes :func:`space_to_depth`."""
+    b, h, w, c = x.shape
+    x = x.reshape(b, h, w, patch, patch, c // (patch * patch))
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, h * patch, w * patch, -1)
+
+
+def _convolve(x: Array, kernel: Array, strides: int, padding: tuple) -> Array:
+    layout = ("NHWC", "HWIO", "NHWC")
+    window = (strides, strides)
+    return jax.lax.conv_general_dilated(x, kernel, window, padding, dimension_numbers=layout)
+
+
+class Conv(nn.Module):
+    """A square convolution with bias, padded by ``kernel_size // 2`` on every side."""
+
+    features: int
+    kernel_size: int = 3
+    strides: int = 1
+    zero_init: bool = False
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 f"]:
+        init = nn.initializers.zeros if self.zero_init else initializer("kernel")
+        k, pad = self.kernel_size, (self.kernel_size // 2, self.kernel_size // 2)
+        kernel = self.param("kernel", init, (k, k, x.shape[-1], self.features))
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        kernel = kernel.astype(self.dtype)
+        y = _convolve(x.astype(self.dtype), kernel, self.strides, (pad, pad))
+        return y + bias.astype(self.dtype)[None, None, None, :]
+
+
+# _PHASE[p, a, k]: whether kernel tap k meets low-resolution tap a in output pixels 2i + p.
+_PHASE = np.array([[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]], np.float32)
+
+
+class UpsampleConv(nn.Module):
+    """Nearest-neighbour doubling, then a 3×3 convolution, without the doubled image.
+
+    Each of the four output phases sees only 2×2 different pixels, so it is a 2×2 convolution of
+    the small image with summed taps: 16 products a pixel instead of 36.
+    """
+
+    features: int
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b 2h 2w f"]:
+        b, h, w, c = x.shape
+        kernel = self.param("kernel", initializer("kernel"), (3, 3, c, self.features))
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        taps = jnp.einsum("pak,qbl,klio->pqabio", _PHASE, _PHASE, kernel, precision="highest")
+        x, taps = x.astype(self.dtype), taps.astype(self.dtype)
+        rows = []
+        for p in (0, 1):
+            row = [_convolve(x, taps[p, q], 1, ((1 - p, p), (1 - q, q))) for q in (0, 1)]
+            rows.append(jnp.stack(row, axis=3))
+        y = jnp.stack(rows, axis=2).reshape(b, 2 * h, 2 * w, self.features)
+        return y + bias.astype(self.dtype)[None, None, None, :]
+
+
+class GroupNorm(nn.Module):
+    """Group normalisation, ``γ (x − μ_g) / √(σ²_g + ε) + β``, as one scale and one shift.
+
+    .. note:: Sums over pixels are taken per channel and only then per group, by a product with the
+        groups' membership matrix: the image is read once for the statistics and once to be scaled,
+        and never reshaped. The barrier keeps XLA from redoing the small arithmetic per pixel.
+    """
+
+    num_groups: int = 32
+    epsilon: float = 1e-5
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        channels = x.shape[-1]
+        gamma = self.param("scale", nn.initializers.ones, (channels,))
+        beta = self.param("bias", nn.initializers.zeros, (channels,))
+        x32 = x.astype(jnp.float32)
+        mean = self._group_mean(jnp.mean(x32, axis=(1, 2)))
+        square = self._group_mean(jnp.mean(x32 * x32, axis=(1, 2)))
+        variance = jnp.maximum(square - mean * mean, 0.0)
+        scale = jax.lax.rsqrt(variance + self.epsilon) * gamma[None, :]
+        scale, shift = jax.lax.optimization_barrier((scale, beta[None, :] - mean * scale))
+        return (x32 * scale[:, None, None, :] + shift[:, None, None, :]).astype(self.dtype)
+
+    def _group_mean(self, per_channel: Float[Array, "b c"]) -> Float[Array, "b c"]:
+        """Replaces each channel's value by the mean over its group."""
+        size = per_channel.shape[1] // self.num_groups
+        member = np.repeat(np.eye(self.num_groups, dtype=np.float32), size, axis=0)
+        groups = jnp.dot(per_channel, member / size, precision="highest")
+        return jnp.dot(groups, member.T, precision="highest")
+
+
+class EmbeddingMLP(nn.Module):
+    """Linear, SiLU, Linear: diffusers' ``TimestepEmbedding``."""
+
+    features: int
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b d"]) -> Float[Array, "b f"]:
+        x = Dense(self.features, dtype=self.dtype, name="linear_1")(x)
+        return Dense(self.features, dtype=self.dtype, name="linear_2")(nn.silu(x))
+
+
+class ResnetBlock(nn.Module):
+    """Two normalised convolutions with the time embedding added between, plus the input."""
+
+    features: int
+    num_groups: int = 32
+    epsilon: float = 1e-5
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b h w c"], emb: Float[Array, "b e"]
+    ) -> Float[Array, "b h w f"]:
+        norm = functools.partial(GroupNorm, self.num_groups, self.epsilon, self.dtype)
+        h = nn.silu(norm(name="norm1")(x))
+        h = Conv(self.features, dtype=self.dtype, name="conv1")(h)
+        shift = Dense(self.features, dtype=self.dtype, name="time_emb_proj")(nn.silu(emb))
+        h = nn.silu(norm(name="norm2")(h + shift[:, None, None, :]))
+        h = Conv(self.features, dtype=self.dtype, name="conv2")(h)
+        if x.shape[-1] != self.features:
+            x = Conv(self.features, kernel_size=1, dtype=self.dtype, name="conv_shortcut")(x)
+        return x + h

@@ -1,0 +1,237 @@
+"""Checkpoints: saved in the background, sealed by checksum, verified before they are trusted."""
+
+import json
+import os
+import shutil
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import orbax.checkpoint as ocp
+from jaxtyping import PyTree
+
+from memjax.core.types import Params
+from memjax.training import manifest
+from memjax.training.structure import differences
+
+FOLDER = "checkpoints"
+SET_ASIDE = "checkpoints_set_aside"
+PathLike = str | os.PathLike[str]
+Skipped = list[tuple[int, str]]
+
+
+class RestoredState(NamedTuple):
+    """What :func:`restore_latest` found.
+
+    Attributes:
+        state: The state, or None if there is no good checkpoint.
+        step: Its step, or None.
+        skipped: ``(step, reason)`` of newer checkpoints that could not be trusted.
+        config: The configuration saved with it.
+    """
+
+    state: PyTree | None
+    step: int | None
+    skipped: Skipped
+    config: dict[str, Any]
+
+
+class RestoredParams(NamedTuple):
+    """What :func:`load_params` found; the fields are those of :class:`RestoredState`."""
+
+    params: Params
+    step: int
+    config: dict[str, Any]
+    skipped: Skipped
+
+
+def checkpoint_steps(directory: PathLike) -> list[int]:
+    """Returns the steps that have a folder, newest first, trusted or not."""
+    directory = Path(directory)
+    if not directory.is_dir():
+        return []
+    names = (p.name for p in directory.iterdir() if p.is_dir() and p.name.isdecimal())
+    return sorted((int(name) for name in names), reverse=True)
+
+
+def newest_good_step(directory: PathLike) -> tuple[int | None, Skipped]:
+    """Walks from the newest checkpoint to the oldest until one matches its checksums.
+
+    Returns:
+        The step, or None if there is none, and ``(step, reason)`` of those passed over.
+    """
+    skipped: Skipped = []
+    for step in checkpoint_steps(directory):
+        reason = manifest.fault(Path(directory) / str(step))
+        if reason is None:
+            return step, skipped
+        skipped.append((step, reason))
+    return None, skipped
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "config" / "metadata").read_text())
+
+
+def restore_latest(directory: PathLike, abstract_state: PyTree) -> RestoredState:
+    """Restores the newest checkpoint that matches its checksums.
+
+    Args:
+        directory: The folder that holds one folder per step.
+        abstract_state: A state (or its ``ShapeDtypeStruct``s) of the same structure; arrays are
+            restored with its shardings.
+
+    Raises:
+        ValueError: If a good checkpoint holds another structure or other shapes.
+    """
+    step, skipped = newest_good_step(directory)
+    if step is None:
+        return RestoredState(None, None, skipped, {})
+    folder = Path(directory).absolute() / str(step)
+    saved = ocp.PyTreeCheckpointHandler().metadata(folder / "state").tree
+    if differing := differences(saved, abstract_state):
+        raise ValueError(
+            f"the checkpoint of step {step} does not fit this run ({'; '.join(differing[:5])}): "
+            "use the configuration it was made with, or another workdir."
+        )
+    target = jax.tree.map(ocp.utils.to_shape_dtype_struct, abstract_state)
+    with ocp.StandardCheckpointer() as checkpointer:
+        state = checkpointer.restore(folder / "state", target)
+    return RestoredState(state, step, skipped, _read_config(folder))
+
+
+def load_params(run_dir: PathLike, ema: bool = True) -> RestoredParams:
+    """Loads the weights of a run from its newest good checkpoint, without its optimiser.
+
+    Args:
+        run_dir: The run's workdir.
+        ema: The moving average (default) or the last weights.
+
+    Raises:
+        ValueError: If the folder holds no checkpoint that can be trusted.
+    """
+    directory = Path(run_dir).absolute() / FOLDER
+    step, skipped = newest_good_step(directory)
+    if step is None:
+        found = "; ".join(f"step {s}: {reason}" for s, reason in skipped) or "none found"
+        raise ValueError(
+            f"{run_dir} holds no good checkpoint ({found}): "
+            "pass the workdir of a run that has saved at least once."
+        )
+    name = "ema_params" if ema else "params"
+    params = _restore_part(directory / str(step) / "state", name)
+    return RestoredParams(params, step, _read_config(directory / str(step)), skipped)
+
+
+def _restore_part(folder: Path, name: str) -> PyTree:
+    sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        tree = ocp.PyTreeCheckpointHandler().metadata(folder).tree
+        target = {
+            name: jax.tree.map(
+                lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype, sharding=sharding), tree[name]
+            )
+        }
+        arguments = ocp.args.PyTreeRestore(
+            item=target,
+            partial_restore=True,
+            restore_args=ocp.checkpoint_utils.construct_restore_args(target),
+        )
+        return checkpointer.restore(folder, args=arguments)[name]
+
+
+def set_aside(directory: PathLike, skipped: Skipped) -> None:
+    """Moves checkpoints that failed verification out of the way of the saves to come.
+
+    Those whose save was cut short hold nothing and are removed; those whose content changed are
+    kept for inspection in the sibling folder ``checkpoints_set_aside``.
+    """
+    directory = Path(directory)
+    for step, _ in skipped:
+        folder = directory / str(step)
+        if not manifest.is_sealed(folder):
+            shutil.rmtree(folder)
+            continue
+        target = directory.parent / SET_ASIDE / str(step)
+        target.parent.mkdir(exist_ok=True)
+        attempt = 0
+        while target.exists():
+            attempt += 1
+            target = target.with_name(f"{step}-{attempt}")
+        folder.rename(target)
+
+
+class CheckpointWriter:
+    """Saves states in the background and seals each one once it is complete.
+
+    A step exists for :func:`restore_latest` only after its seal, which is written last.
+    """
+
+    def __init__(
+        self, directory: PathLike, config: Mapping[str, Any] | None = None, max_to_keep: int = 3
+    ):
+        """Opens (or makes) a folder of checkpoints.
+
+        Args:
+            directory: The folder; one folder per step will stand in it.
+            config: JSON-able configuration saved with every checkpoint.
+            max_to_keep: How many to keep; at least 2, so that there is one to fall back on.
+        """
+        if max_to_keep < 2:
+            raise ValueError(
+                f"max_to_keep is {max_to_keep}, expected at least 2: "
+                "a damaged checkpoint needs an older one to fall back on."
+            )
+        self._directory = Path(directory).absolute()
+        self._config = dict(config or {})
+        self._sealer: threading.Thread | None = None
+        self._error: BaseException | None = None
+        self._manager = ocp.CheckpointManager(
+            self._directory,
+            options=ocp.CheckpointManagerOptions(
+                max_to_keep=max_to_keep, cleanup_tmp_directories=True
+            ),
+        )
+
+    def save(self, step: int, state: PyTree) -> None:
+        """Starts saving ``state``; it may be donated as soon as this returns."""
+        self.wait()
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave(state), config=ocp.args.JsonSave(self._config)
+            ),
+            force=True,
+        )
+        self._sealer = threading.Thread(target=self._seal, args=(step,), daemon=True)
+        self._sealer.start()
+
+    def _seal(self, step: int) -> None:
+        try:
+            self._manager.wait_until_finished()
+            if jax.process_index() == 0:
+                manifest.seal(self._directory / str(step))
+        except BaseException as error:
+            self._error = error
+
+    def wait(self) -> None:
+        """Waits until the last save is complete and sealed; raises what went wrong with it."""
+        if self._sealer is not None:
+            self._sealer.join()
+            self._sealer = None
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+
+    def reached_preemption(self, step: int) -> bool:
+        """Returns whether the cluster is about to take this machine (all processes agree)."""
+        return self._manager.reached_preemption(step)
+
+    def close(self) -> None:
+        """Waits and closes; the last checkpoint is complete only after this."""
+        try:
+            self.wait()
+        finally:
+            self._manager.close()

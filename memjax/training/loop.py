@@ -1,0 +1,268 @@
+"""The training loop: steps, metrics, samples, checkpoints, and an exact way back in."""
+
+import contextlib
+import json
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from memjax.core.types import Params
+from memjax.training.atomic import write_bytes
+from memjax.training.checkpoint import (
+    FOLDER,
+    CheckpointWriter,
+    Skipped,
+    checkpoint_steps,
+    restore_latest,
+    set_aside,
+)
+from memjax.training.interruption import RESTART_EXIT_CODE, Interrupted, StopSignals
+from memjax.training.lock import workdir_lock
+from memjax.training.meter import Meter, TrainingDiverged
+from memjax.training.metrics import FILE as METRICS_FILE
+from memjax.training.metrics import MetricsWriter, read_metrics
+from memjax.training.progress import Progress
+from memjax.training.samples import image_grid, png_bytes
+from memjax.training.state import TrainState
+from memjax.training.step import StepFn
+
+__all__ = ["RESTART_EXIT_CODE", "Interrupted", "TrainResult", "TrainingDiverged", "train"]
+
+logger = logging.getLogger(__name__)
+
+SampleFn = Callable[[Params, int], Any]
+
+
+class TrainResult(NamedTuple):
+    """What a finished run hands back.
+
+    Attributes:
+        state: The final state.
+        seconds: Wall time of this call.
+        images_per_second: Speed of the steps of this call; compiling, sampling and saving excluded.
+        history: All rows of ``metrics.jsonl``, earlier calls included.
+        start_step: Step this call started from.
+        skipped_checkpoints: ``(step, reason)`` of checkpoints passed over on resuming.
+    """
+
+    state: TrainState
+    seconds: float
+    images_per_second: float
+    history: list[dict[str, Any]]
+    start_step: int
+    skipped_checkpoints: Skipped
+
+
+def train(
+    state: TrainState,
+    step_fn: StepFn,
+    batches_from: Callable[[int], Iterator[Any]],
+    *,
+    workdir: str | os.PathLike[str],
+    total_steps: int,
+    checkpoint_every: int = 1000,
+    log_every: int = 50,
+    sample_every: int | None = None,
+    sample_fn: SampleFn | None = None,
+    config: Mapping[str, Any] | None = None,
+    max_skips: int = 10,
+    resume: bool = True,
+    allow_config_change: bool = False,
+    max_to_keep: int = 3,
+    tensorboard: bool = True,
+    progress: Progress | bool = True,
+) -> TrainResult:
+    """Trains to ``total_steps``, continuing from the workdir's newest good checkpoint if any.
+
+    The result is bit-identical however often the run was killed and started again, on the same
+    devices. Files in the workdir: ``checkpoints/``, ``metrics.jsonl``, ``tensorboard/``,
+    ``samples/step_*.png``.
+
+    Args:
+        state: The state at step 0; used as it is when there is nothing to resume.
+        step_fn: From :func:`memjax.training.step.make_train_step`.
+        batches_from: Step → endless iterator whose first batch is that step's.
+        workdir: The run's folder.
+        total_steps: Step to reach.
+        checkpoint_every: Steps between checkpoints; one is also saved at the end.
+        log_every: Steps per metrics row; a row holds means over its steps.
+        sample_every: Steps between sample grids, or None.
+        sample_fn: ``(ema_params, step) -> images [n, h, w, c]`` in [-1, 1].
+        config: JSON-able; saved with the checkpoints and compared on resuming.
+        max_skips: Consecutive non-finite steps at which to give up.
+        resume: False refuses a workdir that has checkpoints.
+        allow_config_change: Resume although ``config`` differs.
+        max_to_keep: Checkpoints to keep.
+        tensorboard: Whether to write TensorBoard events.
+        progress: True, False, or a :class:`Progress` of the caller's.
+
+    Returns:
+        See :class:`TrainResult`.
+
+    Raises:
+        Interrupted: After SIGTERM or SIGINT, once the state is saved.
+        TrainingDiverged: After ``max_skips`` consecutive non-finite steps; nothing is saved.
+        ValueError: If an argument, the workdir or the saved configuration does not fit.
+    """
+    began = time.monotonic()
+    _check_positive(
+        total_steps=total_steps,
+        checkpoint_every=checkpoint_every,
+        log_every=log_every,
+        max_skips=max_skips,
+        sample_every=1 if sample_every is None else sample_every,
+    )
+    workdir = Path(workdir)
+    plain_config: dict[str, Any] = json.loads(json.dumps(dict(config or {})))
+    first_process = jax.process_index() == 0
+    with contextlib.ExitStack() as stack:
+        if first_process:
+            stack.enter_context(workdir_lock(workdir))
+        state, start, skipped = _resume(
+            workdir / FOLDER, state, plain_config, resume, allow_config_change
+        )
+        if start > total_steps:
+            raise ValueError(
+                f"{workdir} is at step {start}, beyond total_steps={total_steps}: "
+                "raise total_steps or choose another workdir."
+            )
+        outputs = _Outputs(workdir, start, total_steps, first_process, tensorboard, progress)
+        stack.callback(outputs.close)
+        writer = CheckpointWriter(workdir / FOLDER, plain_config, max_to_keep)
+        stack.callback(writer.close)
+        stop = stack.enter_context(StopSignals(writer.reached_preemption))
+        meter = Meter(max_skips)
+        batches = iter(batches_from(start)) if start < total_steps else iter(())
+        for step in range(start + 1, total_steps + 1):
+            batch = _next_batch(batches, step)
+            state, metrics = step_fn(state, batch)
+            meter.add(metrics, batch.image.shape[0])
+            stopping = stop.requested(step)
+            saving = step % checkpoint_every == 0 or step == total_steps or stopping
+            if step % log_every == 0 or saving:
+                meter.close_window(step)
+            sampling = sample_fn is not None and sample_every and step % sample_every == 0
+            outputs.log(meter.fetch(step, wait=bool(saving or sampling)))
+            if saving:
+                with meter.throughput.paused():
+                    writer.save(step, state)
+            if sample_fn is not None and sampling:
+                with meter.throughput.paused():
+                    outputs.sample(step, sample_fn(state.ema_params, step))
+            if stopping and step < total_steps:
+                raise Interrupted(step)
+        meter.throughput.pause()
+    return TrainResult(
+        state=state,
+        seconds=time.monotonic() - began,
+        images_per_second=meter.throughput.images_per_second,
+        history=read_metrics(workdir / METRICS_FILE),
+        start_step=start,
+        skipped_checkpoints=skipped,
+    )
+
+
+def _check_positive(**values: int) -> None:
+    for name, value in values.items():
+        if value < 1:
+            raise ValueError(f"{name} is {value}, expected at least 1.")
+
+
+def _next_batch(batches: Iterator[Any], step: int) -> Any:
+    batch = next(batches, None)
+    if batch is None:
+        raise ValueError(f"the batches ended before step {step}: give an endless iterator.")
+    return batch
+
+
+def _resume(
+    directory: Path, state: TrainState, config: dict[str, Any], resume: bool, allow: bool
+) -> tuple[TrainState, int, Skipped]:
+    if not resume and (steps := checkpoint_steps(directory)):
+        raise ValueError(
+            f"{directory} already holds checkpoints up to step {steps[0]}: "
+            "resume, or choose another workdir."
+        )
+    restored = restore_latest(directory, state)
+    for step, reason in restored.skipped:
+        logger.warning("checkpoint of step %d skipped: %s.", step, reason)
+    if restored.state is None or restored.step is None:
+        _set_aside(directory, restored.skipped)
+        return state, 0, restored.skipped
+    changes = config_changes(restored.config, config)
+    if changes and not allow:
+        raise ValueError(
+            f"the configuration differs from the checkpoint's ({'; '.join(changes[:5])}): "
+            "restore it, allow the change, or choose another workdir."
+        )
+    logger.info("resuming from step %d.", restored.step)
+    _set_aside(directory, restored.skipped)
+    return restored.state, restored.step, restored.skipped
+
+
+def _set_aside(directory: Path, skipped: Skipped) -> None:
+    if jax.process_index() == 0:
+        set_aside(directory, skipped)
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in config.items():
+        nested = isinstance(value, Mapping) and value
+        flat |= _flat(value, f"{prefix}{name}.") if nested else {f"{prefix}{name}": value}
+    return flat
+
+
+def config_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Returns one ``name: old -> new`` per entry that differs, nested names dotted."""
+    old, new = _flat(old), _flat(new)
+    return [
+        f"{name}: {old.get(name, 'absent')!r} -> {new.get(name, 'absent')!r}"
+        for name in sorted(old.keys() | new.keys())
+        if name not in old or name not in new or old[name] != new[name]
+    ]
+
+
+class _Outputs:
+    """What the first process shows and writes besides checkpoints; silent on the others."""
+
+    def __init__(
+        self,
+        workdir: Path,
+        start: int,
+        total: int,
+        enabled: bool,
+        tensorboard: bool,
+        progress: Progress | bool,
+    ):
+        self._samples = workdir / "samples"
+        self._metrics = MetricsWriter(workdir, start, tensorboard=tensorboard) if enabled else None
+        self._progress = (
+            progress
+            if isinstance(progress, Progress)
+            else Progress(total, start, enabled=progress and enabled)
+        )
+
+    def log(self, rows: list[tuple[int, dict[str, float]]]) -> None:
+        for step, values in rows:
+            if self._metrics is not None:
+                self._metrics.scalars(step, values)
+            self._progress.update(step, values["loss"], values["images_per_second"])
+
+    def sample(self, step: int, images: Any) -> None:
+        if self._metrics is None:
+            return
+        grid = image_grid(np.asarray(images))
+        write_bytes(self._samples / f"step_{step:08d}.png", png_bytes(grid))
+        self._metrics.image(step, "samples", grid)
+
+    def close(self) -> None:
+        self._progress.close()
+        if self._metrics is not None:
+            self._metrics.close()

@@ -1,0 +1,128 @@
+"""Metrics on their way from the device to the host, and the speed of the run."""
+
+import collections
+import contextlib
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+LAST_VALUE = ("skipped", "total_skipped", "learning_rate")
+IN_FLIGHT = 2
+
+
+class TrainingDiverged(RuntimeError):  # noqa: N818 - says what happened
+    """Too many steps in a row had a non-finite loss or gradient."""
+
+
+class Throughput:
+    """Images per second of the steps alone: compiling, sampling and saving do not count."""
+
+    def __init__(self) -> None:
+        self.images = 0
+        self._seconds = 0.0
+        self._since: float | None = None
+
+    def start(self) -> None:
+        """Lets the clock run."""
+        if self._since is None:
+            self._since = time.monotonic()
+
+    def pause(self) -> None:
+        """Stops the clock."""
+        self._seconds, self._since = self.seconds, None
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leaves what happens inside out of the measure."""
+        self.pause()
+        yield
+        self.start()
+
+    @property
+    def seconds(self) -> float:
+        running = 0.0 if self._since is None else time.monotonic() - self._since
+        return self._seconds + running
+
+    @property
+    def images_per_second(self) -> float:
+        return self.images / self.seconds if self.images and self.seconds > 0 else 0.0
+
+
+class Meter:
+    """Collects device metrics without making the host wait for the step under way.
+
+    A window of steps is fetched once the step after it has been dispatched, so the device always
+    has work; at most two steps are in flight, so batches do not pile up.
+    """
+
+    def __init__(self, max_skips: int):
+        """Takes the number of consecutive non-finite steps at which to give up."""
+        self._max_skips = max_skips
+        self._window: list[Mapping[str, Any]] = []
+        self._closed: list[tuple[int, list[Mapping[str, Any]]]] = []
+        self._in_flight: collections.deque[Any] = collections.deque()
+        self._mark = (0, 0.0)
+        self.throughput = Throughput()
+
+    def add(self, metrics: Mapping[str, Any], images: int) -> None:
+        """Takes the metrics of a step just dispatched."""
+        self._window.append(metrics)
+        self._in_flight.append(metrics)
+        if self.throughput.seconds == 0.0:
+            jax.block_until_ready(metrics)
+            self.throughput.start()
+            return
+        self.throughput.images += images
+        if len(self._in_flight) > IN_FLIGHT:
+            jax.block_until_ready(self._in_flight.popleft())
+
+    def close_window(self, step: int) -> None:
+        """Ends the window with ``step``; it will be fetched later."""
+        if self._window:
+            self._closed.append((step, self._window))
+            self._window = []
+
+    def fetch(self, step: int, *, wait: bool = False) -> list[tuple[int, dict[str, float]]]:
+        """Returns ``(step, means)`` of closed windows that ended before ``step``.
+
+        Args:
+            step: The step dispatched last.
+            wait: Fetch all of them, and wait for what is under way.
+
+        Raises:
+            TrainingDiverged: If ``max_skips`` consecutive steps were not finite.
+        """
+        if wait:
+            jax.block_until_ready(list(self._in_flight))
+            self._in_flight.clear()
+        ready = [(s, window) for s, window in self._closed if wait or s < step]
+        self._closed = self._closed[len(ready) :]
+        return [(s, self._means(s, jax.device_get(window))) for s, window in ready]
+
+    def _means(self, step: int, window: list[Mapping[str, Any]]) -> dict[str, float]:
+        means = {}
+        for name in window[0]:
+            values = np.asarray([metrics[name] for metrics in window], np.float64)
+            finite = values[np.isfinite(values)]
+            means[name] = float(values[-1] if name in LAST_VALUE or not finite.size else 0.0)
+            if name not in LAST_VALUE and finite.size:
+                means[name] = float(finite.mean())
+        self._check(step, max((float(m.get("skipped", 0)) for m in window), default=0.0))
+        return means | {"images_per_second": self._window_speed()}
+
+    def _check(self, step: int, skipped: float) -> None:
+        if skipped >= self._max_skips:
+            raise TrainingDiverged(
+                f"{int(skipped)} steps in a row up to step {step} had a non-finite loss or "
+                "gradient: the weights are as before them; lower the learning rate, compute in "
+                "float32, or look at the images of these steps."
+            )
+
+    def _window_speed(self) -> float:
+        now = (self.throughput.images, self.throughput.seconds)
+        images, seconds = now[0] - self._mark[0], now[1] - self._mark[1]
+        self._mark = now
+        return images / seconds if seconds > 0 else 0.0

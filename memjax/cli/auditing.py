@@ -56,7 +56,9 @@ class Clock:
 def audit_options(config: Mapping[str, Any]) -> AuditOptions:
     """Unpacks ``config.audit.options``."""
     section = config["audit"]["options"]
-    return AuditOptions(**{k: tuple(v) if isinstance(v, list) else v for k, v in section.items()})
+    values: dict[str, Any]
+    values = {k: tuple(v) if isinstance(v, list) else v for k, v in section.items()}
+    return AuditOptions(**values)
 
 
 def audit_inputs(run: Run) -> tuple[Gallery, Prompts]:

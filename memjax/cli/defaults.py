@@ -42,7 +42,7 @@ def base_config() -> ConfigDict:
     )
     c.model = ConfigDict(
         {
-            "block_out_channels": (64, 64),
+            "block_out_channels": (32, 64),
             "layers_per_block": 1,
             "attention_blocks": (False, True),
             "mid_attention": False,
@@ -67,9 +67,9 @@ def base_config() -> ConfigDict:
     )
     c.train = ConfigDict(
         {
-            "steps": 1200,
+            "steps": 700,
             "batch_size": 32,
-            "learning_rate": 2e-3,
+            "learning_rate": 3e-3,
             "lr_schedule": "cosine",
             "warmup_steps": 50,
             "weight_decay": 0.0,
@@ -81,7 +81,7 @@ def base_config() -> ConfigDict:
             "filter_threshold": config_dict.placeholder(float),  # Wen's training-time filter
             "filter_mode": "kept",
             "filter_rms": True,
-            "checkpoint_every": 600,
+            "checkpoint_every": 350,
             "log_every": 50,
             "sample_every": 0,  # 0 = no grids while training
             "num_samples": 16,
@@ -90,8 +90,8 @@ def base_config() -> ConfigDict:
     c.sampling = ConfigDict(
         {
             "stepper": "ddim",
-            "num_steps": 50,
-            "guidance_scale": 4.0,
+            "num_steps": 30,
+            "guidance_scale": 3.0,
             "clip_x0": 1.0,
             "spacing": "leading",
             "steps_offset": 0,
@@ -103,7 +103,7 @@ def base_config() -> ConfigDict:
             "classifier": {"steps": 400, "batch_size": 64, "width": 16},
             "options": {
                 "generations": 4,
-                "first_k": 25,
+                "first_k": 8,
                 "default": "first_k",
                 "target_fpr": 0.05,
                 "arms": (
@@ -112,8 +112,8 @@ def base_config() -> ConfigDict:
                     "embedding_noise",
                     "random_condition_change",
                 ),
-                "mitigate_steps": (5, 15, 25, 35),
-                "num_iters": 20,
+                "mitigate_steps": (0, 10),
+                "num_iters": 10,
                 "learning_rate": 0.1,
                 "target_rms": 0.0,
                 "protect": ("findings",),  # keep what was asked for; () lets every token move

@@ -74,7 +74,7 @@ def _settings() -> None:
     import jax
 
     print("settings")
-    cache = jax.config.jax_compilation_cache_dir
+    cache = jax.config.values["jax_compilation_cache_dir"]
     hint = "none (set JAX_COMPILATION_CACHE_DIR to keep compiled programs)"
     print(f"  compilation cache   {cache or hint}")
     kept = "kept mapped (fewer page faults)" if keep_freed_memory() else "left to the allocator"

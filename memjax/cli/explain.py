@@ -40,6 +40,20 @@ _ATTRIBUTION = flags.DEFINE_enum(
 )
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the noise.", flag_values=FLAGS)
 
+_explain = jax.jit(
+    explain_tokens,
+    static_argnames=(
+        "eps_fn",
+        "steps",
+        "attribution",
+        "num_steps",
+        "stepper",
+        "spacing",
+        "steps_offset",
+        "clip_x0",
+    ),
+)
+
 
 def main() -> int:
     """Runs the command."""
@@ -58,7 +72,7 @@ def main() -> int:
     )
     out = []
     for i in tqdm(range(len(rows)), desc="explaining", unit="prompt", leave=False):
-        weights = explain_tokens(
+        weights = _explain(
             bundle.eps_fn,
             bundle.params,
             noise,

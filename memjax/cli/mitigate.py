@@ -5,12 +5,14 @@ Optimises each prompt's embedding until it no longer pulls towards one picture (
 before_after.png.
 """
 
+import dataclasses
 from functools import partial
 
 import jax
 import numpy as np
 from absl import flags
 
+from memjax.cli.auditing import audit_options
 from memjax.cli.common import (
     load_model,
     model_provenance,
@@ -63,28 +65,33 @@ _GENERATIONS = flags.DEFINE_integer(
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the noise.", flag_values=FLAGS)
 
 
-def _options(run_audit: dict, dim: int) -> AuditOptions:
-    chosen = {k: tuple(v) if isinstance(v, list) else v for k, v in run_audit.items()}
-    if _AT.value:
-        try:
-            chosen["mitigate_steps"] = tuple(int(s) for s in _AT.value)
-        except ValueError as error:
-            raise ValueError(f"--steps={','.join(_AT.value)}: expected step indices.") from error
+def _options(options: AuditOptions, dim: int) -> AuditOptions:
+    """Returns the run's options with the command line's changes."""
     if _TARGET.value is not None and _TARGET_RMS.value is not None:
         raise ValueError("--target and --target_rms are both given: give one of them.")
+    target = _TARGET_RMS.value
     if _TARGET.value is not None:
-        chosen["target_rms"] = _TARGET.value / dim**0.5
-    overrides = {
+        target = _TARGET.value / dim**0.5
+    changes = {
+        "mitigate_steps": _step_indices(),
         "num_iters": _ITERS.value,
+        "first_step_iters": _ITERS.value,
         "learning_rate": _RATE.value,
-        "target_rms": _TARGET_RMS.value,
+        "first_step_learning_rate": _RATE.value,
+        "target_rms": target,
         "radius": _RADIUS.value,
         "protect": None if _PROTECT.value is None else tuple(_PROTECT.value),
         "generations": _GENERATIONS.value,
         "seed": _SEED.value,
     }
-    chosen |= {k: v for k, v in overrides.items() if v is not None}
-    return AuditOptions(**chosen)
+    return dataclasses.replace(options, **{k: v for k, v in changes.items() if v is not None})
+
+
+def _step_indices() -> tuple[int, ...] | None:
+    try:
+        return tuple(int(s) for s in _AT.value) if _AT.value else None
+    except ValueError as error:
+        raise ValueError(f"--steps={','.join(_AT.value)}: expected step indices.") from error
 
 
 def main() -> int:
@@ -95,7 +102,7 @@ def main() -> int:
     bundle, sampling = run.bundle, sampling_options(run)
     null = null_or_refuse(bundle.null_cond)
     dim = int(np.prod(bundle.sample_shape))
-    options = _options(run.config["audit"]["options"], dim)
+    options = _options(audit_options(run.config), dim)
     cond = bundle.encode(rows)
     folder = out_folder(_OUT.value)
     noise = initial_noise(None, bundle, _GENERATIONS.value, _SEED.value)
@@ -149,5 +156,5 @@ def _write_npz(path, **arrays: np.ndarray) -> None:
     import io
 
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)
+    np.savez_compressed(buffer, allow_pickle=False, **arrays)
     write_bytes(path, buffer.getvalue())

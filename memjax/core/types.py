@@ -6,12 +6,16 @@ leaves have a leading batch axis; scores are higher for "more memorised".
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 
 import jax
 from jaxtyping import Bool, Float, Int, PyTree
 
-Array: TypeAlias = jax.Array
+if TYPE_CHECKING:
+    # NumPy, JAX and traced arrays mix freely; shapes and dtypes are stated by the annotations.
+    Array: TypeAlias = Any
+else:
+    Array = jax.Array
 Params: TypeAlias = PyTree
 Cond: TypeAlias = PyTree
 

@@ -9,6 +9,7 @@ import dataclasses
 import math
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -131,6 +132,7 @@ _STATIC = (
     "set_alpha_to_one",
     "clip_x0",
 )
+_SAMPLING = {"guidance_scale", "stepper", "set_alpha_to_one", "clip_x0", "key"}
 _jit_null = partial(jax.jit, static_argnames=("eps_fn",))(cache_null)
 _jit_first = partial(jax.jit, static_argnames=("eps_fn",))(first_step_magnitudes)
 _jit_trajectory = partial(jax.jit, static_argnames=_STATIC)(trajectory_magnitudes)
@@ -180,10 +182,17 @@ def detect(
         ValueError: If there is no null condition or the window does not fit.
     """
     null_cond = null_or_refuse(null_cond)
+    unknown = set(sampling) - _SAMPLING
+    if unknown:
+        raise TypeError(f"detect got unknown sampling options {sorted(unknown)}.")
     _, stop = step_window(steps, num_steps)
     prompts, generations, dim = num_rows(cond), x_T.shape[0], math.prod(x_T.shape[1:])
     chunk = min(chunk, prompts)
-    grid = {"num_steps": num_steps, "spacing": spacing, "steps_offset": steps_offset}
+    grid: dict[str, Any] = {
+        "num_steps": num_steps,
+        "spacing": spacing,
+        "steps_offset": steps_offset,
+    }
     if stop == 1:
         t = jnp.asarray(timesteps(schedule.num_timesteps, **grid)[0])
         null = _jit_null(eps_fn, params, x_T, jnp.broadcast_to(t, (generations,)), null_cond)

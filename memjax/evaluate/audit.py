@@ -158,7 +158,9 @@ class Audit(NamedTuple):
 
 
 def _window(options: AuditOptions) -> str | int:
-    return {"first_step": "first", "first_k": options.first_k, "all_steps": "all"}[options.default]
+    windows: dict[str, str | int]
+    windows = {"first_step": "first", "first_k": options.first_k, "all_steps": "all"}
+    return windows[options.default]
 
 
 def run_audit(

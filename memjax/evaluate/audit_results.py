@@ -261,7 +261,7 @@ def audit_figures(
     return figures
 
 
-def _images(bundle: Bundle, states: np.ndarray) -> np.ndarray:
+def _images(bundle: Bundle, states: np.ndarray | None) -> np.ndarray:
     return np.asarray(bundle.decode(states))
 
 

@@ -5,7 +5,7 @@ for findings it recognises on held-out patients.
 """
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -66,7 +66,8 @@ class Judge(NamedTuple):
 
 @partial(jax.jit, static_argnums=0)
 def _sigmoid(module: FindingClassifier, params: Params, images: Array) -> Array:
-    return jax.nn.sigmoid(module.apply({"params": params}, images))
+    logits: Any = module.apply({"params": params}, images)
+    return jax.nn.sigmoid(logits)
 
 
 def _probabilities(module, params, images, chunk: int = 256) -> np.ndarray:

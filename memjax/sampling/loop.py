@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float, PyTree
 
-from memjax.core.guidance import guide, predict_pair
+from memjax.core.guidance import CachedNull, guide, predict_pair
 from memjax.core.schedules import NoiseSchedule
 from memjax.core.types import Array, Cond, EpsFn, Params, StepInfo, Tap
 from memjax.sampling.steppers import DDIM, GridStep, Stepper, make_grid, timesteps
@@ -63,8 +63,8 @@ def sample(
 ) -> Sample:
     """Runs the reverse process from ``x_T`` with classifier-free guidance.
 
-    A tap is given what guidance has computed anyway, so a per-step statistic costs no forward pass
-    and leaves the images bit-identical.
+    A tap is given what guidance has computed anyway, so a per-step statistic costs no forward pass;
+    a magnitude or the states can be tapped without changing a bit of the images.
 
     Args:
         eps_fn: The network; static under jit.
@@ -90,7 +90,8 @@ def sample(
         The final state and the tap's outputs with a leading step axis.
 
     Raises:
-        ValueError: If ``stop_after`` is not in [1, num_steps].
+        ValueError: If ``stop_after`` is not in [1, num_steps], or the null prediction is cached
+            (it holds at one state only).
 
     .. note:: With ``clip_x0`` the noise is recomputed from the clipped x0, so that state, noise and
         x0 stay consistent; diffusers' DDIM keeps the network's ε by default.
@@ -100,6 +101,11 @@ def sample(
     if not 1 <= last <= num_steps:
         raise ValueError(
             f"stop_after is {stop_after}, expected between 1 and num_steps={num_steps}."
+        )
+    if isinstance(null_cond, CachedNull) and last > 1:
+        raise ValueError(
+            "null_cond is a prediction cached at one state, expected the null condition: a "
+            "trajectory needs a new unconditional prediction at every step."
         )
     steps = timesteps(schedule.num_timesteps, num_steps, spacing, steps_offset)
     grid = make_grid(schedule, steps, set_alpha_to_one=set_alpha_to_one)

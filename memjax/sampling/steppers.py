@@ -1,6 +1,7 @@
 """DDPM, DDIM and DPM-Solver++(2M) as pure step functions over one grid of timesteps."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -180,7 +181,11 @@ class DPMSolverPP2M:
         return _Multistep(x0, log_snr, jnp.ones((), bool)), x_next
 
 
-_STEPPERS = {"ddim": DDIM, "ddpm": DDPM, "dpm-solver++": DPMSolverPP2M}
+_STEPPERS: dict[str, Callable[[], Stepper]] = {
+    "ddim": DDIM,
+    "ddpm": DDPM,
+    "dpm-solver++": DPMSolverPP2M,
+}
 
 
 def make_stepper(name: str) -> Stepper:

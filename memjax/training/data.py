@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
@@ -11,6 +11,7 @@ from jaxtyping import UInt8
 from memjax.data.chexpert import Problems, check_images, patient_split, read_chexpert
 from memjax.data.dataset import encode_records, load_images
 from memjax.data.duplication import duplicate_weights
+from memjax.data.images import Square
 from memjax.data.phantoms import write_phantoms
 from memjax.data.pipeline import ImageFiles, make_batches
 from memjax.data.records import (
@@ -110,7 +111,7 @@ def prepare_data(
 
 
 def load_pictures(
-    records: Sequence[Record], *, size: int, channels: int, square: str, in_memory_rows: int
+    records: Sequence[Record], *, size: int, channels: int, square: Square, in_memory_rows: int
 ) -> UInt8[np.ndarray, "n h w c"] | ImageFiles:
     """Returns the pictures in memory, or a source that decodes on read if there are too many."""
     if len(records) <= in_memory_rows:
@@ -123,14 +124,14 @@ def batches_of(
     *,
     size: int,
     channels: int,
-    square: str,
+    square: Square,
     in_memory_rows: int,
     batch_size: int,
     seed: int,
     num_workers: int,
     duplicate_fraction: float,
     duplicate_factor: float,
-    on_corrupt: str,
+    on_corrupt: Literal["error", "skip"],
     **_: Any,
 ) -> Callable[[int], Iterator[Batch]]:
     """Returns ``step → endless batches from that step on``; the order depends on seed and step.

@@ -72,7 +72,9 @@ def build_network(
     """
     if prediction not in PREDICTIONS:
         raise ValueError(f"prediction is {prediction!r}, expected one of {PREDICTIONS}.")
-    lists = {k: tuple(v) if isinstance(v, list) else v for k, v in (unet or {}).items()}
+    lists: dict[str, Any] = {
+        k: tuple(v) if isinstance(v, list) else v for k, v in (unet or {}).items()
+    }
     config = UNetConfig(in_channels=channels, out_channels=channels, **lists)
     module = Denoiser(config, label_space.sizes, size)
     spec = ScheduleSpec(**(schedule or {}))

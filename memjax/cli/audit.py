@@ -7,7 +7,7 @@ configuration (section audit), and writes report.html and report.json.
 from absl import flags
 
 from memjax.cli.auditing import audit_run, summary_table
-from memjax.cli.common import load_model, require
+from memjax.cli.common import load_model, out_folder, require
 
 FLAGS = flags.FlagValues()
 _MODEL = flags.DEFINE_string("model", "", "Folder of a trained run.", flag_values=FLAGS)
@@ -20,7 +20,8 @@ def main() -> int:
     """Runs the command."""
     require(model=_MODEL.value)
     run = load_model(_MODEL.value)
-    paths, results = audit_run(run, _WORKDIR.value or _MODEL.value)
+    folder = out_folder(_WORKDIR.value or _MODEL.value, "workdir")
+    paths, results = audit_run(run, folder)
     print(summary_table(results))
     print(f"report: {paths.html}")
     return 0

@@ -11,11 +11,11 @@ import numpy as np
 
 from memjax.cli.common import sampling_options
 from memjax.cli.prompts import write_rows
-from memjax.cli.training import data_of
+from memjax.cli.training import audit_options, data_of
 from memjax.data.dataset import load_images
 from memjax.data.labels import FINDINGS
 from memjax.detectors import null_or_refuse
-from memjax.evaluate.audit import AuditOptions, run_audit
+from memjax.evaluate.audit import run_audit
 from memjax.evaluate.audit_inputs import (
     Gallery,
     PromptCounts,
@@ -51,14 +51,6 @@ class Clock:
             spent = time.monotonic() - self._began
             self.seconds[self._name] = self.seconds.get(self._name, 0.0) + spent
         self._name = ""
-
-
-def audit_options(config: Mapping[str, Any]) -> AuditOptions:
-    """Unpacks ``config.audit.options``."""
-    section = config["audit"]["options"]
-    values: dict[str, Any]
-    values = {k: tuple(v) if isinstance(v, list) else v for k, v in section.items()}
-    return AuditOptions(**values)
 
 
 def audit_inputs(run: Run) -> tuple[Gallery, Prompts]:

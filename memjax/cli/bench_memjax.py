@@ -116,6 +116,6 @@ class MemjaxSide:
             noise = self.work.initial_noise
             t = jnp.full((len(noise),), self.work.first_t, jnp.int32)
             rows = take_rows(self._cond, np.zeros(len(noise), np.int32))
-            forward = jax.jit(self.work.network.eps_fn).lower(self.params, noise, t, rows)
+            forward: Any = jax.jit(self.work.network.eps_fn).lower(self.params, noise, t, rows)
             return forward.cost_analysis()["flops"] * (self.work.settings.prompts + 1) / 1e9
         return None

@@ -97,7 +97,7 @@ def summarise(
         times: Times of each repeat.
         gflop: 10⁹ operations of one memjax repeat, if known.
     """
-    sides = {}
+    sides: dict[str, dict[str, Any]] = {}
     for name, repeats in times.items():
         wall = statistics.median(t.wall for t in repeats)
         sides[name] = {

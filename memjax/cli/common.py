@@ -1,6 +1,6 @@
 """What the commands on a trained model share: opening it, how it samples, progress, provenance."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,15 +61,35 @@ def model_provenance(run: Run, seed: int, **extra: Any) -> dict[str, Any]:
     }
 
 
-def out_folder(path: str) -> Path:
-    """Makes the output folder."""
+def out_folder(path: str | Path, flag: str = "out") -> Path:
+    """Makes the output folder that ``--flag`` names."""
     folder = Path(path)
     if folder.exists() and not folder.is_dir():
-        raise ValueError(f"--out={path} is a file, expected a folder: choose another name.")
+        raise ValueError(f"--{flag}={path} is a file, expected a folder: choose another name.")
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
-def safe_name(name: str) -> str:
-    """Returns an id as a file name that stays in its folder."""
-    return "".join(c if c.isalnum() or c in "-_" else "_" for c in name)[:80]
+def out_file(path: str, *inputs: str) -> Path:
+    """Returns the output file; refuses a folder, and any of the files that are read."""
+    file = Path(path)
+    if file.is_dir():
+        raise ValueError(f"--out={path} is a folder, expected a file to write: add a file name.")
+    if any(name and file.resolve() == Path(name).resolve() for name in inputs):
+        raise ValueError(f"--out={path} is also read by this command: choose another name.")
+    return file
+
+
+def safe_names(ids: Sequence[str]) -> list[str]:
+    """Returns ids as distinct file names that stay in their folder."""
+    taken: set[str] = set()
+    names = []
+    for text in ids:
+        plain = "".join(c if c.isalnum() or c in "-_" else "_" for c in text)[:80]
+        name, number = plain, 1
+        while name.casefold() in taken:
+            number += 1
+            name = f"{plain}-{number}"
+        taken.add(name.casefold())
+        names.append(name)
+    return names

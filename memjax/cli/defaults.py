@@ -32,10 +32,10 @@ def base_config() -> ConfigDict:
             "phantoms": {
                 "seed": 0,
                 "size": 64,
-                "num_images": 400,
+                "num_images": 500,
                 "num_held_out": 120,
                 "num_duplicated": 8,
-                "copies": 75,
+                "copies": 50,
                 "lateral_fraction": 0.05,
             },
         }
@@ -112,12 +112,13 @@ def base_config() -> ConfigDict:
                     "embedding_noise",
                     "random_condition_change",
                 ),
-                "mitigate_steps": (0, 10),
-                "num_iters": 10,
-                "learning_rate": 0.1,
-                "target_rms": 0.0,
+                "mitigate_steps": (4, 8),
+                "num_iters": 20,
+                "learning_rate": 0.05,
+                "target_rms": config_dict.placeholder(float),  # None: as loud as ordinary prompts
+                "target_ordinary": 1.0,
                 "protect": ("findings",),  # keep what was asked for; () lets every token move
-                "first_step_iters": 10,
+                "first_step_iters": 20,
                 "first_step_learning_rate": 0.05,
                 "noise_scale": 0.5,
                 "swap_tokens": 4,

@@ -10,7 +10,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from memjax.cli.auditing import audit_run, summary_table
-from memjax.cli.common import load_model
+from memjax.cli.common import load_model, require
 from memjax.cli.configs import check_config, plain
 from memjax.cli.training import train_run
 
@@ -31,8 +31,15 @@ _WORKDIR = flags.DEFINE_string(
 def main() -> int:
     """Runs the command."""
     began = time.monotonic()
+    require(workdir=_WORKDIR.value)
     config = plain(_CONFIG.value)
     check_config(config)
+    if not 0.0 < config["train"]["cond_dropout"] < 1.0:
+        raise ValueError(
+            f"train.cond_dropout={config['train']['cond_dropout']} trains no null condition beside "
+            "the condition, which the demo's audit needs: give a share between 0 and 1, or use "
+            "memjax train."
+        )
     print(f"memjax demo: phantoms, training and audit in {_WORKDIR.value}")
     train_run(config, _WORKDIR.value)
     paths, results = audit_run(load_model(_WORKDIR.value), _WORKDIR.value)

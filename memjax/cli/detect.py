@@ -16,6 +16,7 @@ from absl import flags
 from memjax.cli.common import (
     load_model,
     model_provenance,
+    out_file,
     progress_bar,
     require,
     sampling_options,
@@ -78,6 +79,7 @@ _RANDOM_CONDITIONS = 8
 def main() -> int:
     """Runs the command."""
     require(model=_MODEL.value, prompts=_PROMPTS.value, out=_OUT.value)
+    out_file(_OUT.value, _PROMPTS.value, _NEGATIVES.value, _NOISE.value)
     rows = read_prompts(_PROMPTS.value)
     negatives = read_prompts(_NEGATIVES.value) if _NEGATIVES.value else []
     run = load_model(_MODEL.value)

@@ -13,7 +13,7 @@ from memjax.cli.common import (
     model_provenance,
     out_folder,
     require,
-    safe_name,
+    safe_names,
     sampling_options,
 )
 from memjax.cli.prompts import initial_noise, read_prompts, write_rows
@@ -71,6 +71,7 @@ def main() -> int:
         run, _SEED.value, sampling=vars(options), attribution=_ATTRIBUTION.value, steps=steps
     )
     out = []
+    stems = safe_names([row["id"] for row in rows])
     for i in tqdm(range(len(rows)), desc="explaining", unit="prompt", leave=False):
         weights = _explain(
             bundle.eps_fn,
@@ -89,7 +90,7 @@ def main() -> int:
         picture = token_bars(
             names[1:], mean[1:], highlight=[n for n in names if n.startswith("Marker")]
         )
-        name = f"{safe_name(rows[i]['id'])}.png"
+        name = f"{stems[i]}.png"
         write_bytes(folder / name, picture)
         out.append({**rows[i], "tokens": tokens, "picture": name, "provenance": made})
         top = sorted(zip(names[1:], mean[1:], strict=True), key=lambda item: -item[1])[:3]

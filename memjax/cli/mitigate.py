@@ -7,12 +7,12 @@ before_after.png.
 
 import dataclasses
 from functools import partial
+from typing import Any
 
 import jax
 import numpy as np
 from absl import flags
 
-from memjax.cli.auditing import audit_options
 from memjax.cli.common import (
     load_model,
     model_provenance,
@@ -22,9 +22,16 @@ from memjax.cli.common import (
     sampling_options,
 )
 from memjax.cli.prompts import initial_noise, read_prompts, write_rows
+from memjax.cli.training import audit_options
 from memjax.core.condition import embeddings_of
 from memjax.detectors import detect, null_or_refuse
-from memjax.evaluate.audit import ARMS, AuditOptions, mitigate_prompts
+from memjax.evaluate.audit import (
+    ARMS,
+    FIRST_STEP,
+    AuditOptions,
+    mitigate_prompts,
+    ordinary_level,
+)
 from memjax.training.atomic import write_bytes
 from memjax.training.samples import write_grid
 
@@ -53,6 +60,12 @@ _TARGET_RMS = flags.DEFINE_float(
 _RADIUS = flags.DEFINE_float(
     "radius", None, "Keep the embedding in an l2 ball of this radius.", flag_values=FLAGS
 )
+_NEGATIVES = flags.DEFINE_string(
+    "negatives",
+    "",
+    "JSONL file of prompts that are not memorised: stop at their mean magnitude.",
+    flag_values=FLAGS,
+)
 _PROTECT = flags.DEFINE_list(
     "protect",
     None,
@@ -72,7 +85,7 @@ def _options(options: AuditOptions, dim: int) -> AuditOptions:
     target = _TARGET_RMS.value
     if _TARGET.value is not None:
         target = _TARGET.value / dim**0.5
-    changes = {
+    changes: dict[str, Any] = {
         "mitigate_steps": _step_indices(),
         "num_iters": _ITERS.value,
         "first_step_iters": _ITERS.value,
@@ -88,16 +101,18 @@ def _options(options: AuditOptions, dim: int) -> AuditOptions:
 
 
 def _step_indices() -> tuple[int, ...] | None:
+    given = _AT.value or []
     try:
-        return tuple(int(s) for s in _AT.value) if _AT.value else None
+        return tuple(int(s) for s in given) or None
     except ValueError as error:
-        raise ValueError(f"--steps={','.join(_AT.value)}: expected step indices.") from error
+        raise ValueError(f"--steps={','.join(given)}: expected step indices.") from error
 
 
 def main() -> int:
     """Runs the command."""
     require(model=_MODEL.value, prompts=_PROMPTS.value, out=_OUT.value)
     rows = read_prompts(_PROMPTS.value)
+    negatives = read_prompts(_NEGATIVES.value) if _NEGATIVES.value else []
     run = load_model(_MODEL.value)
     bundle, sampling = run.bundle, sampling_options(run)
     null = null_or_refuse(bundle.null_cond)
@@ -117,7 +132,23 @@ def main() -> int:
         **sampling.static(),
     )
     before = measure(cond=cond, progress=progress_bar("before"))
-    mitigated = mitigate_prompts(_METHOD.value, bundle, noise, rows, cond, cond, sampling, options)
+    target = options.target_rms or 0.0
+    if negatives:
+        ordinary = measure(cond=bundle.encode(negatives), progress=progress_bar("negatives"))
+        steps = (0,) if _METHOD.value == FIRST_STEP else options.mitigate_steps
+        target = options.target_ordinary * ordinary_level(ordinary.per_step, steps, dim)
+    print(f"target: RMS magnitude {target:.4f}" + ("" if target else " (all updates are run)"))
+    mitigated = mitigate_prompts(
+        _METHOD.value,
+        bundle,
+        noise,
+        rows,
+        cond,
+        cond,
+        sampling,
+        options,
+        target_rms=target,
+    )
     after = measure(cond=mitigated, progress=progress_bar("after"))
     made = model_provenance(
         run, _SEED.value, sampling=vars(sampling), method=_METHOD.value, options=vars(options)

@@ -20,8 +20,13 @@ def read_prompts(path: str) -> list[dict[str, Any]]:
     file = Path(path)
     if not file.is_file():
         raise ValueError(f"{path} is not a file: give a JSONL file with one prompt a line.")
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text ({error.reason}): save it as UTF-8.") from error
     rows: list[dict[str, Any]] = []
-    for number, line in enumerate(file.read_text(encoding="utf-8-sig").splitlines(), start=1):
+    # Not splitlines(): a JSON string may hold U+2028 and the like as they are.
+    for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             rows.append(_row(line, f"{path} line {number}", len(rows)))
     if not rows:
@@ -47,7 +52,8 @@ def _row(line: str, where: str, index: int) -> dict[str, Any]:
             f"{where} has neither 'labels' nor 'caption': write an object such as "
             '{"labels": {"Edema": "positive", "view": "AP"}}.'
         )
-    return {**row, "id": str(row.get("id", f"prompt-{index:04d}"))}
+    name = row.get("id")
+    return {**row, "id": f"prompt-{index:04d}" if name in (None, "") else str(name)}
 
 
 def write_rows(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:

@@ -15,7 +15,7 @@ from memjax.cli.common import (
     model_provenance,
     out_folder,
     require,
-    safe_name,
+    safe_names,
     sampling_options,
 )
 from memjax.cli.prompts import read_prompts, write_rows
@@ -78,8 +78,9 @@ def main() -> int:
     images = np.concatenate(pictures)[: len(rows)]
     made = model_provenance(run, _SEED.value, sampling=vars(options))
     out_rows = []
+    stems = safe_names([row["id"] for row in rows])
     for i, row in enumerate(rows):
-        names = [f"{safe_name(row['id'])}_{k}.png" for k in range(g)]
+        names = [f"{stems[i]}_{k}.png" for k in range(g)]
         for name, image in zip(names, images[i], strict=True):
             write_bytes(folder / name, png_bytes(to_uint8(image)))
         out_rows.append({**row, "images": names, "provenance": made})

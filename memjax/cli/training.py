@@ -4,7 +4,7 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from memjax.cli.common import out_folder
 from memjax.core.types import Params
 from memjax.data.dataset import encode_records
+from memjax.data.labels import chexpert_label_space
+from memjax.data.records import Batch
+from memjax.evaluate.audit import AuditOptions, SamplingOptions
 from memjax.evaluate.provenance import versions
-from memjax.sampling import make_stepper, sample
+from memjax.sampling import make_stepper, sample, timesteps
 from memjax.training.atomic import write_bytes
 from memjax.training.data import RunData, batches_of, prepare_data
 from memjax.training.loop import TrainResult, train
@@ -108,8 +112,8 @@ def train_run(
         workdir: Folder of the run.
         allow_config_change: Go on although the configuration differs from the saved one.
     """
-    workdir = Path(workdir)
-    workdir.mkdir(parents=True, exist_ok=True)
+    workdir = out_folder(workdir, "workdir")
+    check_sections(config)
     data = data_of(config, workdir)
     network = network_of(config, data.label_space)
     options, train_config = _options(config), config["train"]
@@ -129,6 +133,65 @@ def train_run(
         network.predict_fn, network.encode_fn, network.schedule, tx, options, learning_rate=rate
     )
     _announce(config, data, params)
+    batches_from = batches_of(
+        data, batch_size=train_config["batch_size"], seed=config["seed"], **config["data"]
+    )
+
+    def batches(start: int) -> Iterator[Batch]:
+        # Called once the loop has accepted this configuration: a refused one changes no file.
+        _write_run(workdir, config, data)
+        return batches_from(start)
+
+    began = time.time()
+    sample_every = train_config["sample_every"] or None
+    result = train(
+        state,
+        step,
+        batches,
+        workdir=workdir,
+        total_steps=train_config["steps"],
+        checkpoint_every=train_config["checkpoint_every"],
+        log_every=train_config["log_every"],
+        sample_every=sample_every,
+        sample_fn=_sampler(config, network, data) if sample_every else None,
+        config=config,
+        allow_config_change=allow_config_change,
+    )
+    if result.start_step == train_config["steps"]:  # nothing was left to do
+        _write_run(workdir, config, data)
+    _write_summary(workdir, config, data, result, time.time() - began)
+    return result
+
+
+def check_sections(config: Mapping[str, Any]) -> None:
+    """Builds whatever a configuration describes, data apart, before anything is read.
+
+    Raises:
+        ValueError: If a value does not fit, naming it.
+    """
+    network_of(config, chexpert_label_space())
+    _options(config)
+    _optimizer(config["train"])
+    SamplingOptions(**config["sampling"]).static()
+    sampling = config["sampling"]
+    timesteps(
+        config["diffusion"]["num_timesteps"],
+        sampling["num_steps"],
+        sampling["spacing"],
+        sampling["steps_offset"],
+    )
+    audit_options(config)
+
+
+def audit_options(config: Mapping[str, Any]) -> AuditOptions:
+    """Unpacks ``config.audit.options``."""
+    section = config["audit"]["options"]
+    values: dict[str, Any]
+    values = {k: tuple(v) if isinstance(v, list) else v for k, v in section.items()}
+    return AuditOptions(**values)
+
+
+def _write_run(workdir: Path, config: Mapping[str, Any], data: RunData) -> None:
     write_run_file(
         workdir,
         config,
@@ -142,25 +205,6 @@ def train_run(
         },
         versions=versions(),
     )
-    began = time.time()
-    sample_every = train_config["sample_every"] or None
-    result = train(
-        state,
-        step,
-        batches_of(
-            data, batch_size=train_config["batch_size"], seed=config["seed"], **config["data"]
-        ),
-        workdir=workdir,
-        total_steps=train_config["steps"],
-        checkpoint_every=train_config["checkpoint_every"],
-        log_every=train_config["log_every"],
-        sample_every=sample_every,
-        sample_fn=_sampler(config, network, data) if sample_every else None,
-        config=config,
-        allow_config_change=allow_config_change,
-    )
-    _write_summary(workdir, config, data, result, time.time() - began)
-    return result
 
 
 def _announce(config: Mapping[str, Any], data: RunData, params: Params) -> None:
@@ -179,13 +223,16 @@ def _write_summary(
 ) -> None:
     """Writes ``training.json`` and, with the filter, ``filtered_rows.json``."""
     previous = workdir / "training.json"
-    spent = 0.0
+    spent, speed = 0.0, result.images_per_second
     if result.start_step and previous.is_file():
-        spent = float(json.loads(previous.read_text()).get("seconds", 0.0))
+        before = json.loads(previous.read_text())
+        spent = float(before.get("seconds", 0.0))
+        if result.start_step == int(result.state.step):  # no step was made: the speed stands
+            speed = before.get("images_per_second")
     summary = {
         "steps": int(result.state.step),
         "seconds": spent + seconds,
-        "images_per_second": result.images_per_second,
+        "images_per_second": speed,
         "final_loss": next(
             (row["loss"] for row in reversed(result.history) if "loss" in row), None
         ),

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 
 from memjax.core.condition import num_rows, take_rows
 from memjax.core.types import Array, Bundle, Cond, PromptRow
-from memjax.data.labels import FINDINGS
+from memjax.data.labels import FINDINGS, suggestion
 from memjax.detectors import Detection, NoiseMagnitude, detect, null_or_refuse
 from memjax.evaluate.audit_inputs import HELD_OUT, MEMORIZED, ONCE, Gallery, Prompts
 from memjax.evaluate.finding_classifier import Judge
@@ -79,7 +79,9 @@ class AuditOptions:
             whose gradients explain the tokens.
         num_iters: Updates of the chosen mitigation.
         learning_rate: Its AdamW rate.
-        target_rms: Stop a prompt at this RMS magnitude; 0 runs all updates.
+        target_rms: Stop a prompt at this RMS magnitude; 0 runs all updates. None stops it at
+            ``target_ordinary`` times the mean of the prompts that are not memorised.
+        target_ordinary: See there; 1 makes a memorised prompt as loud as an ordinary one.
         radius: Ball around the original embedding, or infinity.
         protect: Keep the tokens of these label names fixed in the chosen mitigation;
             ``("findings",)`` stands for all findings.
@@ -99,7 +101,8 @@ class AuditOptions:
     mitigate_steps: tuple[int, ...] = (5, 15, 25, 35)
     num_iters: int = 20
     learning_rate: float = 0.1
-    target_rms: float = 0.0
+    target_rms: float | None = None
+    target_ordinary: float = 1.0
     radius: float = float("inf")
     protect: tuple[str, ...] = ()
     first_step_iters: int = 10
@@ -224,7 +227,16 @@ def run_audit(
         say(f"mitigating: {name.replace('_', ' ')}, {len(chosen)} prompts")
         began = time.monotonic()
         mitigated = mitigate_prompts(
-            name, bundle, x_T, rows, own, cond, sampling, options, states=states
+            name,
+            bundle,
+            x_T,
+            rows,
+            own,
+            cond,
+            sampling,
+            options,
+            target_rms=_target(name, detection, ~memorized, options),
+            states=states,
         )
         seconds = time.monotonic() - began
         after = measure(cond=mitigated)
@@ -345,13 +357,40 @@ def _explain(
     return np.concatenate(weights)[: num_rows(cond)] if weights else np.zeros((0, 0))
 
 
+def ordinary_level(per_step: Float[np.ndarray, "p g s"], steps: Sequence[int], dim: int) -> float:
+    """Returns the mean RMS magnitude of ordinary prompts at some steps."""
+    return float(per_step[:, :, list(steps)].mean() / np.sqrt(dim))
+
+
+def _target(
+    name: str, detection: Detection, ordinary: Bool[np.ndarray, " p"], options: AuditOptions
+) -> float:
+    if options.target_rms is not None or not ordinary.any():
+        return options.target_rms or 0.0
+    steps = (0,) if name == FIRST_STEP else options.mitigate_steps
+    level = ordinary_level(detection.per_step[ordinary], steps, detection.dim)
+    return options.target_ordinary * level
+
+
 def may_move(
     bundle: Bundle, rows: Sequence[PromptRow], protect: Sequence[str]
 ) -> Bool[np.ndarray, "k l"]:
-    """Returns which tokens a mitigation may move: never BOS, nor a protected label's."""
-    fixed = {*protect, *(FINDINGS if "findings" in protect else ())}
-    names = [bundle.describe(row) for row in rows]
-    table = [[i > 0 and n.split(":")[0] not in fixed for i, n in enumerate(row)] for row in names]
+    """Returns which tokens a mitigation may move: never BOS, nor a protected label's.
+
+    Raises:
+        ValueError: If ``protect`` names no label of the model.
+    """
+    names = [[n.split(":")[0] for n in bundle.describe(row)] for row in rows]
+    known = {name.casefold() for row in names for name in row}
+    asked = {name.casefold() for name in protect}
+    for name in asked - known - {"findings"}:
+        raise ValueError(
+            f"protect names {name!r}, which no token of the prompts has"
+            f"{suggestion(name, sorted(known))}: give label names such as View, or findings."
+        )
+    if "findings" in asked:
+        asked |= {name.casefold() for name in FINDINGS}
+    table = [[i > 0 and n.casefold() not in asked for i, n in enumerate(row)] for row in names]
     return np.asarray(table, bool)
 
 
@@ -365,6 +404,7 @@ def mitigate_prompts(
     sampling: SamplingOptions,
     options: AuditOptions,
     *,
+    target_rms: float = 0.0,
     states: list[States] | None = None,
 ) -> Cond:
     """Applies one mitigation to some prompts.
@@ -378,6 +418,7 @@ def mitigate_prompts(
         pool: Conditions that the random condition change draws from.
         sampling: How pictures are made.
         options: Steps, rates and radii.
+        target_rms: Where a prompt stops; 0 runs all updates.
         states: The chunks' states at ``options.mitigate_steps``, where they are known already.
     """
     key = jax.random.fold_in(jax.random.key(options.seed), 1)
@@ -400,7 +441,7 @@ def mitigate_prompts(
             part,
             num_iters=options.first_step_iters if first else options.num_iters,
             learning_rate=options.first_step_learning_rate if first else options.learning_rate,
-            target=options.target_rms,
+            target=target_rms,
             radius=options.radius,
             trainable=moving,
         ).cond

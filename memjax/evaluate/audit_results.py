@@ -131,6 +131,8 @@ def _similarity(audit: Audit, prompts: Prompts, options: AuditOptions) -> dict[s
         background = rate_interval(getattr(audit.background, field))
         out |= _with_interval(f"copy_rate{suffix}_background", background)
     own = audit.similarity.index.reshape(-1, n) == prompts.group[:, None]
+    rest = np.flatnonzero(~audit.memorized)
+    out |= _with_interval("label_agreement_other", _mean_interval(audit.agreement[rest]))
     out["nearest_is_own_memorized"] = (
         float(own[audit.memorized].mean()) if audit.memorized.any() else None
     )

@@ -17,10 +17,10 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from memjax.core.types import Array
+from memjax.models.convolution import convolve
 from memjax.models.initial import initializer
 
 Dtype = jnp.dtype | type
-Dense = functools.partial(nn.Dense, kernel_init=initializer("kernel"))
 
 
 def timestep_embedding(t: Int[Array, " b"], dim: int) -> Float[Array, "b dim"]:
@@ -49,10 +49,26 @@ def depth_to_space(x: Float[Array, "b hp wp ppc"], patch: int) -> Float[Array, "
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, h * patch, w * patch, -1)
 
 
-def _convolve(x: Array, kernel: Array, strides: int, padding: tuple) -> Array:
-    layout = ("NHWC", "HWIO", "NHWC")
-    window = (strides, strides)
-    return jax.lax.conv_general_dilated(x, kernel, window, padding, dimension_numbers=layout)
+class Dense(nn.Module):
+    """``x W + b`` over the last axis, as one product of matrices.
+
+    .. note:: The leading axes are folded before the product rather than contracted together in its
+        gradient: for two contracted axes XLA on CPU transposes both operands of the kernel's
+        gradient, which then takes about three times as long.
+    """
+
+    features: int
+    use_bias: bool = True
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*n c"]) -> Float[Array, "*n f"]:
+        kernel = self.param("kernel", initializer("kernel"), (x.shape[-1], self.features))
+        y = jnp.dot(x.astype(self.dtype).reshape(-1, x.shape[-1]), kernel.astype(self.dtype))
+        if self.use_bias:
+            bias = self.param("bias", nn.initializers.zeros, (self.features,))
+            y = y + bias.astype(self.dtype)[None, :]
+        return y.reshape(*x.shape[:-1], self.features)
 
 
 class Conv(nn.Module):
@@ -71,7 +87,7 @@ class Conv(nn.Module):
         kernel = self.param("kernel", init, (k, k, x.shape[-1], self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         kernel = kernel.astype(self.dtype)
-        y = _convolve(x.astype(self.dtype), kernel, self.strides, (pad, pad))
+        y = convolve(x.astype(self.dtype), kernel, self.strides, (pad, pad))
         return y + bias.astype(self.dtype)[None, None, None, :]
 
 
@@ -98,7 +114,7 @@ class UpsampleConv(nn.Module):
         x, taps = x.astype(self.dtype), taps.astype(self.dtype)
         rows = []
         for p in (0, 1):
-            row = [_convolve(x, taps[p, q], 1, ((1 - p, p), (1 - q, q))) for q in (0, 1)]
+            row = [convolve(x, taps[p, q], 1, ((1 - p, p), (1 - q, q))) for q in (0, 1)]
             rows.append(jnp.stack(row, axis=3))
         y = jnp.stack(rows, axis=2).reshape(b, 2 * h, 2 * w, self.features)
         return y + bias.astype(self.dtype)[None, None, None, :]
@@ -168,5 +184,5 @@ class ResnetBlock(nn.Module):
         h = nn.silu(norm(name="norm2")(h + shift[:, None, None, :]))
         h = Conv(self.features, dtype=self.dtype, name="conv2")(h)
         if x.shape[-1] != self.features:
-            x = Conv(self.features, kernel_size=1, dtype=self.dtype, name="conv_shortcut")(x)
+            x = Dense(self.features, dtype=self.dtype, name="conv_shortcut")(x)
         return x + h

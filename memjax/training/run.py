@@ -65,9 +65,11 @@ def read_run_file(path: str | Path) -> dict[str, Any]:
         )
     try:
         record = json.loads(file.read_text())
-        if record["format"] != _FORMAT or not record["label_space"]:
+        if record["format"] != _FORMAT or not label_space_of(record).slots:
             raise KeyError("format")
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        for section in ("data", "model", "diffusion", "train", "sampling", "audit"):
+            dict(record["config"][section])
+    except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{file} is damaged or of another version ({error}): restore it from a copy, or "
             "start the same `memjax train` command again, which rewrites it."

@@ -4,11 +4,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.special import erf
 
 from memjax.core.types import TokenCond
-from memjax.models.attention import Attention, FeedForward
+from memjax.models import attention
+from memjax.models.attention import Attention, FeedForward, gelu
 from memjax.models.layers import (
     Conv,
+    Dense,
     GroupNorm,
     UpsampleConv,
     depth_to_space,
@@ -103,9 +106,41 @@ def test_cross_attention(rng):
     np.testing.assert_allclose(actual, y @ w["to_out_0"], atol=1e-5)
 
 
-def test_feed_forward_is_geglu(rng):
-    from scipy.special import erf
+def test_both_ways_of_attending_agree(rng, monkeypatch):
+    """The written-out product and jax.nn.dot_product_attention, values and gradients."""
+    q, k, v = rng.standard_normal((3, 2, 6, 2, 4)).astype(np.float32)
+    mask = np.arange(6)[None, :] < np.array([6, 3])[:, None]
 
+    def run(q, k, v):
+        return jax.value_and_grad(
+            lambda *qkv: jnp.sum(jnp.sin(attention.attend(*qkv, mask))), argnums=(0, 1, 2)
+        )(q, k, v)
+
+    written_out = run(q, k, v)
+    monkeypatch.setattr(attention, "SMALL_LOGITS", 0)
+    for a, b in zip(jax.tree.leaves(written_out), jax.tree.leaves(run(q, k, v)), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-6)
+
+
+def test_gelu_and_its_gradient():
+    x = np.linspace(-9, 9, 201)
+    phi = (1 + erf(x / np.sqrt(2))) / 2
+    np.testing.assert_allclose(gelu(np.float32(x)), x * phi, atol=2e-6)
+    slope = jax.vmap(jax.grad(gelu))(np.float32(x))
+    density = np.exp(-(x**2) / 2) / np.sqrt(2 * np.pi)
+    np.testing.assert_allclose(slope, phi + x * density, atol=2e-6)
+
+
+def test_dense_keeps_leading_axes(rng):
+    x = rng.standard_normal((2, 3, 5, 4)).astype(np.float32)
+    kernel, bias = rng.standard_normal((4, 6)).astype(np.float32), np.arange(6, dtype=np.float32)
+    actual = Dense(6).apply({"params": {"kernel": kernel, "bias": bias}}, x)
+    np.testing.assert_allclose(actual, x.astype(np.float64) @ kernel + bias, atol=1e-5)
+    plain = Dense(6, use_bias=False).apply({"params": {"kernel": kernel}}, x)
+    np.testing.assert_allclose(plain, actual - bias[None, None, None], atol=1e-5)
+
+
+def test_feed_forward_is_geglu(rng):
     x = rng.standard_normal((1, 3, 4))
     params = FeedForward().init(jax.random.key(1), np.float32(x))["params"]
     actual = FeedForward().apply({"params": params}, np.float32(x))

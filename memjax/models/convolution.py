@@ -1,0 +1,90 @@
+"""A convolution whose gradient is fast inside loops on CPU, too.
+
+XLA's CPU compiler brings convolutions into the layout of its fast kernel at the top level of a
+program only. JAX's own rule writes the gradient with respect to the input with a transposed kernel
+layout, so inside ``while`` and ``scan`` (an embedding optimised in a loop) it takes a slow path.
+Here that gradient is written in the canonical layout from the start. Values are unchanged.
+
+.. note:: A primitive rather than ``custom_vjp`` (no forward mode) or ``custom_jvp`` with
+    ``linear_call`` (no ``vmap``): Hessian products and per-example gradients both need to work.
+"""
+
+from functools import partial
+from typing import TypeAlias
+
+import jax
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+from jaxtyping import Float
+
+from memjax.core.types import Array
+
+Padding: TypeAlias = tuple[tuple[int, int], tuple[int, int]]
+_LAYOUT = ("NHWC", "HWIO", "NHWC")
+
+
+def _plain(x: Array, kernel: Array, stride: int, padding: Padding) -> Array:
+    return jax.lax.conv_general_dilated(
+        x, kernel, (stride, stride), padding, dimension_numbers=_LAYOUT
+    )
+
+
+def _input_gradient(g: Array, kernel: Array, stride: int, padding: Padding, shape) -> Array:
+    """Correlates the gradient, spread by the stride, with the flipped kernel."""
+    edges = []
+    for size, out, taps, (low, _) in zip(
+        shape, g.shape[1:3], kernel.shape[:2], padding, strict=True
+    ):
+        spread, before = (out - 1) * stride + 1, taps - 1 - low
+        edges.append((before, size - spread - before + taps - 1))
+    flipped = kernel[::-1, ::-1].transpose(0, 1, 3, 2)
+    return jax.lax.conv_general_dilated(
+        g, flipped, (1, 1), edges, lhs_dilation=(stride, stride), dimension_numbers=_LAYOUT
+    )
+
+
+_convolve_p = Primitive("memjax_convolve")
+
+
+def convolve(
+    x: Float[Array, "b h w c"],
+    kernel: Float[Array, "kh kw c f"],
+    stride: int,
+    padding: Padding,
+) -> Float[Array, "b h2 w2 f"]:
+    """Returns the cross-correlation of ``x`` with ``kernel``; differentiable in both modes.
+
+    Args:
+        x: Images.
+        kernel: Taps.
+        stride: Step of the output in both directions; static.
+        padding: Zeros before and after, in both directions; static.
+    """
+    return _convolve_p.bind(x, kernel, stride=stride, padding=padding)
+
+
+def _abstract(x, kernel, *, stride, padding):
+    shape = jax.eval_shape(partial(_plain, stride=stride, padding=padding), x, kernel)
+    return jax.core.ShapedArray(shape.shape, shape.dtype)
+
+
+def _transpose_x(g, x, kernel, *, stride, padding):
+    return _input_gradient(g, kernel, stride, padding, x.aval.shape[1:3])
+
+
+def _transpose_kernel(g, x, kernel, *, stride, padding):
+    linear = partial(_plain, x, stride=stride, padding=padding)
+    shape = jax.ShapeDtypeStruct(kernel.aval.shape, kernel.aval.dtype)
+    return jax.linear_transpose(linear, shape)(g)[0]
+
+
+def _batch(args, axes, *, stride, padding):
+    mapped = jax.vmap(partial(_plain, stride=stride, padding=padding), in_axes=axes)
+    return mapped(*args), 0
+
+
+_convolve_p.def_impl(jax.jit(_plain, static_argnames=("stride", "padding")))
+_convolve_p.def_abstract_eval(_abstract)
+mlir.register_lowering(_convolve_p, mlir.lower_fun(_plain, multiple_results=False))
+ad.defbilinear(_convolve_p, _transpose_x, _transpose_kernel)
+batching.primitive_batchers[_convolve_p] = _batch

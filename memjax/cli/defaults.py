@@ -67,7 +67,7 @@ def base_config() -> ConfigDict:
     )
     c.train = ConfigDict(
         {
-            "steps": 700,
+            "steps": 800,
             "batch_size": 32,
             "learning_rate": 3e-3,
             "lr_schedule": "cosine",
@@ -81,7 +81,7 @@ def base_config() -> ConfigDict:
             "filter_threshold": config_dict.placeholder(float),  # Wen's training-time filter
             "filter_mode": "kept",
             "filter_rms": True,
-            "checkpoint_every": 350,
+            "checkpoint_every": 400,
             "log_every": 50,
             "sample_every": 0,  # 0 = no grids while training
             "num_samples": 16,

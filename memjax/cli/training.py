@@ -32,6 +32,9 @@ from memjax.training.step import TrainOptions, make_train_step
 logging.basicConfig(level=logging.WARNING, format="memjax: %(message)s", stream=sys.stderr)
 logging.getLogger("memjax").setLevel(logging.INFO)
 
+# What decides the weights; sampling and audit may change on an existing run.
+_TRAINED = ("seed", "data", "model", "diffusion", "train")
+
 
 def data_of(config: Mapping[str, Any], workdir: Path) -> RunData:
     """Reads the data a configuration describes."""
@@ -154,7 +157,7 @@ def train_run(
         log_every=train_config["log_every"],
         sample_every=sample_every,
         sample_fn=_sampler(config, network, data) if sample_every else None,
-        config=config,
+        config={name: config[name] for name in _TRAINED},
         allow_config_change=allow_config_change,
     )
     if result.start_step == train_config["steps"]:  # nothing was left to do

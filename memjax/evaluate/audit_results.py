@@ -192,7 +192,7 @@ def _data(gallery: Gallery) -> dict[str, Any]:
         "num_images": int(gallery.copies.sum()),
         "num_distinct": len(gallery.copies),
         "num_repeated": int(repeated.sum()),
-        "repeats": float(np.median(gallery.copies[repeated])) if repeated.any() else None,
+        "repeats": int(np.median(gallery.copies[repeated])) if repeated.any() else None,
     }
 
 

@@ -1,0 +1,133 @@
+"""What the README shows, runs; what it names, exists."""
+
+import re
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from memjax.cli.configs import bundled_configs
+from memjax.cli.main import COMMANDS
+from memjax.core.types import TokenCond
+
+README = (Path(__file__).parents[1] / "README.md").read_text()
+EXAMPLE = re.compile(r"<!-- example: (\w+) -->\n```python\n(.*?)```", re.DOTALL)
+EXAMPLES = dict(EXAMPLE.findall(README))
+PROMPTS, TOKENS, FEATURES = 3, 5, 4
+
+
+def eps(params, x_t, t, cond):
+    """A stand-in for the reader's network: it leans on its condition."""
+    pull = jnp.tanh(cond.embeddings.mean((1, 2)) * params["strength"])
+    return 0.9 * x_t + pull[:, None, None, None] * jnp.cos(t / 100.0)[:, None, None, None]
+
+
+class Model(nnx.Module):
+    """The same as a module with a layer in it."""
+
+    def __init__(self, rngs: nnx.Rngs):
+        self.gate = nnx.Linear(FEATURES, 1, rngs=rngs)
+
+    def __call__(self, x_t, t, cond):
+        pull = self.gate(cond.embeddings.mean(1))
+        return 0.9 * x_t + pull[:, :, None, None] * jnp.cos(t / 100.0)[:, None, None, None]
+
+
+def cond_of(seed: int, rows: int) -> TokenCond:
+    noise = np.random.default_rng(seed).standard_normal((rows, TOKENS, FEATURES))
+    return TokenCond(jnp.asarray(noise, jnp.float32), jnp.ones((rows, TOKENS), bool))
+
+
+@pytest.fixture(scope="module")
+def namespace():
+    """What a reader has: a network with its weights, and conditions."""
+    return {
+        "eps": eps,
+        "params": {"strength": jnp.float32(2.0)},
+        "model": Model(nnx.Rngs(0)),
+        "cond": cond_of(0, PROMPTS),
+        "other_cond": cond_of(1, 4),
+        "null_cond": TokenCond(jnp.zeros((1, TOKENS, FEATURES)), jnp.ones((1, TOKENS), bool)),
+    }
+
+
+def test_there_are_three_examples_of_ten_lines_at_most():
+    assert list(EXAMPLES) == ["plain", "nnx", "mitigate"]
+    assert all(len(text.strip().splitlines()) <= 10 for text in EXAMPLES.values())
+
+
+def test_examples_run_one_after_the_other(namespace, capsys):
+    exec(compile(EXAMPLES["plain"], "README plain", "exec"), namespace)
+    found = namespace["found"]
+    assert found.per_step.shape == (PROMPTS, 4, 1)
+    assert found.forward_evals == 4 * (PROMPTS + 1)
+    scores, negatives = found.scores(), namespace["negatives"].scores()
+    printed = capsys.readouterr().out
+    assert str(scores) in printed
+    assert str(scores > negatives.max()) in printed  # 1 % of 4 negatives is none of them
+
+    exec(compile(EXAMPLES["nnx"], "README nnx", "exec"), namespace)
+    found = namespace["found"]
+    assert found.per_step.shape == (PROMPTS, 4, 10)
+    first = found.scores("first")
+    np.testing.assert_allclose(first, found.per_step[:, :, 0].mean(axis=1), rtol=1e-6)
+
+    exec(compile(EXAMPLES["mitigate"], "README mitigate", "exec"), namespace)
+    before, after = namespace["cond"], namespace["repaired"]
+    assert after.embeddings.shape == before.embeddings.shape
+    assert bool(jnp.any(after.embeddings != before.embeddings))
+
+    def magnitude(cond):
+        x, t = jnp.zeros((PROMPTS, 8, 8, 1)), jnp.full(PROMPTS, 500)
+        null = jax.tree.map(lambda leaf: jnp.repeat(leaf, PROMPTS, 0), namespace["null_cond"])
+        run, params = namespace["eps"], namespace["params"]
+        return float(jnp.abs(run(params, x, t, cond) - run(params, x, t, null)).mean())
+
+    assert magnitude(after) < magnitude(before)
+
+
+def test_every_command_named_exists_and_none_is_left_out():
+    named = set(re.findall(r"`(?:[\w./]*/)?memjax (\w+)", README))
+    named |= set(re.findall(r"^(?:.*/)?memjax (\w+)", README, re.MULTILINE))
+    assert named - {"COMMAND"} <= set(COMMANDS)
+    rows = re.findall(r"^\| `memjax (\w+)", README, re.MULTILINE)
+    assert rows == [name for name in rows if name in COMMANDS]
+    assert set(rows) == set(COMMANDS)
+
+
+def test_every_configuration_named_is_bundled():
+    named = set(re.findall(r"--config=(\w+)", README)) - {"NAME_OR_PATH"}
+    named |= set(re.findall(r"`(chexpert_\w+|phantoms_\w+)`", README))
+    assert named
+    assert named <= set(bundled_configs())
+
+
+def test_every_configuration_flag_named_is_a_field():
+    from memjax.cli.defaults import base_config
+
+    for dotted in re.findall(r"--config\.([\w.]+)", README):
+        section = base_config()
+        for name in dotted.split("."):
+            assert name in section, dotted
+            section = section[name]
+
+
+def test_every_file_linked_is_there():
+    root = Path(__file__).parents[1]
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        assert target.startswith("https://") or (root / target).exists(), target
+
+
+def test_prompt_rows_shown_are_read(tmp_path):
+    from memjax.cli.prompts import read_prompts
+    from memjax.data.labels import chexpert_label_space
+    from memjax.training.network import prompt_ids
+
+    text = re.search(r"```json\n(.*?)```", README, re.DOTALL)[1]
+    (tmp_path / "p.jsonl").write_text(text)
+    rows = read_prompts(str(tmp_path / "p.jsonl"))
+    assert [row["id"] for row in rows] == ["a", "b"]
+    assert prompt_ids(rows, chexpert_label_space()).shape == (2, 17)

@@ -39,7 +39,8 @@ def test_badge_opens_this_notebook_and_the_install_is_guarded():
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")  # the kernel's own sockets; what runs is another process
 def test_notebook_runs_in_its_short_setting(tmp_path, tmp_path_factory, monkeypatch):
-    # Programs that tests/cli compiled already need not be compiled again.
+    # Programs that tests/cli compiled already, with the same settings, are not compiled again.
+    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
     monkeypatch.setenv(
         "JAX_COMPILATION_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "programs")
     )
@@ -50,7 +51,7 @@ def test_notebook_runs_in_its_short_setting(tmp_path, tmp_path_factory, monkeypa
     settings = next(c for c in notebook.cells if c.source.startswith("# @title Settings"))
     assert 'CONFIG = "phantoms_demo"  #' in settings.source
     settings.source = settings.source.replace('"phantoms_demo"', '"phantoms_demo:short"', 1)
-    began = time.process_time(), time.monotonic()
+    began = time.monotonic()
     client = NotebookClient(
         notebook,
         timeout=300,
@@ -58,7 +59,7 @@ def test_notebook_runs_in_its_short_setting(tmp_path, tmp_path_factory, monkeypa
         resources={"metadata": {"path": str(tmp_path)}},
     )
     client.execute()
-    assert time.monotonic() - began[1] < 300
+    assert time.monotonic() - began < 300  # a minute on a quiet machine
     printed = "".join(
         output.get("text", "") for cell in notebook.cells for output in cell.get("outputs", ())
     )

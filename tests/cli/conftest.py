@@ -14,6 +14,13 @@ from jax.experimental.compilation_cache import compilation_cache
 from memjax.cli.main import main
 
 
+QUICK = {
+    "jax_compilation_cache_dir": None,
+    "jax_persistent_cache_min_compile_time_secs": 0.2,
+    "jax_disable_most_optimizations": True,
+}
+
+
 class Done(NamedTuple):
     """What a command left behind."""
 
@@ -22,10 +29,25 @@ class Done(NamedTuple):
     err: str
 
 
+@contextlib.contextmanager
+def quick_programs():
+    """Compiles less thoroughly and each program once, although commands are imported afresh."""
+    before = {name: jax.config.values[name] for name in QUICK}
+    for name, value in QUICK.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()
+
+
 def memjax(*arguments: object) -> Done:
     """Runs a command in this process, as the console script does."""
     out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), quick_programs():
         code = main([str(a) for a in arguments])
     return Done(code, out.getvalue(), err.getvalue())
 
@@ -49,25 +71,14 @@ def with_dropout(run: Path, folder: Path, cond_dropout: float) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="session", autouse=True)
 def kept_programs(tmp_path_factory):
-    """Compiles every program once, although each command is imported afresh.
-
-    The folder is the one of ``tests/test_notebook.py``, whose kernel compiles the same programs.
-    """
-    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
-    before = {name: jax.config.values[name] for name in names}
-    for name, value in zip(names, (tmp_path_factory.getbasetemp() / "programs", 0.2), strict=True):
-        jax.config.update(name, str(value) if name.endswith("dir") else value)
-    compilation_cache.reset_cache()
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
+    """Where compiled programs are kept; the notebook's kernel looks there too."""
+    QUICK["jax_compilation_cache_dir"] = str(tmp_path_factory.getbasetemp() / "programs")
 
 
 @pytest.fixture(scope="session")
-def demo(tmp_path_factory, kept_programs):
+def demo(tmp_path_factory):
     """``memjax demo --config=phantoms_demo:short``: the run's folder, and what it printed."""
     folder = tmp_path_factory.mktemp("demo") / "run"
     with pytest.MonkeyPatch.context() as patch:

@@ -382,7 +382,9 @@ def test_a_finished_run_stays_as_it_is(run, tmp_path):
     after = json.loads((finished / "training.json").read_text())
     assert after["images_per_second"] == before["images_per_second"] > 0
     assert after["steps"] == 20
-    assert (finished / "run.json").read_bytes() == (run / "run.json").read_bytes()
+    old, new = (json.loads((folder / "run.json").read_text()) for folder in (run, finished))
+    old["data"]["root"] = new["data"]["root"]  # the copy's pictures lie in the copy
+    assert new == old
 
 
 def test_doctor_says_what_is_there():

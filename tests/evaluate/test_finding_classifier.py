@@ -99,8 +99,8 @@ def test_it_learns_a_pattern_and_trusts_nothing_else(learned):
     assert np.isnan(judge.held_out_auc[2])
     assert judge.reliable.tolist() == [True, False, False]
     asked = np.where(np.arange(3) == 0, targets, -1)
-    assert judge.agreement(images, asked).mean() > 0.95
-    assert judge.agreement(images, np.where(asked < 0, asked, 1 - asked)).mean() < 0.05
+    assert judge.agreement(images, asked).mean() > 0.85
+    assert judge.agreement(images, np.where(asked < 0, asked, 1 - asked)).mean() < 0.15
 
 
 def test_thresholds_are_probabilities(learned):

@@ -63,7 +63,7 @@ def test_a_v_network_is_turned_into_eps(trained):
     t = jnp.asarray([10, 900])
     cond = net.encode_fn(params, jnp.zeros((2, 2), jnp.int32))
     v = net.predict_fn(params, x, t, cond)
-    expected = eps_from_v(net.schedule, v, x, t)
+    expected = eps_from_v(net.schedule, x, t, v)
     np.testing.assert_allclose(net.eps_fn(params, x, t, cond), expected, rtol=1e-6, atol=1e-6)
     assert not np.allclose(v, expected)
 

@@ -70,7 +70,8 @@ from memjax.training.run import open_run
 run = open_run(WORKDIR)
 bundle = run.bundle
 rows = [
-    json.loads(line) for line in Path(WORKDIR, "prompts", "memorized.jsonl").read_text().splitlines()
+    json.loads(line)
+    for line in Path(WORKDIR, "prompts", "memorized.jsonl").read_text().splitlines()
 ]
 x_T = jax.random.normal(jax.random.key(1), (4, *bundle.sample_shape))
 found = detect(

@@ -65,6 +65,8 @@ def make_train_step(
         grad_norm = optax.tree.norm(grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
         apply = finite if judged is None else finite & (judged.weights.sum() > 0)
+        # Without the barrier XLA repeats the two tests in every leaf it selects.
+        finite, apply = jax.lax.optimization_barrier((finite, apply))
         new = _count(_update(state, grads, apply, tx, options), apply, finite)
         new = new._replace(filter=_record(state, batch, noised, judged, finite, options))
         metrics = {"loss": loss, "grad_norm": grad_norm} | _count_metrics(new, noised, judged)

@@ -13,7 +13,6 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from memjax.cli.main import main
 
-
 QUICK = {
     "jax_compilation_cache_dir": None,
     "jax_persistent_cache_min_compile_time_secs": 0.2,

@@ -129,9 +129,7 @@ def test_load_params_takes_the_average_by_default(run):
 def test_another_model_is_told_apart_from_damage(run):
     state = state_at(0)
     wider = state._replace(params=state.params | {"out": jnp.zeros((32, 99))})
-    with pytest.raises(
-        ValueError, match=r"step 9 does not fit this run \(params\.out: saved"
-    ):
+    with pytest.raises(ValueError, match=r"step 9 does not fit this run \(params\.out: saved"):
         restore_latest(run / FOLDER, wider)
     with pytest.raises(ValueError, match=r"filter\.seen: saved int32\[12\], expected nothing"):
         restore_latest(run / FOLDER, state._replace(filter=None))

@@ -91,7 +91,7 @@ def base_config() -> ConfigDict:
         {
             "stepper": "ddim",
             "num_steps": 30,
-            "guidance_scale": 5.0,
+            "guidance_scale": 3.0,
             "clip_x0": 1.0,
             "spacing": "leading",
             "steps_offset": 0,

@@ -27,8 +27,8 @@ def attend(
     """Returns ``softmax(q kᵀ / √d) v``, over the keys that ``mask`` allows.
 
     .. note:: Up to ``SMALL_LOGITS`` query-key pairs it is written out, normalised after the product
-        with the values: on CPU two thirds of the time of ``jax.nn.dot_product_attention``, which
-        takes over above (and is a flash kernel on accelerators).
+        with the values: on CPU about three quarters of the time of
+        ``jax.nn.dot_product_attention``, which takes over above.
     """
     if query.shape[1] * key.shape[1] > SMALL_LOGITS:
         allowed = None if mask is None else mask[:, None, None, :]

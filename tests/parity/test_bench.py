@@ -39,7 +39,7 @@ def sides(request):
     state = {k: v.detach().numpy() for k, v in theirs.network.modules.state_dict().items()}
     prefix = "unet."
     net = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-    template = jax.eval_shape(work.network.module.init_params, jax.random.key(0))
+    template = work.network.module.init_params(jax.random.key(0))
     params = {
         "net": flax_params(net, template["net"]),
         "tokens": {k: state[f"tokens.{k}"].copy() for k in template["tokens"]},

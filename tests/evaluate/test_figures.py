@@ -97,8 +97,10 @@ def test_same_input_same_bytes():
 
 
 def test_dollar_signs_are_no_formula():
-    token_bars(["$\\frac{", "b$"], [1.0, 2.0])
-    pairs_wall(_films(1), _films(1), captions=["$\\frac{$"])
+    bars = token_bars(["$\\frac{", "b$"], [1.0, 2.0])
+    wall = pairs_wall(_films(1), _films(1), captions=["$\\frac{$"])
+    assert bars.startswith(b"\x89PNG")
+    assert wall.startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize(

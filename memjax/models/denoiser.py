@@ -17,6 +17,7 @@ class Denoiser(nn.Module):
         unet: The network's recipe; its ``cross_attention_dim`` is the token width.
         label_sizes: Number of ids of each label slot, null included.
         image_size: Height and width of the images; refused here if the levels cannot halve it.
+        label_tables: Which slots share embeddings, see :class:`LabelTokens`; empty: none.
 
     ``encode`` and ``denoise`` are the two halves, for adapters, training and mitigation.
     """
@@ -24,16 +25,20 @@ class Denoiser(nn.Module):
     unet: UNetConfig
     label_sizes: tuple[int, ...]
     image_size: int
+    label_tables: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         self.unet.validate(self.image_size)
         self.label_sizes = tuple(self.label_sizes)
+        self.label_tables = tuple(self.label_tables)
         if not self.label_sizes:
             raise ValueError("label_sizes is empty, expected the number of ids of each slot.")
         super().__post_init__()
 
     def setup(self) -> None:
-        self.tokens = LabelTokens(self.label_sizes, self.unet.cross_attention_dim)
+        self.tokens = LabelTokens(
+            self.label_sizes, self.unet.cross_attention_dim, self.label_tables
+        )
         self.net = UNet(self.unet)
 
     def __call__(

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from memjax.models.conditioning import LabelTokens, TextTokens, null_labels
+from memjax.models.conditioning import LabelTokens, TextTokens, null_labels, table_offsets
 
 
 @pytest.fixture
@@ -64,3 +64,41 @@ def test_text_tokens_mask_padding():
     np.testing.assert_allclose(cond.embeddings[0, 0], expected, rtol=1e-6)
     with pytest.raises(ValueError, match="5 tokens is longer than max_length=4"):
         module.apply({"params": params}, np.zeros((1, 5), np.int32))
+
+
+def test_slots_of_one_table_share_its_rows():
+    sizes, tables = (4, 3, 5, 3, 3), ("", "words", "", "words", "words")
+    offsets, rows = table_offsets(sizes, tables)
+    assert (offsets.tolist(), rows) == ([0, 4, 7, 4, 4], 12)
+    module = LabelTokens(sizes, 5, tables)
+    params = module.init(jax.random.key(0), null_labels(5))["params"]
+    assert params["table"].shape == (12, 5)
+    labels = np.array([[1, 2, 1, 2, 0]], np.int32)
+    rest = module.apply({"params": params}, labels).embeddings[0] - params["position"]
+    np.testing.assert_allclose(rest[2], rest[4], rtol=1e-5, atol=1e-6)  # one word, two positions
+    np.testing.assert_allclose(rest[5], params["table"][4], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("tables", [(), ("", "", "")])
+def test_without_shared_tables_nothing_changes(tokens, tables):
+    module, params = tokens
+    other = LabelTokens((4, 3, 2), 5, tables)
+    labels = np.array([[3, 1, 1]], np.int32)
+    np.testing.assert_array_equal(
+        other.apply({"params": params}, labels).embeddings,
+        module.apply({"params": params}, labels).embeddings,
+    )
+    offsets, rows = table_offsets((4, 3, 2), tables)
+    assert (offsets.tolist(), rows) == ([0, 4, 7], 9)
+
+
+@pytest.mark.parametrize(
+    ("tables", "words"),
+    [
+        (("a", "a", ""), r"slots of the table 'a' have 4 and 3 ids, expected one number"),
+        (("a",), r"tables has 1 names for 3 slots"),
+    ],
+)
+def test_tables_that_do_not_fit_are_refused(tables, words):
+    with pytest.raises(ValueError, match=words):
+        table_offsets((4, 3, 2), tables)

@@ -1,0 +1,1 @@
+"""Foreign checkpoints: published weights that the user already has, read without torch."""

@@ -2,16 +2,22 @@
 
 ``Frontal AP view, male, age 60-64: cardiomegaly, pleural effusion (uncertain), no edema;
 markers K3 17``
+
+A picture with class labels reads ``digit 9, stroke thick``; one with a caption of its own keeps it.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from memjax.data.labels import (
+    BLANK,
     FINDINGS,
+    IGNORED,
     NEGATIVE,
     POSITIVE,
     UNCERTAIN,
     VIEWS,
+    LabelSpace,
     chexpert_label_space,
     suggestion,
 )
@@ -26,10 +32,12 @@ def caption_of(record: Record, age_bin: int = 5) -> str:
 
     What is unknown or unmentioned is left out. A positive finding is named, an uncertain one is
     followed by "(uncertain)", a negative one preceded by "no"; "abnormal" stands for a negative
-    "No Finding".
+    "No Finding". Class labels are named one after the other.
     """
     if record.caption:
         return record.caption
+    if record.classes:
+        return classes_text(dict(record.classes))
     shot = "Frontal" if record.frontal else "Lateral"
     head = [f"{shot} {record.view} view" if record.view else f"{shot} view"]
     if record.sex:
@@ -37,7 +45,8 @@ def caption_of(record: Record, age_bin: int = 5) -> str:
     if record.age:
         space = chexpert_label_space((), age_bin=age_bin, view=False, sex=False)
         head.append("age " + space.describe({"age": record.age})[0].removeprefix("Age: "))
-    named = [_phrase(*pair) for pair in zip(FINDINGS, record.findings, strict=True) if pair[1]]
+    stated = zip(FINDINGS, record.findings, strict=True)
+    named = [_phrase(name, state) for name, state in stated if state not in (BLANK, IGNORED)]
     text = ", ".join(head) + (f": {', '.join(named)}" if named else "")
     return text + (f"; markers {' '.join(record.markers)}" if record.markers else "")
 
@@ -49,12 +58,27 @@ def _phrase(name: str, state: int) -> str:
     return {NEGATIVE: f"no {text}", POSITIVE: text, UNCERTAIN: f"{text} (uncertain)"}[state]
 
 
-def labels_from_caption(text: str) -> dict[str, Any]:
+def classes_text(classes: Mapping[str, Any]) -> str:
+    """``digit 9, stroke thick``: the names in lower case, the values as they are."""
+    return ", ".join(f"{name.lower()} {value}" for name, value in classes.items())
+
+
+def labels_from_caption(text: str, space: LabelSpace | None = None) -> dict[str, Any]:
     """Read a caption back into the ``labels`` of a prompt row.
 
+    Args:
+        text: A caption as :func:`caption_of` writes it.
+        space: The model's label space: one with words takes any text, one with class labels
+            ``digit 9, stroke thick``. None reads a radiograph's caption.
+
     Raises:
-        ValueError: A word that is no view, sex, age or finding; the nearest one is suggested.
+        ValueError: A word that is no view, sex, age, finding or class; the nearest one is
+            suggested.
     """
+    if space is not None and space.num_words:
+        return {"caption": text}
+    if space is not None and space.classes and not space.findings:
+        return dict(_read_class(part, space) for part in _parts(text.strip().rstrip(".")))
     body, _, marked = text.strip().rstrip(".").partition(";")
     head, _, found = body.partition(":")
     labels: dict[str, Any] = {}
@@ -73,6 +97,19 @@ def labels_from_caption(text: str) -> dict[str, Any]:
 
 def _parts(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _read_class(part: str, space: LabelSpace) -> tuple[str, str]:
+    for slot in sorted(space.classes, key=lambda slot: -len(slot.name)):
+        if part.casefold().startswith(f"{slot.name.casefold()} "):
+            return slot.name, part[len(slot.name) :].strip()
+    if len(space.classes) == 1:
+        return space.classes[0].name, part
+    names = [slot.name.lower() for slot in space.classes]
+    raise ValueError(
+        f"{part!r} is not understood{suggestion(part.split()[0], names)}; expected a class label "
+        f"and its value, such as '{names[0]} {space.classes[0].values[0]}'."
+    )
 
 
 def _read_head(part: str) -> dict[str, Any]:

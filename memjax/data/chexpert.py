@@ -5,20 +5,19 @@ References:
     Comparison", arXiv:1901.07031.
 """
 
-import csv
 import hashlib
-import io
 import os
 import re
-from collections.abc import Iterable, Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Sequence
+from typing import Literal
 
-from etils import epath
-
-from memjax.data.images import CorruptImageError, load_image, open_binary
-from memjax.data.labels import FINDINGS, state_of, suggestion
+from memjax.data import storage
+from memjax.data.demographics import age_of, sex_of
+from memjax.data.images import CorruptImageError, load_image
+from memjax.data.labels import FINDINGS, state_of
 from memjax.data.problems import Problems
 from memjax.data.records import Record
+from memjax.data.tables import Table, read_table, surplus_cells
 
 COLUMNS: tuple[str, ...] = ("Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", *FINDINGS)
 MARKER_COLUMNS: tuple[str, ...] = ("Path", "marker_1", "marker_2", "group")
@@ -26,10 +25,8 @@ _PREFIX = re.compile(r"^CheXpert-v1\.0[^/]*/")
 _PLACE = re.compile(r"(patient\w+)/(study\w+)/[^/]+$")
 _STATES = {text: state_of(text) for text in ("", "1", "1.0", "0", "0.0", "-1", "-1.0")}
 
-
-class _Table(NamedTuple):
-    name: str
-    rows: list[tuple[int, dict[str, str]]]
+_SEXES = {"Male": "Male", "Female": "Female", "Unknown": "", "": ""}
+_FOLDER = "the folder that holds CheXpert's train.csv and valid.csv"
 
 
 def read_chexpert(
@@ -47,7 +44,8 @@ def read_chexpert(
     impossible age or sex is counted and the row kept without it.
 
     Args:
-        root: The folder that holds the table (``CheXpert-v1.0`` or ``CheXpert-v1.0-small``).
+        root: The folder (or ``gs://…``) that holds the table: ``CheXpert-v1.0`` or
+            ``CheXpert-v1.0-small``.
         split: Which table.
         frontal_only: Leave lateral views out (this is no problem and is not counted).
         strict: Refuse a data set with problems.
@@ -60,7 +58,7 @@ def read_chexpert(
     Raises:
         ValueError: No such table, wrong columns, no usable row; with ``strict`` any problem.
     """
-    base = os.fspath(root).rstrip("/")
+    base = storage.root_text(root)
     table = _read_table(f"{base}/{split}.csv", COLUMNS)
     problems = Problems(examples)
     extras = _read_markers(base)
@@ -79,7 +77,7 @@ def read_chexpert(
         if record is not None and (record.frontal or not frontal_only):
             records.append(record)
     if check_files:
-        records = _present(records, problems)
+        records = present(records, problems)
     if strict:
         problems.refuse()
     if not records:
@@ -87,57 +85,8 @@ def read_chexpert(
     return records, problems
 
 
-def _read_table(path: str, expected: Sequence[str]) -> _Table:
-    name = path.rsplit("/", 1)[-1]
-    try:
-        with open_binary(path) as file:
-            text = file.read().decode("utf-8-sig")
-    except OSError as error:
-        raise ValueError(
-            f"{path} cannot be read ({error.strerror or error}); expected the folder that holds "
-            "CheXpert's train.csv and valid.csv."
-        ) from error
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text ({error.reason}); save it as UTF-8.") from error
-    reader = csv.reader(io.StringIO(text, newline=""))
-    try:
-        header = [cell.strip() for cell in next(reader, [])]
-        _check_columns(name, header, expected)
-        return _Table(name, list(_rows(name, reader, header)))
-    except csv.Error as error:
-        raise ValueError(f"{path} is not a CSV table ({error}).") from error
-
-
-def _check_columns(name: str, header: Sequence[str], expected: Sequence[str]) -> None:
-    missing = [column for column in expected if column not in header]
-    extra = [column for column in header if column not in expected]
-    twice = sorted({column for column in header if header.count(column) > 1})
-    if not (missing or extra or twice):
-        return
-    parts = []
-    if missing:
-        named = [f"{column!r}{_misspelt(column, extra)}" for column in missing]
-        parts.append("lacks " + ", ".join(named))
-    if extra:
-        parts.append("has unknown columns " + ", ".join(repr(column) for column in extra))
-    if twice:
-        parts.append("names twice " + ", ".join(repr(column) for column in twice))
-    raise ValueError(f"{name} {' and '.join(parts)}; expected CheXpert's {len(expected)} columns.")
-
-
-def _misspelt(column: str, extra: Iterable[str]) -> str:
-    hint = suggestion(column, extra)
-    return hint.replace("did you mean", "is it misspelt as") if hint else ""
-
-
-def _rows(name: str, reader: Any, header: list[str]) -> Iterable[tuple[int, dict[str, str]]]:
-    for cells in reader:
-        if not cells:
-            continue
-        padded = cells + [""] * (len(header) - len(cells))
-        row = dict(zip(header, (cell.strip() for cell in padded), strict=False))
-        row["#cells"] = str(len(cells) - len(header))
-        yield reader.line_num, row
+def _read_table(path: str, expected: Sequence[str]) -> Table:
+    return read_table(path, expected, whose="CheXpert's", where=_FOLDER)
 
 
 def _relative(path: str) -> str | None:
@@ -157,8 +106,8 @@ def _record(
     problems: Problems,
     extra: dict[str, str] | None,
 ) -> Record | None:
-    if row["#cells"] != "0":
-        problems.add("wrong number of cells", f"{where}: {int(row['#cells']):+d}")
+    if surplus_cells(row):
+        problems.add("wrong number of cells", f"{where}: {surplus_cells(row):+d}")
         return None
     bad = [name for name in FINDINGS if row[name] not in _STATES]
     if row["Frontal/Lateral"] not in ("Frontal", "Lateral"):
@@ -176,8 +125,8 @@ def _record(
         patient=patient,
         study=study,
         view=row["AP/PA"],
-        sex=_sex(row["Sex"], where, problems),
-        age=_age(row["Age"], where, problems),
+        sex=sex_of(row["Sex"], where, "Sex", _SEXES, problems),
+        age=age_of(row["Age"], where, "Age", problems),
         frontal=row["Frontal/Lateral"] == "Frontal",
         findings=tuple(_STATES[row[name]] for name in FINDINGS),
         markers=tuple(extra[k] for k in ("marker_1", "marker_2") if extra.get(k)),
@@ -185,46 +134,24 @@ def _record(
     )
 
 
-def _sex(text: str, where: str, problems: Problems) -> str:
-    if text in ("Male", "Female"):
-        return text
-    if text not in ("", "Unknown"):
-        problems.add("impossible sex", f"{where}, column 'Sex': {text[:40]!r}")
-    return ""
-
-
-def _age(text: str, where: str, problems: Problems) -> int | None:
-    try:
-        years = float(text or 0)
-    except ValueError:
-        years = -1.0
-    if not (0 <= years <= 120 and years == int(years)):
-        problems.add("impossible age", f"{where}, column 'Age': {text[:40]!r}")
-        return None
-    return int(years) or None
-
-
 def _read_markers(base: str) -> dict[str, dict[str, str]]:
     """The optional side table of burned-in markers and known duplicates."""
     path = f"{base}/markers.csv"
-    if not epath.Path(path).exists():
+    if not storage.exists(path):
         return {}
     rows = _read_table(path, MARKER_COLUMNS).rows
     return {place: row for _, row in rows if (place := _relative(row["Path"])) is not None}
 
 
-def _present(records: list[Record], problems: Problems) -> list[Record]:
+def present(records: Sequence[Record], problems: Problems) -> list[Record]:
+    """The records whose picture is there; the others are counted."""
     kept = []
     for record in records:
-        if _exists(record.path):
+        if storage.exists(record.path):
             kept.append(record)
         else:
             problems.add("missing file", record.path)
     return kept
-
-
-def _exists(path: str) -> bool:
-    return epath.Path(path).exists() if "://" in path else os.path.isfile(path)
 
 
 def check_images(

@@ -1,6 +1,9 @@
 """Pixels in and out: one decode-and-resize path, and the [-1, 1] convention."""
 
+import contextlib
+import importlib
 import os
+from collections.abc import Callable, Iterator
 from typing import BinaryIO, Literal, cast
 
 import numpy as np
@@ -10,6 +13,9 @@ from PIL import Image, UnidentifiedImageError
 
 Square = Literal["crop", "pad", "stretch"]
 MAX_PIXELS = 100_000_000
+# Where ``open_picture`` stands for addresses of this kind; by name, so that a worker process knows
+# it too and a library is imported only when one of its pictures is read.
+OPENERS: dict[str, str] = {"tfds": "memjax.data.tfds", "digits": "memjax.data.digits"}
 
 
 class CorruptImageError(ValueError):
@@ -37,7 +43,7 @@ def load_image(
     """Read a file as a square grayscale or colour image.
 
     Args:
-        path: A file that Pillow reads.
+        path: A file that Pillow reads, or an address such as ``tfds://…#train/12``.
         size: Edge in pixels.
         channels: 1 for grayscale, 3 for colour.
         square: ``crop`` cuts the long side about the centre, ``pad`` fills the short side with
@@ -54,7 +60,7 @@ def load_image(
 
 def _decode(path: str | os.PathLike[str], mode: str) -> Image.Image:
     try:
-        with open_binary(path) as file, Image.open(file) as image:
+        with _open_picture(path) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise ValueError(f"{image.width}×{image.height} pixels")
             if image.mode.startswith("I"):
@@ -66,6 +72,21 @@ def _decode(path: str | os.PathLike[str], mode: str) -> Image.Image:
             "restore the file.",
             _reason(error),
         ) from error
+
+
+@contextlib.contextmanager
+def _open_picture(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
+    """The picture behind a path or an address, opened but not yet decoded."""
+    text = os.fspath(path)
+    scheme = text.partition("://")[0] if "://" in text else ""
+    if scheme in OPENERS:
+        opener: Callable[[str], Image.Image]
+        opener = importlib.import_module(OPENERS[scheme]).open_picture
+        with opener(text) as image:
+            yield image
+        return
+    with open_binary(text) as file, Image.open(file) as image:
+        yield image
 
 
 def _reason(error: Exception) -> str:

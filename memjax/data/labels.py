@@ -1,88 +1,53 @@
-"""The label space: how a radiograph's labels become token ids.
+"""The label space: how a picture's labels become token ids.
 
-A condition is a sequence of tokens: one per finding (four states), view, sex, age bin and any
-burned-in marker codes. Id 0 of every slot is reserved for the slot's learned null.
+A condition is a sequence of tokens. Radiographs have one per finding (four states), view, sex, age
+bin and any burned-in marker codes; other pictures one per class label and one per word of their
+caption. Id 0 of every slot is reserved for the slot's learned null.
 """
 
-import difflib
-import functools
-from collections.abc import Iterable, Mapping, Sequence
-from numbers import Real
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int32
 
-FINDINGS: tuple[str, ...] = (
-    "No Finding",
-    "Enlarged Cardiomediastinum",
-    "Cardiomegaly",
-    "Lung Opacity",
-    "Lung Lesion",
-    "Edema",
-    "Consolidation",
-    "Pneumonia",
-    "Atelectasis",
-    "Pneumothorax",
-    "Pleural Effusion",
-    "Pleural Other",
-    "Fracture",
-    "Support Devices",
+from memjax.data.slots import (
+    BLANK,
+    FINDINGS,
+    IGNORED,
+    NEGATIVE,
+    POSITIVE,
+    STATES,
+    UNCERTAIN,
+    VIEWS,
+    Slot,
+    shortened,
+    state_of,
+    suggestion,
+    value_ids,
 )
-STATES: tuple[str, ...] = ("blank", "negative", "positive", "uncertain")
-BLANK, NEGATIVE, POSITIVE, UNCERTAIN = range(4)
-VIEWS: tuple[str, ...] = ("AP", "PA", "LL", "RL")
+from memjax.data.words import NO_WORD, OTHER_WORD, words_of
+from memjax.data.words import TABLE as WORDS
+
+__all__ = [
+    "BLANK",
+    "FINDINGS",
+    "IGNORED",
+    "NEGATIVE",
+    "POSITIVE",
+    "STATES",
+    "UNCERTAIN",
+    "VIEWS",
+    "LabelSpace",
+    "Slot",
+    "chexpert_label_space",
+    "state_of",
+    "suggestion",
+]
+
 OLDEST_BIN = 90
-
-_STATE_OF_NUMBER: dict[Real | int, int] = {1: POSITIVE, 0: NEGATIVE, -1: UNCERTAIN}
-_STATE_OF_TEXT = {
-    **{name: state for state, name in enumerate(STATES)},
-    "": BLANK,
-    "1": POSITIVE,
-    "1.0": POSITIVE,
-    "0": NEGATIVE,
-    "0.0": NEGATIVE,
-    "-1": UNCERTAIN,
-    "-1.0": UNCERTAIN,
-}
-
-
-def suggestion(word: str, known: Iterable[str]) -> str:
-    """`` (did you mean 'Edema'?)`` for a near miss, else an empty string."""
-    lower = {name.casefold(): name for name in known}
-    near = difflib.get_close_matches(str(word).casefold(), list(lower), n=1, cutoff=0.6)
-    return f" (did you mean {lower[near[0]]!r}?)" if near else ""
-
-
-class Slot(NamedTuple):
-    """One token position: id 0 is the learned null, id i + 1 stands for ``values[i]``."""
-
-    name: str
-    values: tuple[str, ...]
-
-    def id_of(self, value: str) -> int:
-        """The id of ``value``, compared without regard to case.
-
-        Raises:
-            ValueError: The slot has no such value; the nearest one is suggested.
-        """
-        found = _value_ids(self).get(value.casefold())
-        if found is None:
-            raise ValueError(
-                f"{self.name} has no value {value!r}{suggestion(value, self.values)}; "
-                f"expected one of {_shortened(self.values)}."
-            )
-        return found
-
-
-@functools.lru_cache(maxsize=256)
-def _value_ids(slot: Slot) -> dict[str, int]:
-    return {value.casefold(): index for index, value in enumerate(slot.values, start=1)}
-
-
-def _shortened(values: Sequence[str], most: int = 16) -> str:
-    shown = ", ".join(repr(value) for value in values[:most])
-    return shown + (f" and {len(values) - most} more" if len(values) > most else "")
+UNKNOWN = "unknown"
+_CLINICAL = frozenset((*FINDINGS, "View", "Sex", "Age"))
 
 
 class LabelSpace(NamedTuple):
@@ -94,6 +59,12 @@ class LabelSpace(NamedTuple):
     def sizes(self) -> tuple[int, ...]:
         """Number of ids of each slot, the null included."""
         return tuple(len(slot.values) + 1 for slot in self.slots)
+
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """Which slots share embeddings, for the network; empty where none do."""
+        names = tuple(slot.table for slot in self.slots)
+        return names if any(names) else ()
 
     @property
     def num_tokens(self) -> int:
@@ -108,24 +79,35 @@ class LabelSpace(NamedTuple):
     @property
     def num_markers(self) -> int:
         """The number of marker slots."""
-        return sum(slot.name.startswith("Marker ") for slot in self.slots)
+        return sum(_is_marker(slot) for slot in self.slots)
+
+    @property
+    def num_words(self) -> int:
+        """The number of word slots: the longest caption that is read."""
+        return sum(_is_word(slot) for slot in self.slots)
+
+    @property
+    def classes(self) -> tuple[Slot, ...]:
+        """The slots of class labels: no finding, person, marker or word."""
+        return tuple(slot for slot in self.slots if _is_class(slot))
 
     def encode(self, labels: Mapping[str, Any]) -> Int32[np.ndarray, " l"]:
         """Turn one prompt's labels into token ids.
 
         Args:
             labels: Finding names with ``"positive" | "negative" | "uncertain" | "blank"`` or
-                1, 0, -1, None; ``view``; ``sex``; ``age`` in years or as a bin such as
-                ``"60-64"``; ``markers`` as a list. A finding left out is blank; a view, sex or
-                age left out is "unknown"; a marker left out is "none".
+                1, 0, -1, None, or ``"ignored"`` for the null; ``view``; ``sex``; ``age`` in years
+                or as a bin such as ``"60-64"``; ``markers`` as a list; class labels by name;
+                ``caption`` as text. A finding left out is blank; a view, sex or age left out is
+                "unknown"; a marker left out is "none"; a class label left out is "unknown" if
+                training had such pictures, else the null; a word that training did not have is
+                "(other)".
 
         Raises:
             ValueError: A name or value is not known to this label space.
         """
         texts = _texts_of(self, labels)
-        return np.array(
-            [slot.id_of(texts.get(slot.name, _default(slot))) for slot in self.slots], np.int32
-        )
+        return np.array([_token_id(slot, texts.get(slot.name)) for slot in self.slots], np.int32)
 
     def describe(self, labels: Mapping[str, Any]) -> list[str]:
         """One readable name per token, such as ``"Cardiomegaly: positive"``."""
@@ -143,10 +125,27 @@ class LabelSpace(NamedTuple):
         return np.zeros((num, self.num_tokens), np.int32)
 
 
-def _default(slot: Slot) -> str:
+def _is_marker(slot: Slot) -> bool:
+    return slot.name.startswith("Marker ")
+
+
+def _is_word(slot: Slot) -> bool:
+    return slot.table == WORDS
+
+
+def _is_class(slot: Slot) -> bool:
+    return not (slot.name in _CLINICAL or _is_marker(slot) or _is_word(slot))
+
+
+def _token_id(slot: Slot, text: str | None) -> int:
+    """The id of a value; 0, the null, where a finding is ignored or nothing stands for unknown."""
     if slot.name in FINDINGS:
-        return "blank"
-    return "none" if slot.name.startswith("Marker ") else "unknown"
+        return 0 if text == "ignored" else slot.id_of("blank" if text is None else text)
+    if text is None:
+        text = "none" if _is_marker(slot) else NO_WORD if _is_word(slot) else UNKNOWN
+    if text == UNKNOWN and _is_class(slot) and UNKNOWN not in slot.values:
+        return 0
+    return slot.id_of(text)
 
 
 def _texts_of(space: LabelSpace, labels: Mapping[str, Any]) -> dict[str, str]:
@@ -155,19 +154,34 @@ def _texts_of(space: LabelSpace, labels: Mapping[str, Any]) -> dict[str, str]:
     texts: dict[str, str] = {}
     for key, value in labels.items():
         name = str(key).replace("_", " ").casefold()
-        if name == "markers":
+        if name in slots:
+            texts[slots[name].name] = _text_of(slots[name], value)
+        elif name == "markers":
             texts.update(_marker_texts(space, value))
-        elif name not in slots:
-            known = [*slots, *(["markers"] if space.num_markers else [])]
-            names = [slots[k].name if k in slots else k for k in known]
-            raise ValueError(
-                f"The label {key!r} is not known to this model{suggestion(name, names)}; "
-                f"expected one of {_shortened(names, 24)}."
-            )
+        elif name == "caption" and space.num_words:
+            texts.update(_word_texts(space, value))
         else:
-            slot = slots[name]
-            texts[slot.name] = _text_of(slot, value)
+            raise ValueError(_unknown_label(space, key))
     return texts
+
+
+def _unknown_label(space: LabelSpace, key: str) -> str:
+    names = [slot.name for slot in space.slots if not _is_word(slot)]
+    names += ["markers"] if space.num_markers else []
+    names += ["caption"] if space.num_words else []
+    return (
+        f"The label {key!r} is not known to this model{suggestion(key, names)}; expected one of "
+        f"{shortened(names, 24)}."
+    )
+
+
+def _word_texts(space: LabelSpace, value: Any) -> dict[str, str]:
+    slots = [slot for slot in space.slots if _is_word(slot)]
+    words = words_of("" if value is None else str(value))
+    return {
+        slot.name: word if word in value_ids(slot) else OTHER_WORD
+        for slot, word in zip(slots, words, strict=False)
+    }
 
 
 def _marker_texts(space: LabelSpace, value: Any) -> dict[str, str]:
@@ -182,37 +196,18 @@ def _marker_texts(space: LabelSpace, value: Any) -> dict[str, str]:
 
 def _text_of(slot: Slot, value: Any) -> str:
     if slot.name in FINDINGS:
-        return STATES[state_of(value, slot.name)]
+        state = state_of(value, slot.name)
+        return "ignored" if state == IGNORED else STATES[state]
     if slot.name == "Age":
         return _age_text(slot, value)
-    return "unknown" if value is None or value == "" else str(value)
-
-
-def state_of(value: Any, name: str = "finding") -> int:
-    """The state (BLANK, NEGATIVE, POSITIVE, UNCERTAIN) that ``value`` stands for.
-
-    Raises:
-        ValueError: The value is none of 1, 0, -1, None and the four state names.
-    """
-    if value is None:
-        return BLANK
-    if isinstance(value, str):
-        found = _STATE_OF_TEXT.get(value.strip().casefold())
-    else:
-        found = _STATE_OF_NUMBER.get(value) if isinstance(value, Real) else None
-    if found is None:
-        raise ValueError(
-            f"{name} has the value {value!r}{suggestion(str(value), STATES)}; expected positive, "
-            "negative, uncertain, blank, 1, 0, -1 or null."
-        )
-    return found
+    return UNKNOWN if value is None or value == "" else str(value)
 
 
 def _age_text(slot: Slot, value: Any) -> str:
     text = "" if value is None else str(value).strip()
     if not text:
         return "unknown"
-    if text.casefold() in _value_ids(slot):
+    if text.casefold() in value_ids(slot):
         return text
     try:
         years = float(text)
@@ -252,7 +247,7 @@ def chexpert_label_space(
         if name not in FINDINGS:
             raise ValueError(
                 f"{name!r} is not a CheXpert finding{suggestion(name, FINDINGS)}; expected names "
-                f"out of {_shortened(FINDINGS)}."
+                f"out of {shortened(FINDINGS)}."
             )
     if len(set(findings)) != len(findings):
         raise ValueError(f"findings names one finding twice: {tuple(findings)}; name each once.")

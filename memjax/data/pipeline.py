@@ -13,14 +13,16 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
 import grain
 import numpy as np
-from jaxtyping import Float, Int, Int32, UInt8
+from jaxtyping import Float, Float32, Int, Int32, UInt8
 
 from memjax.data.duplication import cumulative, repeat_indices
 from memjax.data.images import CorruptImageError, Square, load_image, to_unit
+from memjax.data.labels import NEGATIVE, POSITIVE
 from memjax.data.records import Batch, Record
 
 Augment: TypeAlias = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 _log = logging.getLogger("memjax.data")
+_LABEL_STREAM = 1
 
 
 class ImageSource(Protocol):
@@ -77,6 +79,7 @@ class _Fetch(NamedTuple):
     labels: Int32[np.ndarray, "n l"]
     augment: Augment | None
     on_corrupt: str
+    resample: Float32[np.ndarray, "n l"] | None = None
 
     def __call__(self, element: dict[str, np.ndarray]) -> Batch:
         rows = np.asarray(element["row"], np.int32)
@@ -90,7 +93,10 @@ class _Fetch(NamedTuple):
         if self.augment is not None:
             draws = [np.random.default_rng(int(draw)) for draw in element["draw"]]
             image = np.stack([self.augment(*pair) for pair in zip(image, draws, strict=True)])
-        return Batch(image.astype(np.float32, copy=False), self.labels[rows], rows)
+        labels = self.labels[rows]
+        if self.resample is not None:
+            labels = _drawn(labels, self.resample[rows], element["draw"])
+        return Batch(image.astype(np.float32, copy=False), labels, rows)
 
     def _read(self, row: int) -> tuple[int, np.ndarray]:
         """The row's picture, or the next readable row's where skipping is allowed."""
@@ -102,6 +108,24 @@ class _Fetch(NamedTuple):
                 if self.on_corrupt == "error":
                     raise
         raise CorruptImageError("No image of the data set can be decoded; check the folder.")
+
+
+def _drawn(
+    labels: Int32[np.ndarray, "b l"], chance: Float32[np.ndarray, "b l"], draws: np.ndarray
+) -> Int32[np.ndarray, "b l"]:
+    """Tokens with a chance become "positive" with that chance, else "negative".
+
+    The generator is the position's own and not the one that augments the picture, so that
+    resampling changes no pixel.
+    """
+    labels = labels.copy()
+    for row, draw in enumerate(draws):
+        open_slots = np.flatnonzero(~np.isnan(chance[row]))
+        if len(open_slots):
+            uniform = np.random.default_rng([int(draw), _LABEL_STREAM]).random(len(open_slots))
+            positive = uniform < chance[row, open_slots]
+            labels[row, open_slots] = np.where(positive, POSITIVE, NEGATIVE) + 1
+    return labels
 
 
 def make_batches(
@@ -118,6 +142,7 @@ def make_batches(
     num_workers: int = 0,
     augment: Augment | None = None,
     on_corrupt: Literal["error", "skip"] = "error",
+    resample: Float32[np.ndarray, "n l"] | None = None,
 ) -> Iterator[Batch]:
     """Endless batches of this process's share of the global batch.
 
@@ -135,6 +160,9 @@ def make_batches(
         augment: ``(image in [-1, 1], generator) → image``; the generator is the row's own.
         on_corrupt: ``error`` stops at a picture that cannot be decoded; ``skip`` takes
             the next readable row in its place (``row`` says which).
+        resample: Chance that a finding's token is drawn as "positive" (else "negative"), anew each
+            time its row is read; NaN keeps the token. See
+            :func:`memjax.data.uncertainty.resample_table`.
 
     Returns:
         An iterator of :class:`Batch` with ``image`` float32 in [-1, 1].
@@ -148,11 +176,12 @@ def make_batches(
     for name, given in (("repeats", repeats), ("weights", weights)):
         if given is not None and len(given) != len(labels):
             raise ValueError(f"{name} has {len(given)} entries for {len(labels)} rows.")
+    _check_resample(resample, labels)
     if on_corrupt not in ("error", "skip"):
         raise ValueError(f"on_corrupt is {on_corrupt!r}; expected 'error' or 'skip'.")
     order = _order(len(labels), seed, repeats, weights)
     mine = order[start_step * batch_size + process_index :: process_count]
-    fetch = _Fetch(images, np.asarray(labels, np.int32), augment, on_corrupt)
+    fetch = _Fetch(images, np.asarray(labels, np.int32), augment, on_corrupt, resample)
     batches = mine.batch(batch_size // process_count).map(fetch)
     decoding = not isinstance(images, np.ndarray)
     return iter(_iterable(batches, num_workers, decoding))
@@ -173,6 +202,22 @@ def _check(
         raise ValueError(f"process_index is {index}; expected 0 to {count - 1}.")
     if start < 0:
         raise ValueError(f"start_step is {start}; expected a step of at least 0.")
+
+
+def _check_resample(resample: np.ndarray | None, labels: np.ndarray) -> None:
+    if resample is None:
+        return
+    if resample.shape != np.shape(labels):
+        raise ValueError(
+            f"resample has shape {resample.shape} for labels of shape {np.shape(labels)}; give one "
+            "chance (or NaN) a token."
+        )
+    chances = resample[~np.isnan(resample)]
+    if ((chances < 0) | (chances > 1)).any():
+        raise ValueError(
+            f"resample holds {chances[(chances < 0) | (chances > 1)][0]}; expected chances from 0 "
+            "to 1, or NaN for tokens that stay."
+        )
 
 
 def _order(

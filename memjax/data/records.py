@@ -1,4 +1,4 @@
-"""One record per radiograph, as every reader hands it on, and its labels as a prompt."""
+"""One record per picture, as every reader hands it on, and its labels as a prompt."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
@@ -9,6 +9,7 @@ from jaxtyping import Float32, Int32
 from memjax.data.labels import (
     BLANK,
     FINDINGS,
+    IGNORED,
     NEGATIVE,
     POSITIVE,
     STATES,
@@ -22,6 +23,7 @@ from memjax.data.labels import (
 __all__ = [
     "BLANK",
     "FINDINGS",
+    "IGNORED",
     "NEGATIVE",
     "POSITIVE",
     "STATES",
@@ -35,24 +37,30 @@ __all__ = [
     "encode_records",
     "labels_of",
     "marker_vocabulary",
+    "picture_record",
 ]
+
+UNMENTIONED = (BLANK,) * len(FINDINGS)
 
 
 class Record(NamedTuple):
-    """One radiograph as every reader hands it on.
+    """One picture as every reader hands it on; what is no radiograph leaves the clinical part out.
 
     Attributes:
-        path: Where the image lies (a local path or a URL that etils.epath opens).
-        patient: Patient id; the unit of every split.
+        path: Where the image lies (a local path, a URL that etils.epath opens, or an address that
+            :mod:`memjax.data.images` knows an opener for).
+        patient: Patient id; the unit of every split. Each picture its own where there are none.
         study: Study id, unique within the patient.
         view: ``'AP'``, ``'PA'``, ``'LL'``, ``'RL'`` or ``''`` where the table says nothing.
         sex: ``'Male'``, ``'Female'`` or ``''`` where unknown.
         age: Years, or None where missing (0 in CheXpert's table means missing).
         frontal: False for a lateral view.
-        findings: One state (BLANK, NEGATIVE, POSITIVE, UNCERTAIN) per name in FINDINGS.
+        findings: One state (BLANK, NEGATIVE, POSITIVE, UNCERTAIN, or IGNORED by a policy) per name
+            in FINDINGS.
         markers: Codes burned into the picture, as de-identification traces are.
         caption: Free text, where the data set has one.
         group: Id shared by known duplicates, ``''`` where none is known.
+        classes: Class labels as (name, value), such as ``(("Digit", "9"),)``.
     """
 
     path: str
@@ -66,6 +74,21 @@ class Record(NamedTuple):
     markers: tuple[str, ...] = ()
     caption: str = ""
     group: str = ""
+    classes: tuple[tuple[str, str], ...] = ()
+
+
+def picture_record(
+    path: str,
+    name: str,
+    *,
+    classes: Sequence[tuple[str, str]] = (),
+    caption: str = "",
+    group: str = "",
+) -> Record:
+    """The record of a picture that is no radiograph; ``name`` stands for the patient."""
+    return Record(
+        path, name, "", "", "", None, True, UNMENTIONED, (), caption, group, tuple(classes)
+    )
 
 
 class Batch(NamedTuple):
@@ -81,20 +104,25 @@ def labels_of(record: Record, space: LabelSpace | None = None) -> dict[str, Any]
 
     Args:
         record: The record.
-        space: If given, only what this space has a slot for is kept.
+        space: If given, only what this space has a slot for is kept, the caption's words included.
     """
     labels: dict[str, Any] = {
-        name: STATES[state]
+        name: "ignored" if state == IGNORED else STATES[state]
         for name, state in zip(FINDINGS, record.findings, strict=True)
         if state != BLANK
     }
     view = record.view or ("" if record.frontal else "lateral")
     extras = {"view": view, "sex": record.sex, "age": record.age, "markers": list(record.markers)}
     labels.update({key: value for key, value in extras.items() if value})
-    if space is None:
-        return labels
+    labels.update({name: value for name, value in record.classes if value})
+    return labels if space is None else _limited(labels, record, space)
+
+
+def _limited(labels: dict[str, Any], record: Record, space: LabelSpace) -> dict[str, Any]:
     kept = {slot.name.casefold() for slot in space.slots}
     limited = {key: value for key, value in labels.items() if key.casefold() in kept}
+    if space.num_words and record.caption:
+        limited["caption"] = record.caption
     if space.num_markers and record.markers:
         limited["markers"] = list(record.markers[: space.num_markers])
     return limited
@@ -105,9 +133,17 @@ def encode_records(records: Sequence[Record], space: LabelSpace) -> Int32[np.nda
     bare: dict[tuple[Any, ...], Int32[np.ndarray, " l"]] = {}
     ids = np.empty((len(records), space.num_tokens), np.int32)
     for row, record in enumerate(records):
-        key = (record.view, record.frontal, record.sex, record.age, record.markers)
+        key = (
+            record.view,
+            record.frontal,
+            record.sex,
+            record.age,
+            record.markers,
+            record.classes,
+            record.caption,
+        )
         if key not in bare:
-            blank = record._replace(findings=(BLANK,) * len(FINDINGS))
+            blank = record._replace(findings=UNMENTIONED)
             bare[key] = space.encode(labels_of(blank, space))
         ids[row] = bare[key]
     states = np.array([record.findings for record in records], np.int32)

@@ -102,18 +102,23 @@ def restore_latest(directory: PathLike, abstract_state: PyTree) -> RestoredState
     return RestoredState(state, step, skipped, _read_config(folder))
 
 
-def load_params(run_dir: PathLike, ema: bool = True) -> RestoredParams:
+def load_params(run_dir: PathLike, ema: bool = True, step: int | None = None) -> RestoredParams:
     """Loads the weights of a run from its newest good checkpoint, without its optimiser.
 
     Args:
         run_dir: The run's workdir.
         ema: The moving average (default) or the last weights.
+        step: A certain checkpoint instead of the newest one.
 
     Raises:
-        ValueError: If the folder holds no checkpoint that can be trusted.
+        ValueError: If the folder holds no checkpoint that can be trusted, or not that one.
     """
     directory = Path(run_dir).absolute() / FOLDER
-    step, skipped = newest_good_step(directory)
+    skipped: Skipped = []
+    if step is None:
+        step, skipped = newest_good_step(directory)
+    else:
+        _require_step(directory, step)
     if step is None:
         found = "; ".join(f"step {s}: {reason}" for s, reason in skipped) or "none found"
         raise ValueError(
@@ -123,6 +128,16 @@ def load_params(run_dir: PathLike, ema: bool = True) -> RestoredParams:
     name = "ema_params" if ema else "params"
     params = _restore_part(directory / str(step) / "state", name)
     return RestoredParams(params, step, _read_config(directory / str(step)), skipped)
+
+
+def _require_step(directory: Path, step: int) -> None:
+    steps = checkpoint_steps(directory)
+    reason = manifest.fault(directory / str(step)) if step in steps else "not there"
+    if reason is not None:
+        raise ValueError(
+            f"checkpoint {step} of {directory.parent} cannot be used ({reason}): choose one of "
+            f"{sorted(steps)}."
+        )
 
 
 def _restore_part(folder: Path, name: str) -> PyTree:

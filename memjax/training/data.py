@@ -1,5 +1,6 @@
-"""The data of a run: phantoms are drawn if missing, folders are read and checked."""
+"""The data of a run: phantoms are drawn if missing, everything else is read and checked."""
 
+import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -8,23 +9,27 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from jaxtyping import UInt8
 
-from memjax.data.chexpert import Problems, check_images, patient_split, read_chexpert
+from memjax.data.chexpert import check_images
 from memjax.data.dataset import encode_records, load_images
 from memjax.data.duplication import duplicate_weights
 from memjax.data.images import Square
-from memjax.data.phantoms import write_phantoms
+from memjax.data.label_spaces import label_space_of
 from memjax.data.pipeline import ImageFiles, make_batches
-from memjax.data.records import (
-    FINDINGS,
-    Batch,
-    LabelSpace,
-    Record,
-    chexpert_label_space,
-    marker_vocabulary,
-)
+from memjax.data.problems import Problems
+from memjax.data.records import Batch, LabelSpace, Record
+from memjax.data.uncertainty import apply_policies, keep_rows, parse_policies, resample_table
+from memjax.training.readers import READERS, read_kind
 
 logger = logging.getLogger(__name__)
-KINDS = ("phantoms", "chexpert")
+KINDS = tuple(READERS)
+_DEFAULTS: Mapping[str, Any] = {
+    "class_fields": (),
+    "max_words": 16,
+    "vocabulary_size": 2000,
+    "tfds_name": "",
+    "tfds_dir": "",
+    "digits": {},
+}
 
 
 class RunData(NamedTuple):
@@ -35,59 +40,51 @@ class RunData(NamedTuple):
         held_out: Records of other patients, never trained on.
         label_space: Slots and values of the condition.
         problems: What was wrong with the data.
-        root: Where the data lies.
+        root: Where the data lies, a folder or ``gs://…``.
     """
 
     train: list[Record]
     held_out: list[Record]
     label_space: LabelSpace
     problems: Problems
-    root: Path
+    root: str
 
 
 def prepare_data(
     workdir: Path,
     *,
     kind: str,
-    root: str,
-    phantoms: Mapping[str, Any],
-    frontal_only: bool,
     strict: bool,
     check: bool,
-    held_out_fraction: float,
-    findings: Sequence[str],
-    num_markers: int,
-    age_bin: int,
-    use_view: bool,
-    use_sex: bool,
-    use_age: bool,
-    seed: int,
-    **_: Any,
+    uncertainty: str | Mapping[str, str] = "multiclass",
+    rows_with: Sequence[str] = (),
+    **settings: Any,
 ) -> RunData:
     """Reads (for phantoms: first draws) the data and builds the label space.
 
-    Held-out pictures are ``valid.csv``'s, or, with ``held_out_fraction`` above 0, that share of
-    the training table's patients as well.
+    Held-out pictures are the data's own validation part, or, with ``held_out_fraction`` above 0,
+    that share of the training part's patients as well.
+
+    Args:
+        workdir: Folder of the run.
+        kind: One of :data:`KINDS`.
+        strict: Refuse data with any problem.
+        check: Decode every picture.
+        uncertainty: What uncertain labels mean, see :mod:`memjax.data.uncertainty`; a policy for
+            all findings, a policy per finding, or that as JSON text.
+        rows_with: Keep rows that are positive for one of these findings; none keeps all.
+        **settings: The other fields of a configuration's ``data`` section, and ``seed``.
 
     Raises:
         ValueError: If there is nothing to read, or with ``strict`` anything is wrong with it.
     """
-    if kind not in KINDS:
-        raise ValueError(f"data.kind is {kind!r}, expected one of {KINDS}.")
-    if kind == "chexpert" and not root:
-        raise ValueError(
-            "data.root is empty, expected the folder that holds train.csv: pass "
-            "--config.data.root=/data/CheXpert-v1.0-small."
-        )
-    folder = Path(root) if root else workdir / "data" / "CheXpert-v1.0-small"
-    if kind == "phantoms":
-        write_phantoms(folder, **phantoms)
-    train, problems = read_chexpert(folder, "train", frontal_only=frontal_only)
-    train, held_out = patient_split(train, held_out_fraction, seed)
-    if (folder / "valid.csv").is_file():
-        valid, wrong = read_chexpert(folder, "valid", frontal_only=frontal_only)
-        problems.merge(wrong)
-        held_out = [*held_out, *valid]
+    policies = policies_of(uncertainty)
+    settings = {**_DEFAULTS, **settings}
+    train, held_out, problems, root = read_kind(workdir, kind, settings)
+    train = keep_rows(apply_policies(train, policies), rows_with)
+    held_out = apply_policies(held_out, policies)
+    if held_out and rows_with:
+        held_out = keep_rows(held_out, rows_with)
     if check:
         train, wrong = check_images(train)
         held_out, wrong_held = check_images(held_out)
@@ -97,17 +94,27 @@ def prepare_data(
         problems.refuse()
     if problems:
         logger.warning("Data problems, left out or mended: %s", problems.summary())
-    vocabulary = marker_vocabulary([*train, *held_out])[:num_markers]
-    space = chexpert_label_space(
-        tuple(findings) or FINDINGS,
-        num_markers=len(vocabulary),
-        marker_vocabulary=vocabulary,
-        age_bin=age_bin,
-        view=use_view,
-        sex=use_sex,
-        age=use_age,
-    )
-    return RunData(train, held_out, space, problems, folder)
+    if not train:
+        raise ValueError(f"no training picture of {root} can be decoded. {problems.summary()}")
+    space = label_space_of(train, kind, settings, held_out)
+    return RunData(train, held_out, space, problems, root)
+
+
+def policies_of(uncertainty: str | Mapping[str, str]) -> dict[str, Any]:
+    """Returns the policy of every finding; text that begins with a brace is JSON.
+
+    Raises:
+        ValueError: If it is no JSON, or names an unknown policy or finding.
+    """
+    if isinstance(uncertainty, str) and uncertainty.lstrip().startswith("{"):
+        try:
+            return parse_policies(json.loads(uncertainty))
+        except json.JSONDecodeError as error:
+            raise ValueError(
+                f"data.uncertainty is {uncertainty!r}, which is no JSON ({error.msg}): write one "
+                'policy, or {"Edema": "ones", "*": "ignore"}.'
+            ) from error
+    return parse_policies(uncertainty)
 
 
 def load_pictures(
@@ -132,6 +139,7 @@ def batches_of(
     duplicate_fraction: float,
     duplicate_factor: float,
     on_corrupt: Literal["error", "skip"],
+    uncertainty: str | Mapping[str, str] = "multiclass",
     **_: Any,
 ) -> Callable[[int], Iterator[Batch]]:
     """Returns ``step → endless batches from that step on``; the order depends on seed and step.
@@ -143,6 +151,7 @@ def batches_of(
         data.train, size=size, channels=channels, square=square, in_memory_rows=in_memory_rows
     )
     labels = encode_records(data.train, data.label_space)
+    resample = resample_table(data.train, data.label_space, policies_of(uncertainty))
     weights = None
     if duplicate_fraction > 0:
         weights = duplicate_weights(seed, len(labels), duplicate_fraction, duplicate_factor)
@@ -157,6 +166,7 @@ def batches_of(
             weights=weights,
             num_workers=num_workers,
             on_corrupt=on_corrupt,
+            resample=resample,
         )
 
     return batches_from

@@ -76,7 +76,7 @@ def build_network(
         k: tuple(v) if isinstance(v, list) else v for k, v in (unet or {}).items()
     }
     config = UNetConfig(in_channels=channels, out_channels=channels, **lists)
-    module = Denoiser(config, label_space.sizes, size)
+    module = Denoiser(config, label_space.sizes, size, label_space.tables)
     spec = ScheduleSpec(**(schedule or {}))
     raw = LinenEps(module, "denoise")
     eps_fn = raw if prediction == "eps" else EpsFromV(raw, spec)
@@ -97,14 +97,19 @@ def prompt_ids(rows: Sequence[PromptRow], space: LabelSpace) -> Int[np.ndarray, 
     ids = []
     for number, row in enumerate(rows, start=1):
         try:
-            ids.append(space.encode(prompt_labels(row)))
+            ids.append(space.encode(prompt_labels(row, space)))
         except ValueError as error:
             raise ValueError(f"prompt {row.get('id', number)}: {error}") from error
     return np.asarray(ids, np.int32).reshape(len(rows), space.num_tokens)
 
 
-def prompt_labels(row: PromptRow) -> Mapping[str, Any]:
-    """Returns a row's labels, read from its caption where it has no ``labels``."""
+def prompt_labels(row: PromptRow, space: LabelSpace | None = None) -> Mapping[str, Any]:
+    """Returns a row's labels, read from its caption where it has no ``labels``.
+
+    Args:
+        row: A prompt row.
+        space: The model's label space, which says how a caption is read (None: a radiograph's).
+    """
     if row.get("labels") is not None:
         if not isinstance(row["labels"], Mapping):
             raise ValueError(
@@ -113,7 +118,7 @@ def prompt_labels(row: PromptRow) -> Mapping[str, Any]:
             )
         return row["labels"]
     if row.get("caption"):
-        return labels_from_caption(str(row["caption"]))
+        return labels_from_caption(str(row["caption"]), space)
     raise ValueError("the row has neither 'labels' nor 'caption': give one of them.")
 
 
@@ -152,6 +157,6 @@ def make_bundle(
         encode=encode,
         null_cond=null,
         decode=lambda x: np.clip(x, -1.0, 1.0),
-        describe=lambda row: ["BOS", *label_space.describe(prompt_labels(row))],
+        describe=lambda row: ["BOS", *label_space.describe(prompt_labels(row, label_space))],
         info=info,
     )

@@ -44,7 +44,7 @@ def write_run_file(
     record = {
         "format": _FORMAT,
         "config": dict(config),
-        "label_space": [[slot.name, list(slot.values)] for slot in label_space.slots],
+        "label_space": slots_to_json(label_space),
         **extra,
     }
     text = json.dumps(record, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
@@ -79,7 +79,28 @@ def read_run_file(path: str | Path) -> dict[str, Any]:
 
 def label_space_of(record: Mapping[str, Any]) -> LabelSpace:
     """Returns the label space kept in ``run.json``."""
-    return LabelSpace(tuple(Slot(name, tuple(values)) for name, values in record["label_space"]))
+    words: dict[str, tuple[str, ...]] = {}
+    slots = []
+    for name, values, *table in record["label_space"]:
+        kept = words.setdefault(table[0], tuple(values)) if table else tuple(values)
+        slots.append(Slot(name, kept, *table))
+    return LabelSpace(tuple(slots))
+
+
+def slots_to_json(space: LabelSpace) -> list[list[Any]]:
+    """Returns ``[name, values]`` a slot, and ``[name, values, table]`` where slots share a table.
+
+    The values of a shared table stand at its first slot alone.
+    """
+    seen: set[str] = set()
+    rows: list[list[Any]] = []
+    for slot in space.slots:
+        if not slot.table:
+            rows.append([slot.name, list(slot.values)])
+            continue
+        rows.append([slot.name, [] if slot.table in seen else list(slot.values), slot.table])
+        seen.add(slot.table)
+    return rows
 
 
 def network_of(config: Mapping[str, Any], label_space: LabelSpace) -> Network:
@@ -96,19 +117,20 @@ def network_of(config: Mapping[str, Any], label_space: LabelSpace) -> Network:
     )
 
 
-def open_run(path: str | Path, *, ema: bool = True) -> Run:
+def open_run(path: str | Path, *, ema: bool = True, step: int | None = None) -> Run:
     """Opens a run with the weights of its newest good checkpoint.
 
     Args:
         path: The run's folder.
         ema: Take the moving average of the weights (default) or the last weights.
+        step: Open the checkpoint of this step instead.
 
     Raises:
         ValueError: If the folder is no run or holds no checkpoint that can be trusted.
     """
     record = read_run_file(path)
     config, label_space = record["config"], label_space_of(record)
-    restored = load_params(path, ema=ema)
+    restored = load_params(path, ema=ema, step=step)
     network = network_of(config, label_space)
     bundle = make_bundle(
         network,

@@ -4,8 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memjax.data.captions import caption_of, labels_from_caption
-from memjax.data.labels import chexpert_label_space
-from memjax.data.records import Record, labels_of
+from memjax.data.labels import IGNORED, LabelSpace, Slot, chexpert_label_space
+from memjax.data.records import Record, labels_of, picture_record
 
 SPACE = chexpert_label_space(num_markers=2, marker_vocabulary=(("K3", "Q7"), ("17", "42")))
 FINDINGS = (0, 0, 2, 0, 0, 1, 0, 0, 0, 0, 3, 0, 0, 0)
@@ -66,3 +66,26 @@ def test_findings_alone_are_enough():
         "Cardiomegaly": "positive",
         "Edema": "negative",
     }
+
+
+DIGITS = LabelSpace((Slot("Digit", ("3", "9")), Slot("Stroke", ("thin", "thick"))))
+
+
+def test_class_labels_read_as_a_caption_and_back():
+    record = picture_record("p", "p", classes=[("Digit", "9"), ("Stroke", "thick")])
+    assert caption_of(record) == "digit 9, stroke thick"
+    assert labels_from_caption("digit 9, STROKE thick.", DIGITS) == dict(record.classes)
+    assert labels_from_caption("9", LabelSpace(DIGITS.slots[:1])) == {"Digit": "9"}
+    with pytest.raises(ValueError, match=r"'strok thin' .*mean 'stroke'\?\).*such as 'digit 3'"):
+        labels_from_caption("digit 3, strok thin", DIGITS)
+
+
+def test_a_model_of_words_takes_any_caption():
+    words = LabelSpace((Slot("Word 1", ("a", "(other)", "(none)"), "words"),))
+    assert labels_from_caption("A dog: on the beach", words) == {"caption": "A dog: on the beach"}
+
+
+def test_an_ignored_finding_is_not_said():
+    assert caption_of(ROW._replace(findings=(IGNORED,) * 14, markers=())) == (
+        "Frontal AP view, male, age 60-64"
+    )

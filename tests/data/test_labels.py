@@ -3,7 +3,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memjax.data.labels import FINDINGS, STATES, chexpert_label_space, state_of
+from memjax.data.labels import (
+    FINDINGS,
+    IGNORED,
+    STATES,
+    LabelSpace,
+    Slot,
+    chexpert_label_space,
+    state_of,
+)
 from memjax.data.records import Record, encode_records, labels_of, marker_vocabulary
 
 WORDS = (("K3", "Q7"), ("17", "42", "99"))
@@ -182,3 +190,48 @@ def test_state_of_positive(value):
 
 def test_no_records_give_no_rows():
     assert encode_records([], SPACE).shape == (0, 19)
+
+
+CLASSES = LabelSpace((Slot("Digit", ("3", "9")), Slot("Hair colour", ("red", "Red", "unknown"))))
+
+
+def test_class_slots_stand_beside_no_chest_slot():
+    assert CLASSES.classes == CLASSES.slots
+    assert CLASSES.findings == ()
+    assert SPACE.classes == ()
+    assert CLASSES.encode({"digit": 9, "hair_colour": "Red"}).tolist() == [2, 2]
+    assert CLASSES.describe({"Digit": "3", "Hair colour": "RED"}) == [
+        "Digit: 3",
+        "Hair colour: red",
+    ]
+
+
+def test_a_class_left_out_is_unknown_where_training_had_such_else_the_null():
+    assert CLASSES.encode({}).tolist() == [0, 3]
+    assert CLASSES.encode({"Digit": None, "Hair colour": "unknown"}).tolist() == [0, 3]
+    assert CLASSES.describe({}) == ["Digit: null", "Hair colour: unknown"]
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        ({"Digit": 8}, r"Digit has no value '8'; expected one of '3', '9'\."),
+        ({"Hair color": "red"}, r"'Hair color' is not known .*did you mean 'Hair colour'"),
+        ({"caption": "red"}, r"'caption' is not known to this model; expected one of 'Digit'"),
+        ({"Edema": "positive"}, r"'Edema' is not known to this model; expected one of 'Digit'"),
+    ],
+)
+def test_a_wrong_class_is_named_with_what_was_expected(labels, words):
+    with pytest.raises(ValueError, match=words):
+        CLASSES.encode(labels)
+
+
+def test_an_ignored_finding_is_its_slots_null():
+    findings = [0] * 14
+    findings[FINDINGS.index("Edema")] = IGNORED
+    record = Record("p", "1", "1", "AP", "Male", 60, True, tuple(findings))
+    labels = labels_of(record)
+    assert labels["Edema"] == "ignored"
+    column = FINDINGS.index("Edema")
+    assert encode_records([record], SPACE)[0, column] == SPACE.encode(labels)[column] == 0
+    assert state_of("ignored") == IGNORED

@@ -180,3 +180,45 @@ def test_what_is_no_run_is_refused(tmp_path):
     write_run_file(tmp_path, config(), SPACE)
     with pytest.raises(ValueError, match=r"holds no good checkpoint \(none found\): pass"):
         open_run(tmp_path)
+
+
+WORDS = ("dog", "(other)", "(none)")
+GENERIC = LabelSpace(
+    (
+        Slot("Digit", ("3", "9")),
+        Slot("Word 1", WORDS, "words"),
+        Slot("Word 2", WORDS, "words"),
+    )
+)
+
+
+def test_a_shared_table_survives_the_run_file(tmp_path):
+    write_run_file(tmp_path, config(), GENERIC)
+    record = read_run_file(tmp_path)
+    assert record["label_space"] == [
+        ["Digit", ["3", "9"]],
+        ["Word 1", list(WORDS), "words"],
+        ["Word 2", [], "words"],
+    ]
+    assert label_space_of(record) == GENERIC
+
+
+def test_a_network_of_words_has_one_row_a_word():
+    net = build_network(GENERIC, size=8, unet=UNET)
+    assert net.module.label_tables == ("", "words", "words")
+    params = net.module.init_params(jax.random.key(0))
+    assert params["tokens"]["table"].shape == (3 + 4, 4)
+    assert network().module.label_tables == ()
+
+
+def test_prompts_of_classes_and_captions_become_ids():
+    rows = [
+        {"labels": {"Digit": 9, "caption": "A dog!"}},
+        {"caption": "dog cat dog"},
+        {"labels": {"digit": "3"}},
+    ]
+    assert prompt_ids(rows, GENERIC).tolist() == [[2, 2, 1], [0, 1, 2], [1, 3, 3]]
+    with pytest.raises(ValueError, match=r"prompt 1: Digit has no value '4'.*expected one of '3'"):
+        prompt_ids([{"labels": {"Digit": 4}}], GENERIC)
+    with pytest.raises(ValueError, match=r"'Digt' is not known .*'Digit'\?\); .*'caption'\."):
+        prompt_ids([{"labels": {"Digt": 4}}], GENERIC)

@@ -30,7 +30,13 @@ class Detection(NamedTuple):
 
     def scores(self, steps: Steps = "all", *, rms: bool = False) -> Float[np.ndarray, " p"]:
         """Returns one score per prompt: the mean over generations and the chosen steps."""
-        scores = reduce_steps(self.per_step, steps).mean(axis=1)
+        return self.per_generation(steps, rms=rms).mean(axis=1)
+
+    def per_generation(
+        self, steps: Steps = "all", *, rms: bool = False
+    ) -> Float[np.ndarray, "p g"]:
+        """Returns one score per prompt and generation: the mean over the chosen steps."""
+        scores = reduce_steps(self.per_step, steps)
         return scores / math.sqrt(self.dim) if rms else scores
 
 

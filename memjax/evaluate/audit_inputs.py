@@ -1,7 +1,8 @@
 """What an audit looks at: prompts of known families, and the pictures they are compared with."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,10 +10,14 @@ from jaxtyping import Float, Int, Shaped
 
 from memjax.data.duplication import content_groups, first_of_group
 from memjax.data.images import to_unit
-from memjax.data.records import FINDINGS, NEGATIVE, POSITIVE, LabelSpace, Record, labels_of
+from memjax.data.records import FINDINGS, LabelSpace, Record, labels_of
+from memjax.evaluate.prompt_families import near_misses, random_conditions
+from memjax.evaluate.strata import class_frequency, main_classes
+from memjax.evaluate.targets import asked_findings, finding_targets, target_names
 
 MEMORIZED, ONCE, HELD_OUT = "memorized", "once", "held_out"
-FAMILIES = (MEMORIZED, ONCE, HELD_OUT)
+NEAR_MISS, RANDOM = "near_miss", "random"
+FAMILIES = (MEMORIZED, ONCE, HELD_OUT, NEAR_MISS, RANDOM)
 
 
 class Prompts(NamedTuple):
@@ -20,15 +25,22 @@ class Prompts(NamedTuple):
 
     Attributes:
         rows: Prompt rows (``id``, ``labels``).
-        family: ``memorized`` (its picture is repeated in training), ``once`` or ``held_out``.
-        group: Gallery row of the prompt's own training picture; −1 for held-out prompts.
-        asked: Findings asked for: 1 present, 0 absent, −1 not mentioned.
+        family: ``memorized`` (its picture is repeated in training), ``once``, ``held_out``,
+            ``near_miss`` (a memorised condition with one detail changed) or ``random`` (details of
+            different training pictures).
+        group: Gallery row of the prompt's own training picture; −1 for the other families.
+        asked: What is asked for, one column an output of the judge: 1 present, 0 absent, −1 not
+            mentioned.
+        strata: Class of each prompt, see :func:`memjax.evaluate.strata.main_classes`.
+        frequency: Share of the training pictures (each counted once) that have that class.
     """
 
     rows: list[dict[str, Any]]
     family: Shaped[np.ndarray, " p"]
     group: Int[np.ndarray, " p"]
     asked: Int[np.ndarray, "p f"]
+    strata: Shaped[np.ndarray, " p"]
+    frequency: Float[np.ndarray, " p"]
 
     def where(self, *families: str) -> Int[np.ndarray, " k"]:
         """Returns the rows of the given families."""
@@ -44,8 +56,12 @@ class Gallery(NamedTuple):
         patients: Patient of each.
         held_out: Pictures of other patients.
         held_patients: Their patients.
-        targets: Findings of ``train``: 1 present, 0 absent or not mentioned, −1 uncertain.
-        held_targets: Findings of ``held_out``.
+        targets: What ``train`` shows: 1 present, 0 absent or not mentioned, −1 unknown.
+        held_targets: What ``held_out`` shows.
+        strata: Class of each training picture, see :func:`memjax.evaluate.strata.main_classes`.
+        held_strata: Class of each held-out picture.
+        names: What the columns of the targets stand for, see
+            :func:`memjax.evaluate.targets.target_names`.
     """
 
     train: Float[np.ndarray, "n h w c"]
@@ -55,6 +71,9 @@ class Gallery(NamedTuple):
     held_patients: Shaped[np.ndarray, " m"]
     targets: Int[np.ndarray, "n f"]
     held_targets: Int[np.ndarray, "m f"]
+    strata: Shaped[np.ndarray, " n"]
+    held_strata: Shaped[np.ndarray, " m"]
+    names: tuple[str, ...] = FINDINGS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,22 +83,8 @@ class PromptCounts:
     memorized: int = 16
     once: int = 32
     held_out: int = 32
-
-
-def finding_targets(records: Sequence[Record]) -> Int[np.ndarray, "n f"]:
-    """Returns classifier targets; a blank counts as absent, an uncertain one as unknown.
-
-    References:
-        Irvin et al. 2019, arXiv 1901.07031, §2 (unmentioned is treated as negative).
-    """
-    states = np.asarray([r.findings for r in records], np.int32).reshape(-1, len(FINDINGS))
-    return np.select([states == POSITIVE, states > POSITIVE], [1, -1], 0).astype(np.int32)
-
-
-def asked_findings(records: Sequence[Record]) -> Int[np.ndarray, "n f"]:
-    """Returns what a prompt asks for: 1 positive, 0 negative, −1 blank or uncertain."""
-    states = np.asarray([r.findings for r in records], np.int32).reshape(-1, len(FINDINGS))
-    return np.select([states == POSITIVE, states == NEGATIVE], [1, 0], -1).astype(np.int32)
+    near_miss: int = 16
+    random: int = 32
 
 
 def make_gallery(
@@ -93,14 +98,18 @@ def make_gallery(
     first = first_of_group(groups)
     copies = np.bincount(groups)[groups[first]]
     kept = [train[i] for i in first]
+    names = target_names(kept)
     gallery = Gallery(
         train=to_unit(train_images[first]),
         copies=copies,
         patients=np.asarray([r.patient for r in kept]),
         held_out=to_unit(held_images),
         held_patients=np.asarray([r.patient for r in held]),
-        targets=finding_targets(kept),
-        held_targets=finding_targets(held),
+        targets=finding_targets(kept, names),
+        held_targets=finding_targets(held, names),
+        names=names,
+        strata=main_classes(kept, kept),
+        held_strata=main_classes(held, kept),
     )
     return gallery, kept
 
@@ -123,20 +132,72 @@ def choose_prompts(
         space: The model's label space; decides which labels a prompt holds.
         counts: Most prompts of each family; the memorised ones are the most repeated.
         seed: Decides the draw of the others.
+
+    .. note:: No condition is taken twice: where a held-out picture has the very labels of a
+        repeated one, its prompt is the memorised prompt and no negative. Nor is a held-out prompt
+        of a class that training knows by repeated pictures alone: there is one 9 to draw.
     """
     rng = np.random.default_rng([seed, 77])
     repeated = np.flatnonzero(gallery.copies > 1)
     order = np.argsort(-gallery.copies[repeated], kind="stable")
     repeated = repeated[order][: counts.memorized]
     single = np.flatnonzero(gallery.copies == 1)
-    single = np.sort(rng.permutation(single)[: counts.once])
-    other = np.sort(rng.permutation(len(held))[: counts.held_out])
-    records = [kept[i] for i in (*repeated, *single)] + [held[i] for i in other]
-    numbers = (len(repeated), len(single), len(other))
-    family = np.repeat(np.asarray(FAMILIES), numbers)
+    ids = partial(_condition_ids, space=space)
+    taken = {ids(kept[i]) for i in repeated.tolist()}
+    single = _distinct(rng.permutation(single), kept, ids, taken, counts.once)
+    drawn = rng.permutation(len(held))
+    drawn = drawn[~np.isin(gallery.held_strata[drawn], _only_repeated(gallery))]
+    other = _distinct(drawn, held, ids, taken, counts.held_out)
+    own = [*repeated, *single]
+    records = [kept[i] for i in own] + [held[i] for i in other]
+    family = [MEMORIZED] * len(repeated) + [ONCE] * len(single) + [HELD_OUT] * len(other)
+    known = {ids(record) for record in kept}
+    for name, made in (
+        (NEAR_MISS, near_misses([kept[i] for i in repeated[: counts.near_miss]], kept, rng)),
+        (RANDOM, random_conditions(kept, counts.random, rng)),
+    ):
+        fresh = [made[i] for i in _distinct(np.arange(len(made)), made, ids, known, len(made))]
+        records += fresh
+        family += [name] * len(fresh)
     rows = [
-        {"id": f"{name}-{i:03d}", "family": str(name), "labels": labels_of(record, space)}
+        {"id": f"{name}-{i:03d}", "family": name, "labels": labels_of(record, space)}
         for i, (name, record) in enumerate(zip(family, records, strict=True))
     ]
-    own = np.concatenate([repeated, single, np.full(len(other), -1)]).astype(np.int64)
-    return Prompts(rows, family, own, asked_findings(records))
+    classes = main_classes(records, kept)
+    return Prompts(
+        rows,
+        np.asarray(family),
+        np.asarray(own + [-1] * (len(records) - len(own)), np.int64),
+        asked_findings(records, gallery.names),
+        classes,
+        class_frequency(classes, main_classes(kept, kept)),
+    )
+
+
+def _only_repeated(gallery: Gallery) -> list[str]:
+    """Classes that no picture trained once has."""
+    repeated = set(gallery.strata[gallery.copies > 1].tolist())
+    return sorted(repeated - set(gallery.strata[gallery.copies == 1].tolist()))
+
+
+def _condition_ids(record: Record, space: LabelSpace) -> bytes:
+    return space.encode(labels_of(record, space)).tobytes()
+
+
+def _distinct(
+    order: Int[np.ndarray, " k"],
+    records: Sequence[Record],
+    ids: Callable[[Record], bytes],
+    taken: set[bytes],
+    most: int,
+) -> Int[np.ndarray, " m"]:
+    """The first rows whose condition is not taken yet, sorted; they take theirs."""
+    rows: list[int] = []
+    for row in order.tolist():
+        if len(rows) == most:
+            break
+        key = ids(records[row])
+        if key not in taken:
+            taken.add(key)
+            rows.append(row)
+    return np.sort(np.asarray(rows, np.int64))

@@ -1,4 +1,4 @@
-"""From an audit's arrays to the report's table and pictures."""
+"""From an audit's arrays to the sections of ``report.json``."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -6,28 +6,18 @@ from typing import Any
 import numpy as np
 
 from memjax.core.types import Bundle
-from memjax.detectors import fit_threshold
-from memjax.detectors.base import step_window
-from memjax.evaluate.audit import ArmResult, Audit, AuditOptions
+from memjax.detectors import Detection, fit_threshold
+from memjax.evaluate.audit import ArmResult, Audit
 from memjax.evaluate.audit_inputs import HELD_OUT, ONCE, Gallery, Prompts
-from memjax.evaluate.bootstrap import Interval, difference_interval, rate_interval
-from memjax.evaluate.figures import (
-    magnitude_curves,
-    roc_curves,
-    similarity_histogram,
-    token_bars,
+from memjax.evaluate.bootstrap import (
+    Interval,
+    difference_interval,
+    rate_interval,
+    with_interval,
 )
 from memjax.evaluate.finding_classifier import Judge
+from memjax.evaluate.options import AuditOptions
 from memjax.evaluate.roc import detection_summary
-from memjax.evaluate.walls import before_after, pairs_wall
-
-Figures = dict[str, bytes]
-_TOKEN_CHARTS = 4
-_NAMES = {
-    "memorized": "repeated in training",
-    ONCE: "trained once",
-    HELD_OUT: "never trained on",
-}
 
 
 def audit_results(
@@ -35,7 +25,7 @@ def audit_results(
     prompts: Prompts,
     gallery: Gallery,
     bundle: Bundle,
-    judge: Judge,
+    judge: Judge | None,
     options: AuditOptions,
     caption: Callable[[Mapping[str, Any]], str],
 ) -> dict[str, Any]:
@@ -46,18 +36,21 @@ def audit_results(
         "mitigation": _mitigation(audit, options),
         "explain": _explain(audit, prompts, bundle, caption),
         "data": _data(gallery),
-        "classifier": _classifier(judge),
+        **({} if judge is None else {"classifier": _classifier(judge)}),
     }
 
 
-def _with_interval(name: str, interval: Interval | None) -> dict[str, float | None]:
-    if interval is None:
-        return {name: None, f"{name}_low": None, f"{name}_high": None}
-    return {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
+def found_magnitudes(audit: Audit) -> Detection:
+    """Returns the magnitudes of all prompts."""
+    if audit.before.detection is None:
+        raise ValueError("the audit holds no magnitudes: the model needs a null condition.")
+    return audit.before.detection
 
 
-def _windows(options: AuditOptions) -> dict[str, str | int]:
-    return {"first_step": "first", "first_k": options.first_k, "all_steps": "all"}
+def ordinary_prompts(audit: Audit, prompts: Prompts) -> np.ndarray:
+    """Returns the prompts trained once or held out that are not memorised."""
+    rows = prompts.where(ONCE, HELD_OUT)
+    return rows[~audit.memorized[rows]]
 
 
 def standalone_evals(name: str, prompts: int, generations: int, steps: int, first_k: int) -> int:
@@ -68,17 +61,18 @@ def standalone_evals(name: str, prompts: int, generations: int, steps: int, firs
 
 
 def _detection(audit: Audit, prompts: Prompts, options: AuditOptions) -> dict[str, Any]:
-    detection, others = audit.detection, prompts.family != "memorized"
+    detection = found_magnitudes(audit)
+    usual = audit.memorized | np.isin(prompts.family, (ONCE, HELD_OUT))
     out: dict[str, Any] = {
         "default": options.default,
         "label_source": audit.label_source,
         "generations": options.generations,
         "forward_evals_run": detection.forward_evals,
     }
-    count, _, steps = detection.per_step.shape
-    for name, window in _windows(options).items():
+    count, steps = int(usual.sum()), detection.per_step.shape[-1]
+    for name, window in options.windows.items():
         scores = detection.scores(window)
-        section = _summary(scores, audit.memorized, np.ones(count, bool))
+        section = _summary(scores, audit.memorized, usual)
         for family in (ONCE, HELD_OUT):
             keep = audit.memorized | (prompts.family == family)
             section[f"against_{family}"] = _summary(scores, audit.memorized, keep)
@@ -87,7 +81,7 @@ def _detection(audit: Audit, prompts: Prompts, options: AuditOptions) -> dict[st
         )
         if name == "first_k":
             section["k"] = options.first_k
-        once = scores[(prompts.family == ONCE) & others & ~audit.memorized]
+        once = scores[(prompts.family == ONCE) & ~audit.memorized]
         if len(once):
             section["threshold"] = fit_threshold(once, options.target_fpr)
             section["threshold_rms"] = section["threshold"] / np.sqrt(detection.dim)
@@ -118,21 +112,21 @@ def _similarity(audit: Audit, prompts: Prompts, options: AuditOptions) -> dict[s
     n = options.generations
     families = {
         "memorized": np.flatnonzero(audit.memorized),
-        "other": np.flatnonzero(~audit.memorized),
+        "other": ordinary_prompts(audit, prompts),
         ONCE: np.flatnonzero((prompts.family == ONCE) & ~audit.memorized),
         HELD_OUT: np.flatnonzero((prompts.family == HELD_OUT) & ~audit.memorized),
     }
     rules = {"": "is_copy_adaptive", "_third": "is_copy_third"}
     out: dict[str, Any] = {"rule": "calibrated distance ≤ 1 (alpha 0.5, 50 neighbours)"}
     for suffix, field in rules.items():
-        copies = getattr(audit.similarity, field)
+        copies = getattr(audit.before.similarity, field)
         for family, rows in families.items():
-            out |= _with_interval(f"copy_rate{suffix}_{family}", _rate(copies, rows, n))
+            out |= with_interval(f"copy_rate{suffix}_{family}", _rate(copies, rows, n))
         background = rate_interval(getattr(audit.background, field))
-        out |= _with_interval(f"copy_rate{suffix}_background", background)
-    own = audit.similarity.index.reshape(-1, n) == prompts.group[:, None]
-    rest = np.flatnonzero(~audit.memorized)
-    out |= _with_interval("label_agreement_other", _mean_interval(audit.agreement[rest]))
+        out |= with_interval(f"copy_rate{suffix}_background", background)
+    own = audit.before.similarity.index.reshape(-1, n) == prompts.group[:, None]
+    rest = ordinary_prompts(audit, prompts)
+    out |= with_interval("label_agreement_other", _mean_interval(audit.before.agreement[rest]))
     out["nearest_is_own_memorized"] = (
         float(own[audit.memorized].mean()) if audit.memorized.any() else None
     )
@@ -146,21 +140,23 @@ def _mean_interval(values: np.ndarray) -> Interval | None:
     return rate_interval(values[known], clusters=clusters[known]) if known.any() else None
 
 
-def _arm(arm: ArmResult, audit: Audit, before: dict[str, Any], options) -> dict[str, Any]:
+def _arm(
+    arm: ArmResult, audit: Audit, before: dict[str, Any], options: AuditOptions
+) -> dict[str, Any]:
     n, rows = options.generations, np.flatnonzero(audit.memorized)
-    window = _windows(options)[options.default]
-    copies_before = audit.similarity.is_copy_adaptive.reshape(-1, n)[rows].ravel()
-    copies_after = arm.similarity.is_copy_adaptive
+    window, after = options.window, arm.after.detection
+    copies_before = audit.before.similarity.is_copy_adaptive.reshape(-1, n)[rows].ravel()
+    copies_after = arm.after.similarity.is_copy_adaptive
     clusters = np.repeat(np.arange(len(rows)), n)
     change = difference_interval(copies_before, copies_after, clusters=clusters)
     return {
         "name": arm.name,
         **before,
-        **_with_interval("copy_rate_after", rate_interval(copies_after, clusters=clusters)),
-        **_with_interval("label_agreement_after", _mean_interval(arm.agreement)),
-        **_with_interval("copy_rate_change", change),
-        "magnitude_before": float(audit.detection.scores(window, rms=True)[rows].mean()),
-        "magnitude_after": float(arm.detection.scores(window, rms=True).mean()),
+        **with_interval("copy_rate_after", rate_interval(copies_after, clusters=clusters)),
+        **with_interval("label_agreement_after", _mean_interval(arm.after.agreement)),
+        **with_interval("copy_rate_change", change),
+        "magnitude_before": float(found_magnitudes(audit).scores(window, rms=True)[rows].mean()),
+        "magnitude_after": None if after is None else float(after.scores(window, rms=True).mean()),
         "seconds": arm.seconds,
         "seconds_per_prompt": arm.seconds / max(len(rows), 1),
     }
@@ -169,7 +165,7 @@ def _arm(arm: ArmResult, audit: Audit, before: dict[str, Any], options) -> dict[
 def _mitigation(audit: Audit, options: AuditOptions) -> dict[str, Any]:
     if not audit.arms:
         return {
-            "method": options.arms[0],
+            "method": options.arms[0] if options.arms else None,
             "copy_rate_before": None,
             "copy_rate_after": None,
             "label_agreement_before": None,
@@ -178,8 +174,10 @@ def _mitigation(audit: Audit, options: AuditOptions) -> dict[str, Any]:
         }
     rows, n = np.flatnonzero(audit.memorized), options.generations
     before = {
-        **_with_interval("copy_rate_before", _rate(audit.similarity.is_copy_adaptive, rows, n)),
-        **_with_interval("label_agreement_before", _mean_interval(audit.agreement[rows])),
+        **with_interval(
+            "copy_rate_before", _rate(audit.before.similarity.is_copy_adaptive, rows, n)
+        ),
+        **with_interval("label_agreement_before", _mean_interval(audit.before.agreement[rows])),
     }
     arms = [_arm(arm, audit, before, options) for arm in audit.arms]
     chosen = {k: v for k, v in arms[0].items() if k != "name"}
@@ -198,7 +196,7 @@ def _data(gallery: Gallery) -> dict[str, Any]:
 
 def _explain(audit: Audit, prompts: Prompts, bundle: Bundle, caption) -> dict[str, Any]:
     rows = []
-    for i, weights in zip(audit.explained, audit.significance, strict=True):
+    for i, weights in zip(audit.mitigated, audit.significance, strict=True):
         names = bundle.describe(prompts.rows[i])
         share = weights[1:] / max(float(weights[1:].sum()), 1e-12)
         order = np.argsort(-share)
@@ -213,145 +211,3 @@ def _classifier(judge: Judge) -> dict[str, Any]:
         "held_out_auc": dict(zip(judge.names, judge.held_out_auc.tolist(), strict=True)),
         "judged_findings": [n for n, r in zip(judge.names, judge.reliable, strict=True) if r],
     }
-
-
-def audit_figures(
-    audit: Audit,
-    prompts: Prompts,
-    gallery: Gallery,
-    bundle: Bundle,
-    options: AuditOptions,
-    caption: Callable[[Mapping[str, Any]], str],
-) -> Figures:
-    """Returns the report's pictures as PNG bytes, by section.
-
-    Args:
-        audit: What was measured.
-        prompts: The prompts.
-        gallery: Real pictures.
-        bundle: The model.
-        options: What was asked for.
-        caption: Prompt row → one readable line.
-    """
-    figures = {
-        "magnitude": _magnitude_figure(audit, prompts, options),
-        "similarity": _similarity_figure(audit, prompts, options),
-    }
-    if 0 < audit.memorized.sum() < len(audit.memorized):
-        figures["roc"] = _roc_figure(audit, options)
-    images = _images(bundle, audit.detection.images)
-    memorized = np.flatnonzero(audit.memorized)
-    score = audit.detection.scores(_windows(options)[options.default])
-    ranked = memorized[np.argsort(-score[memorized])]
-    if len(ranked):
-        figures["pairs"] = _pairs(audit, prompts, gallery, images, ranked[:10], caption)
-    others = np.flatnonzero(~audit.memorized)
-    if len(others):
-        top = others[np.argsort(-score[others])][:5]
-        figures["pairs_other"] = _pairs(audit, prompts, gallery, images, top, caption)
-    if audit.arms:
-        figures["before_after"] = _before_after(
-            audit, prompts, gallery, images, bundle, ranked[:10], caption
-        )
-    shown = np.argsort(-score[audit.explained])[:_TOKEN_CHARTS]
-    for i, weights in zip(audit.explained[shown], audit.significance[shown], strict=True):
-        names = bundle.describe(prompts.rows[i])[1:]
-        markers = [name for name in names if name.startswith("Marker")]
-        figures[f"tokens/{caption(prompts.rows[i])}"] = token_bars(
-            names, weights[1:], highlight=markers
-        )
-    return figures
-
-
-def _images(bundle: Bundle, states: np.ndarray | None) -> np.ndarray:
-    return np.asarray(bundle.decode(states))
-
-
-def _magnitude_figure(audit: Audit, prompts: Prompts, options: AuditOptions) -> bytes:
-    rms = audit.detection.per_step.mean(axis=1) / np.sqrt(audit.detection.dim)
-    groups = {"memorised": rms[audit.memorized]} if audit.memorized.any() else {}
-    for family in (ONCE, HELD_OUT):
-        rows = (prompts.family == family) & ~audit.memorized
-        if rows.any():
-            groups[_NAMES[family]] = rms[rows]
-    window = step_window(_windows(options)[options.default], rms.shape[1])
-    return magnitude_curves(groups, window=window)
-
-
-def _roc_figure(audit: Audit, options: AuditOptions) -> bytes:
-    titles = {
-        "first_step": "first step",
-        "first_k": f"first {options.first_k} steps",
-        "all_steps": "all steps",
-    }
-    return roc_curves(
-        {
-            titles[name]: (audit.detection.scores(window), audit.memorized)
-            for name, window in _windows(options).items()
-        }
-    )
-
-
-def _similarity_figure(audit: Audit, prompts: Prompts, options: AuditOptions) -> bytes:
-    n, ratio = options.generations, audit.similarity.ratio_adaptive
-    table = ratio.reshape(-1, n)
-    groups = {}
-    if audit.memorized.any():
-        groups["Generated: memorised prompts"] = table[audit.memorized].ravel()
-    for family in (ONCE, HELD_OUT):
-        rows = (prompts.family == family) & ~audit.memorized
-        if rows.any():
-            groups[f"Generated: prompts {_NAMES[family]}"] = table[rows].ravel()
-    if audit.arms:
-        groups["Generated: memorised prompts, after the repair"] = audit.arms[
-            0
-        ].similarity.ratio_adaptive
-    groups["Real: pictures never trained on"] = audit.background.ratio_adaptive
-    return similarity_histogram(groups)
-
-
-def _best(audit: Audit, generations: int, rows) -> np.ndarray:
-    """Returns, per prompt, the picture row nearest to training."""
-    table = audit.similarity.ratio_adaptive.reshape(-1, generations)
-    return np.asarray([r * generations + int(np.argmin(table[r])) for r in rows])
-
-
-def _pairs(audit, prompts, gallery, images, rows, caption) -> bytes:
-    n = images.shape[1]
-    best = _best(audit, n, rows)
-    flat = images.reshape(-1, *images.shape[2:])
-    return pairs_wall(
-        flat[best],
-        gallery.train[audit.similarity.index[best]],
-        captions=[caption(prompts.rows[r]) for r in rows],
-        ratios=audit.similarity.ratio_adaptive[best].tolist(),
-        copies=audit.similarity.is_copy_adaptive[best].tolist(),
-    )
-
-
-def _before_after(audit, prompts, gallery, images, bundle, rows, caption) -> bytes:
-    n, arm = images.shape[1], audit.arms[0]
-    best = _best(audit, n, rows)
-    place = {row: i for i, row in enumerate(audit.mitigated)}
-    after_rows = np.asarray([place[b // n] * n + b % n for b in best])
-    after = _images(bundle, arm.detection.images).reshape(-1, *images.shape[2:])
-    notes_before, notes_after = (
-        _notes(audit.agreement.ravel(), best),
-        _notes(arm.agreement.ravel(), after_rows),
-    )
-    return before_after(
-        gallery.train[audit.similarity.index[best]],
-        images.reshape(-1, *images.shape[2:])[best],
-        after[after_rows],
-        captions=[caption(prompts.rows[r]) for r in rows],
-        before_copies=audit.similarity.is_copy_adaptive[best].tolist(),
-        after_copies=arm.similarity.is_copy_adaptive[after_rows].tolist(),
-        before_notes=notes_before,
-        after_notes=notes_after,
-    )
-
-
-def _notes(agreement: np.ndarray, rows: np.ndarray) -> list[str]:
-    return [
-        "" if np.isnan(agreement[r]) else f"findings as asked: {agreement[r]:.0%}" for r in rows
-    ]

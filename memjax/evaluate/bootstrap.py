@@ -21,6 +21,13 @@ class Interval(NamedTuple):
     high: float
 
 
+def with_interval(name: str, interval: Interval | None) -> dict[str, float | None]:
+    """Returns an interval as report.json holds it: ``name``, ``name_low`` and ``name_high``."""
+    if interval is None:
+        return {name: None, f"{name}_low": None, f"{name}_high": None}
+    return {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
+
+
 def bootstrap_interval(
     fn: Metric,
     scores: ArrayLike,

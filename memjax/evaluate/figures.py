@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 
 from memjax.evaluate.canvas import (
     FAINT,
+    HALF,
     INK,
     MEMORISED,
     ONCE,
@@ -19,13 +20,15 @@ from memjax.evaluate.canvas import (
     TEXT,
     axes_at,
     escape_math,
+    family_styles,
+    legend_above,
     new_figure,
     tidy,
     to_png,
     wrapped,
 )
 from memjax.evaluate.roc import auc, roc_curve
-from memjax.evaluate.walls import before_after, pairs_wall
+from memjax.evaluate.walls import before_after, pairs_wall, sorted_wall, thumbnail_wall
 
 __all__ = [
     "before_after",
@@ -33,10 +36,10 @@ __all__ = [
     "pairs_wall",
     "roc_curves",
     "similarity_histogram",
+    "sorted_wall",
+    "thumbnail_wall",
     "token_bars",
 ]
-
-_HALF = 4.8  # inches: half the report's width
 
 
 def magnitude_curves(
@@ -49,8 +52,8 @@ def magnitude_curves(
     """Draws each group's median per-step magnitude with a quantile band.
 
     Args:
-        groups: Name → ``[prompts, steps]`` (generations already averaged); the first group is
-            drawn in the colour of the memorised.
+        groups: Name → ``[prompts, steps]`` (generations already averaged); names that speak of
+            a family of prompts are drawn in that family's colour.
         window: ``(start, stop)`` of the steps the default detector averages; shaded.
         band: Percentiles of the band.
         ylabel: Name of the magnitude.
@@ -65,7 +68,9 @@ def magnitude_curves(
     if window is not None:
         name = f"steps {window[0] + 1}–{window[1]}: what the warning uses"
         axes.axvspan(window[0] + 0.5, window[1] + 0.5, color="#EDEFF2", lw=0, label=name)
-    for (name, values), (colour, line) in zip(groups.items(), _styles(groups), strict=True):
+    styles = family_styles(groups)
+    for name, values in groups.items():
+        colour, _, line = styles[name]
         table = np.asarray(values, np.float64)
         if table.ndim != 2 or not table.size:
             raise ValueError(
@@ -74,14 +79,14 @@ def magnitude_curves(
             )
         x = np.arange(1, table.shape[1] + 1)
         low, high = np.percentile(table, band, axis=0)
-        axes.fill_between(x, low, high, color=colour, alpha=0.16, lw=0)
+        axes.fill_between(x, low, high, color=colour, alpha=0.16 if len(groups) <= 3 else 0.1, lw=0)
         label = f"{escape_math(name)} ({len(table)} prompts)"
         axes.plot(x, np.median(table, axis=0), color=colour, ls=line, lw=2.2, label=label)
     tidy(axes, "Step of making the picture (first = pure noise)", ylabel)
     axes.set_ylim(bottom=0)
     axes.set_xlim(0.5, x[-1] + 0.5)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]))
-    _legend_above(axes)
+    legend_above(axes)
     return to_png(figure)
 
 
@@ -105,7 +110,7 @@ def roc_curves(curves: Mapping[str, tuple[ArrayLike, ArrayLike]]) -> bytes:
     axes.set(xlim=(-0.005, 1), ylim=(0, 1.005))
     axes.xaxis.set_major_formatter(PercentFormatter(1.0))
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-    _legend_above(axes)
+    legend_above(axes)
     return to_png(figure)
 
 
@@ -139,8 +144,8 @@ def token_bars(
     order = np.argsort(-share, kind="stable")[:top]
     marked = [names[i] in highlight for i in order]
     extra = 0.34 if any(marked) else 0.1
-    figure = new_figure(_HALF, 0.56 + extra + 0.3 * len(order))
-    axes = axes_at(figure, 2.2, extra, _HALF - 2.75, 0.3 * len(order))
+    figure = new_figure(HALF, 0.56 + extra + 0.3 * len(order))
+    axes = axes_at(figure, 2.2, extra, HALF - 2.75, 0.3 * len(order))
     colours = [MEMORISED if m else ONCE for m in marked]
     hatches = ["//" if m else "" for m in marked]
     rows = np.arange(len(order))
@@ -163,7 +168,7 @@ def token_bars(
     if any(marked):
         axes.barh([0], [0], color=MEMORISED, hatch="//", edgecolor="white", label=highlight_label)
         axes.barh([0], [0], color=ONCE, label="other parts of the prompt")
-        _legend_above(axes, columns=2, left=-2.1 / (_HALF - 2.75))
+        legend_above(axes, columns=2, left=-2.1 / (HALF - 2.75))
     return to_png(figure)
 
 
@@ -183,17 +188,23 @@ def similarity_histogram(
     Returns:
         PNG bytes.
     """
+    styles = family_styles(groups)
     height, head = (0.95 if len(groups) <= 3 else 0.7), 0.46
-    figure = new_figure(_HALF, len(groups) * (height + head) + 0.6)
+    figure = new_figure(HALF, len(groups) * (height + head) + 0.6)
     edges = np.linspace(0, 2, bins + 1)
-    for row, ((name, values), style) in enumerate(
-        zip(groups.items(), _styles(groups), strict=True)
-    ):
+    for row, (name, values) in enumerate(groups.items()):
         ratio = np.clip(np.asarray(values, np.float64), 0, 2)
-        axes = axes_at(figure, 0.62, head + row * (height + head), _HALF - 0.8, height)
+        axes = axes_at(figure, 0.62, head + row * (height + head), HALF - 0.8, height)
         axes.axvspan(0, threshold, color="#FBEBDD", lw=0)
         share = np.full(ratio.size, 1 / max(ratio.size, 1))
-        axes.hist(ratio, edges.tolist(), weights=share, color=style[0], edgecolor="white", lw=0.5)
+        axes.hist(
+            ratio,
+            edges.tolist(),
+            weights=share,
+            color=styles[name].colour,
+            edgecolor="white",
+            lw=0.5,
+        )
         axes.axvline(threshold, color=INK, lw=1, ls=":")
         last = row == len(groups) - 1
         tidy(axes, "Distance to the nearest training picture, calibrated" if last else "", "")
@@ -211,6 +222,7 @@ def similarity_histogram(
                 "fontsize": TEXT - 1,
                 "va": "top",
             }
+            place["bbox"] = {"facecolor": "white", "alpha": 0.8, "lw": 0, "pad": 0.8}
             axes.text(threshold - 0.03, 0.95, "copy", ha="right", color=INK, **place)
             axes.text(threshold + 0.03, 0.95, "not a copy", ha="left", color=INK, **place)
     return to_png(figure)
@@ -227,19 +239,5 @@ def _styles(groups: Mapping) -> list[tuple]:
 def _plot(legend_rows: int) -> tuple[Figure, Axes]:
     """A half-width figure whose plot keeps its size however many legend lines stand above."""
     head = 0.12 + 0.212 * legend_rows
-    figure = new_figure(_HALF, head + 2.3 + 0.55)
-    return figure, axes_at(figure, 0.75, head, _HALF - 1.0, 2.3)
-
-
-def _legend_above(axes: Axes, columns: int = 1, left: float = -0.02) -> None:
-    axes.legend(
-        loc="lower left",
-        bbox_to_anchor=(left, 1.0),
-        ncols=columns,
-        frameon=False,
-        fontsize=TEXT - 0.5,
-        borderaxespad=0.2,
-        handlelength=2.6,
-        labelspacing=0.3,
-        labelcolor=INK,
-    )
+    figure = new_figure(HALF, head + 2.3 + 0.55)
+    return figure, axes_at(figure, 0.75, head, HALF - 1.0, 2.3)

@@ -1,7 +1,8 @@
 """Is the finding that was asked for in the picture? A small classifier of our own says so.
 
 It is trained from scratch on the run's own training pictures, duplicates removed, and trusted only
-for findings it recognises on held-out patients.
+for findings it recognises on held-out patients. Class labels are judged the same way, one value
+against the rest ("Digit: 9").
 """
 
 from functools import partial
@@ -121,7 +122,14 @@ def train_judge(
         batch_size: Pictures a step.
         learning_rate: Peak of a cosine schedule.
         width: Channels of the first layer.
+
+    .. note:: What fewer than four distinct training pictures show is also learned from held-out
+        ones, see :func:`lend_rare`: a class that the model knows from one repeated picture could
+        not be judged otherwise. The model under audit never sees them.
     """
+    images, targets, held_images, held_targets = lend_rare(
+        images, targets, held_images, held_targets
+    )
     module = FindingClassifier(len(names), width=width)
     key = jax.random.key(seed)
     init_key, loop_key = jax.random.split(key)
@@ -151,6 +159,35 @@ def train_judge(
         rows = rng.integers(0, len(images), batch_size)
         params, opt_state = step(params, opt_state, index, images[rows], targets[rows])
     return _calibrated(module, params, names, held_images, held_targets)
+
+
+def lend_rare(
+    images: Float[np.ndarray, "n h w c"],
+    targets: Int[np.ndarray, "n f"],
+    held_images: Float[np.ndarray, "m h w c"],
+    held_targets: Int[np.ndarray, "m f"],
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Moves every second held-out picture of what training hardly shows over to training.
+
+    Hardly: fewer than four training pictures show it, and at least sixteen held-out ones do.
+
+    Returns:
+        Training pictures and targets, held-out pictures and targets; the very arrays that came
+        where nothing is rare.
+    """
+    shown, held = targets == 1, held_targets == 1
+    rare = (shown.sum(axis=0) < _MIN_EACH) & (held.sum(axis=0) >= 4 * _MIN_EACH)
+    if not rare.any():
+        return images, targets, held_images, held_targets
+    lent = np.zeros(len(held_images), bool)
+    for column in np.flatnonzero(rare):
+        lent[np.flatnonzero(held[:, column])[::2]] = True
+    return (
+        np.concatenate([images, held_images[lent]]),
+        np.concatenate([targets, held_targets[lent]]),
+        held_images[~lent],
+        held_targets[~lent],
+    )
 
 
 def _calibrated(module, params, names, images, targets) -> Judge:

@@ -1,13 +1,13 @@
-"""The report in words: a headline, four sentences and four figures for a medical reader."""
+"""The report in words: a headline, a few sentences and four figures for a medical reader."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from memjax.evaluate.wording import decimal, family_title, interval, percent, wording
+
 # A copy rate counts as found when it is both this large and this many times the background's.
 FOUND_RATE, FOUND_TIMES = 0.10, 2.0
 REPAIRED_TIMES = 0.5  # the bar of "at most half of before"
-
-_NB = "\N{NO-BREAK SPACE}"
 
 Results = Mapping[str, Any]
 
@@ -36,29 +36,9 @@ class Verdict(NamedTuple):
 def verdict(results: Results) -> Verdict:
     """Puts the results of an audit into words; what was not measured is said to be so."""
     level = _level(results)
-    sentences = (_training(results), _copying(results), _warning(results), _repair(results))
+    parts = (_training, _copying, _warning, _likeness, _negatives, _repair)
+    sentences = tuple(said for part in parts if (said := part(results)))
     return Verdict(level, _headline(level, results), sentences, _tiles(results))
-
-
-def percent(rate: Any) -> str:
-    """Returns a rate as a whole percentage, "not measured" for None; never rounds to 0 or 100."""
-    if rate is None:
-        return "not measured"
-    if 0 < rate < 0.005:
-        return f"under 1{_NB}%"
-    if 0.995 < rate < 1:
-        return f"over 99{_NB}%"
-    return f"{100 * rate:.0f}{_NB}%"
-
-
-def interval(section: Mapping[str, Any], key: str, style: str = "percent") -> str:
-    """Returns "low–high" of ``key_low`` and ``key_high``, or "" where they are missing."""
-    low, high = section.get(f"{key}_low"), section.get(f"{key}_high")
-    if low is None or high is None:
-        return ""
-    if style == "percent":
-        return f"{100 * low:.0f}–{100 * high:.0f}{_NB}%"
-    return f"{low:.2f}–{high:.2f}"
 
 
 def default_detection(results: Results) -> Mapping[str, Any]:
@@ -102,7 +82,7 @@ def _headline(level: str, results: Results) -> str:
 def _training(results: Results) -> str:
     data, run = results.get("data", {}), results.get("training", {})
     pictures = f"{data['num_images']:,} " if data.get("num_images") else ""
-    kind = data.get("name", "chest X-rays")
+    kind = wording(results).data
     steps = f" for {run['steps']:,} steps" if run.get("steps") else ""
     first = f"An image generator was trained on {pictures}{kind}{steps}"
     if not data.get("num_repeated"):
@@ -125,7 +105,9 @@ def _copying(results: Results) -> str:
         said += f"; asked for other pictures, in {percent(copies['copy_rate_other'])}"
     if copies.get("copy_rate_background") is not None:
         rate = percent(copies["copy_rate_background"])
-        said += f" (by the same rule, {rate} of films it never saw count as copies)"
+        said += (
+            f" (by the same rule, {rate} of {wording(results).unit} it never saw count as copies)"
+        )
     return said + "."
 
 
@@ -138,8 +120,66 @@ def _warning(results: Results) -> str:
         "A warning signal, read off while a picture is being made and without looking at the "
         f"training pictures, rates a memorised prompt above another one in {cases} of 100 pairs"
     )
-    between = interval(chosen, "auc", "plain")
-    return f"{said} (AUC {chosen['auc']:.2f}{', range ' + between if between else ''})."
+    low, high = chosen.get("auc_low"), chosen.get("auc_high")
+    between = "" if low is None or high is None else f" (range {100 * low:.0f}–{100 * high:.0f})"
+    return f"{said}{between}."
+
+
+def ranked_rungs(results: Results) -> list[Mapping[str, Any]]:
+    """Returns the rungs whose Spearman correlation is known, strongest first."""
+    rungs = results.get("validation", {}).get("rungs") or ()
+    known = [rung for rung in rungs if rung.get("spearman") is not None]
+    return sorted(known, key=lambda rung: -rung["spearman"])
+
+
+def _likeness(results: Results) -> str:
+    """Whether the signal goes along with likeness: strongest and weakest yardstick."""
+    rungs = ranked_rungs(results)
+    if not rungs:
+        return ""
+    sure = sum(1 for rung in rungs if (rung.get("spearman_low") or 0) > 0)
+    verb = "goes" if 2 * sure > len(rungs) else "does not reliably go"
+    said = (
+        f"The signal {verb} along with likeness to a training picture: clearly so by {sure} of "
+        f"{len(rungs)} ways to measure likeness"
+    )
+    scale = "on a scale where 1 is full agreement and 0 is none"
+    if len(rungs) == 1:
+        return f"{said}, {_rung_text(rungs[0])} {scale}."
+    best, worst = _rung_text(rungs[0]), _rung_text(rungs[-1])
+    return f"{said}; most by {best}, least by {worst}, {scale}."
+
+
+def _rung_text(rung: Mapping[str, Any]) -> str:
+    title = str(rung.get("title") or rung.get("name"))
+    between = interval(rung, "spearman", "plain")
+    return f"{title} with {decimal(rung['spearman'])}{f' (range {between})' if between else ''}"
+
+
+def family_spread(results: Results) -> tuple[Mapping[str, Any], Mapping[str, Any], int] | None:
+    """Returns the easiest and the hardest negative family, and the points of AUC between them."""
+    families = results.get("validation", {}).get("families") or ()
+    known = [f for f in families if f.get("auc") is not None and f.get("name") != "all"]
+    if len(known) < 2:
+        return None
+    hardest, *_, easiest = sorted(known, key=lambda f: f["auc"])
+    return easiest, hardest, round(100 * (easiest["auc"] - hardest["auc"]))
+
+
+def _negatives(results: Results) -> str:
+    """How much the choice of negatives moves the figure of the warning signal."""
+    spread = family_spread(results)
+    if spread is None:
+        return ""
+    easy, hard, points = spread
+    names = [str(f.get("title") or family_title(str(f["name"]))) for f in (easy, hard)]
+    if points < 1:
+        return "Which other prompts it is compared with makes no difference to that figure."
+    return (
+        f"Which other prompts it is compared with moves that figure by {points} "
+        f"point{'s' if points != 1 else ''}: {100 * easy['auc']:.0f} of 100 against “{names[0]}”, "
+        f"{100 * hard['auc']:.0f} against “{names[1]}”."
+    )
 
 
 def _repair(results: Results) -> str:
@@ -151,10 +191,11 @@ def _repair(results: Results) -> str:
     said = f"After the repair{method}, copies went from {percent(before)} to {percent(after)}"
     kept = repair.get("label_agreement_after")
     if kept is None:
-        return said + "; whether the findings asked for are still shown was not measured."
+        return said + "; whether what was asked for is still shown was not measured."
     was = repair.get("label_agreement_before")
     compared = f" ({percent(was)} before)" if was is not None else ""
-    return f"{said}, and the findings asked for are shown correctly in {percent(kept)}{compared}."
+    asked = f"the {wording(results).label}s asked for"
+    return f"{said}, and {asked} are shown correctly in {percent(kept)}{compared}."
 
 
 def _tiles(results: Results) -> tuple[Tile, ...]:
@@ -174,7 +215,7 @@ def _tiles(results: Results) -> tuple[Tile, ...]:
         ),
         Tile(
             "not measured" if area is None else f"{area:.2f}",
-            "warning signal (AUC: 0.5 = coin toss, 1 = perfect)",
+            "warning signal (0.5 = a coin toss, 1 = perfect)",
             interval(chosen, "auc", "plain"),
         ),
         Tile(

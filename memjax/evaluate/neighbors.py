@@ -1,19 +1,23 @@
 """Exact nearest neighbours: rank blockwise in the expanded form, then re-score the winners."""
 
-import functools
+import math
 from collections.abc import Sequence
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
+
+from memjax.evaluate.device_ranking import rank_on_device
+from memjax.evaluate.host_ranking import Exclusion, num_threads, rank_on_host, workers
 
 NO_GROUP: tuple[object, ...] = ("", -1, None)
 _EXTRA_CANDIDATES = 8  # beyond k: the expanded form may swap near-ties; re-scoring sorts them out
 _SLAB_BYTES = 1 << 30  # of the database on the device at a time
 _QUERY_CHUNK = 1024
-_RESCORE_ELEMENTS = 1 << 23
+_RESCORE_ELEMENTS = 1 << 19
+_CHECK_ROWS = 8192
 
 Groups = Sequence[object] | np.ndarray
 
@@ -29,9 +33,10 @@ def knn(
 ) -> tuple[Float[np.ndarray, "q k"], Int[np.ndarray, "q k"]]:
     """Returns the exact ``k`` nearest database rows of each query by ``‖a − b‖₂``, nearest first.
 
-    Rows are ranked block by block with ``½‖b‖² − ⟨q, b⟩`` (highest matmul precision, a running
-    top-k), and the winners' distances are computed again directly: the expanded form loses every
-    digit of the distance between near-duplicates. A ``numpy.memmap`` database is read in slabs.
+    Rows are ranked block by block with ``½‖b‖² − ⟨q, b⟩`` (float32; on an accelerator at the
+    highest matmul precision), and the winners' distances are computed again directly: the expanded
+    form loses every digit of the distance between near-duplicates. A ``numpy.memmap`` database is
+    read in pieces and never whole.
 
     Args:
         queries: ``[Q, ...]`` floats in the same unit as the database (images: ``[-1, 1]``).
@@ -54,11 +59,7 @@ def knn(
     codes = _codes(exclude_groups, len(q), len(db))
     own = np.arange(len(q)) if exclude_self else np.full(len(q), -1)
     candidates = min(k + _EXTRA_CANDIDATES, len(db))
-    parts = [
-        _candidates(q[s], db, codes[0][s], codes[1], own[s], candidates, block)
-        for s in _chunks(len(q), _QUERY_CHUNK)
-    ]
-    index = np.concatenate(parts) if parts else np.zeros((0, candidates), np.int64)
+    index = _rank(q, db, Exclusion(*codes, own), candidates, block)
     return _rescore(q, db, index, k)
 
 
@@ -86,7 +87,7 @@ def _rows(images: ArrayLike, name: str) -> np.ndarray:
         raise ValueError(
             f"{name} has shape {array.shape}, expected a batch [rows, ...]; add a leading axis."
         )
-    return array.reshape(len(array), -1)
+    return array.reshape(len(array), math.prod(array.shape[1:]))
 
 
 def _check(q: np.ndarray, db: np.ndarray, k: int, exclude_self: bool) -> None:
@@ -110,15 +111,18 @@ def _check(q: np.ndarray, db: np.ndarray, k: int, exclude_self: bool) -> None:
 
 def _refuse_not_finite(rows: np.ndarray, name: str, start: int = 0) -> None:
     """A NaN or infinity would drop out of the ranking unseen."""
-    bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
+    parts = [np.isfinite(rows[s]).all(axis=1) for s in _chunks(len(rows), _CHECK_ROWS)]
+    bad = np.flatnonzero(~np.concatenate([np.ones(0, bool), *parts]))
     if bad.size:
         raise ValueError(
-            f"{name} row {start + bad[0]} holds a value that is not finite "
+            f"{name} row {start + bad[0]} holds a value that is not finite, or too large to square "
             f"({bad.size} such rows); leave those rows out or make them again."
         )
 
 
-def _codes(exclude: tuple[Groups, Groups] | None, nq: int, nd: int) -> tuple[np.ndarray, ...]:
+def _codes(
+    exclude: tuple[Groups, Groups] | None, nq: int, nd: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Integer group codes for both sides; negative = belongs to no group."""
     if exclude is None:
         return np.full(nq, -1, np.int32), np.full(nd, -1, np.int32)
@@ -139,52 +143,30 @@ def _chunks(n: int, size: int) -> list[slice]:
     return [slice(i, min(i + size, n)) for i in range(0, n, size)]
 
 
-def _candidates(q, db, q_code, db_code, own, k: int, block: int) -> Int[np.ndarray, "q k"]:
-    """Ranks the whole database for one chunk of queries, one device slab after another."""
-    block = min(block, len(db))
-    slab = max(_SLAB_BYTES // (4 * db.shape[1] * block), 1) * block
-    centre = q.mean(axis=0, dtype=np.float64).astype(np.float32)
-    centred = jnp.asarray(np.asarray(q, np.float32) - centre)
-    best = jnp.full((len(q), k), jnp.inf), jnp.full((len(q), k), -1, jnp.int32)
-    for rows in _chunks(len(db), slab):
-        number = np.arange(rows.start, rows.stop, dtype=np.int32)
-        padding = -len(number) % block
-        part = np.asarray(db[rows], np.float32) - centre
-        _refuse_not_finite(part, "database", rows.start)
-        part = np.pad(part, ((0, padding), (0, 0)))
-        number = np.pad(number, (0, padding), constant_values=-1)
-        code = np.pad(db_code[rows], (0, padding), constant_values=-1)
-        blocks = (part.reshape(-1, block, db.shape[1]), number.reshape(-1, block))
-        best = _rank(best, centred, q_code, own.astype(np.int32), *blocks, code.reshape(-1, block))
-    return np.where(np.isfinite(best[0]), best[1], -1)
+def _rank(q, db, exclusion: Exclusion, k: int, block: int) -> Int[np.ndarray, "q k"]:
+    """Candidates, on the accelerator where there is one and by BLAS where there is none."""
+    if not len(q):
+        return np.zeros((0, k), np.int64)
+    options: dict[str, Any] = {"block": block, "chunk": _QUERY_CHUNK, "check": _refuse_database}
+    if jax.default_backend() == "cpu":
+        return rank_on_host(q, db, exclusion, k, **options)
+    return rank_on_device(q, db, exclusion, k, slab_bytes=_SLAB_BYTES, **options)
 
 
-@functools.partial(jax.jit, donate_argnums=0)
-def _rank(best, q, q_code, own, blocks, numbers, codes):
-    """Folds padded database blocks ``[n, B, D]`` into the running top-k ``(key, row)``."""
-    k = best[0].shape[1]
-
-    def fold(carry, xs):
-        rows, number, code = xs
-        half = 0.5 * jnp.sum(rows * rows, axis=1)
-        dots = jnp.einsum("qd,bd->qb", q, rows, precision=jax.lax.Precision.HIGHEST)
-        same = (q_code[:, None] == code[None]) & (q_code[:, None] >= 0)
-        barred = same | (number[None] < 0) | (number[None] == own[:, None])
-        key = jnp.where(barred, jnp.inf, half[None] - dots)
-        top, at = jax.lax.top_k(-key, min(k, key.shape[1]))
-        keys = jnp.concatenate([carry[0], -top], axis=1)
-        found = jnp.concatenate([carry[1], number[at]], axis=1)
-        top, at = jax.lax.top_k(-keys, k)
-        return (-top, jnp.take_along_axis(found, at, axis=1)), None
-
-    return jax.lax.scan(fold, best, (blocks, numbers, codes))[0]
+def _refuse_database(rows: np.ndarray, start: int) -> None:
+    _refuse_not_finite(rows, "database", start)
 
 
 def _rescore(q, db, index, k: int) -> tuple[np.ndarray, np.ndarray]:
     """Direct distances of the candidates, sorted (ties by row number), the first ``k`` kept."""
     distance = np.full(index.shape, np.inf, np.float32)
-    for s in _chunks(len(q), max(_RESCORE_ELEMENTS // (index.shape[1] * q.shape[1]), 1)):
-        gap = db[np.maximum(index[s], 0)].astype(np.float64) - q[s, None]
+
+    def fill(s: slice) -> None:
+        gap = np.subtract(db[np.maximum(index[s], 0)], q[s, None], dtype=np.float64)
         distance[s] = np.where(index[s] >= 0, np.sqrt(np.einsum("qkd,qkd->qk", gap, gap)), np.inf)
+
+    size = max(_RESCORE_ELEMENTS // (index.shape[1] * q.shape[1]), 1)
+    with workers(num_threads(index.size * q.shape[1])) as run:
+        run(fill, _chunks(len(q), size))
     order = np.lexsort((index, distance), axis=1)[:, :k]
     return np.take_along_axis(distance, order, 1), np.take_along_axis(index, order, 1)

@@ -1,13 +1,13 @@
 """Rows of the report's tables, from the results in either of their two shapes."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 FAMILIES = ("memorized", "other", "background")
 _RULES = {
     "adaptive": "Calibrated distance ≤ 1",
     "third": "Below 1/3 of the second closest",
-    "background": "Closer than 95 % of films never shown",
+    "background": "Closer than 95 % of pictures never shown",
 }
 
 
@@ -63,3 +63,48 @@ def classifier_rows(classifier: Mapping[str, Any]) -> list[tuple[str, Mapping[st
 def versus(figures: Mapping[str, Any], family: str) -> Mapping[str, Any]:
     """Returns a detector's figures against one family: ``against_<family>`` or ``<family>``."""
     return figures.get(f"against_{family}") or figures.get(family) or {}
+
+
+class DistributionRow(NamedTuple):
+    """One distribution metric: of the generated pictures, of held-out real ones, how to read it."""
+
+    name: str
+    generated: Any
+    background: Any
+    reading: str
+    share: bool
+
+
+_DISTRIBUTION = (
+    ("fd", "Fréchet distance (FD)", "0 = same distribution; lower is closer", False),
+    ("fd_infinity", "FD for endlessly many pictures (FD∞)", "the same without sample bias", False),
+    ("kid", "Kernel distance (KID)", "0 = same; may lie slightly below", False),
+    ("kid_sd", "Spread of KID over subsets", "standard deviation", False),
+    ("precision", "Precision", "share of generated pictures that look real", True),
+    ("recall", "Recall", "share of real pictures that the model reaches", True),
+    ("density", "Density", "as precision, but counts crowding; 1 is usual", False),
+    ("coverage", "Coverage", "share of real pictures with a generated one nearby", True),
+    ("auth_pct", "Authentic pictures (AuthPct)", "in %; far below the background: copying", False),
+    ("c_t", "Copying statistic (C_T)", "far below 0: closer to training than real ones", False),
+    (
+        "percentile_below_5",
+        "Pictures nearer than 95 % of real ones",
+        "5 % is expected by chance; more means copying",
+        True,
+    ),
+)
+
+
+def distribution_rows(entry: Mapping[str, Any]) -> list[DistributionRow]:
+    """Returns the metrics that one entry of ``results["distribution"]`` holds, in reading order."""
+    background = entry.get("background") or {}
+    return [
+        DistributionRow(name, entry.get(key), background.get(key), reading, share)
+        for key, name, reading, share in _DISTRIBUTION
+        if entry.get(key) is not None or background.get(key) is not None
+    ]
+
+
+def has_any(rows: Sequence[Mapping[str, Any]], *keys: str) -> bool:
+    """Whether at least one row has one of the figures; a table without any is left out."""
+    return any(row.get(key) is not None for row in rows for key in keys)

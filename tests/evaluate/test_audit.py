@@ -8,19 +8,15 @@ import numpy as np
 import pytest
 
 from memjax.core.schedules import ScheduleSpec
-from memjax.data.records import FINDINGS, Record, chexpert_label_space
+from memjax.data.records import FINDINGS, Record, chexpert_label_space, labels_of
 from memjax.detectors import detect
-from memjax.evaluate.audit import (
-    AuditOptions,
-    SamplingOptions,
-    _chunks,
-    may_move,
-    memorized_prompts,
-)
+from memjax.evaluate.audit import memorized_prompts
 from memjax.evaluate.audit_inputs import (
     HELD_OUT,
     MEMORIZED,
+    NEAR_MISS,
     ONCE,
+    RANDOM,
     PromptCounts,
     Prompts,
     asked_findings,
@@ -29,6 +25,8 @@ from memjax.evaluate.audit_inputs import (
     make_gallery,
 )
 from memjax.evaluate.audit_results import standalone_evals
+from memjax.evaluate.options import AuditOptions, SamplingOptions
+from memjax.evaluate.repair import chunks, may_move
 
 SPACE = chexpert_label_space(num_markers=2, marker_vocabulary=(("K3", "M4"), ("17", "20")))
 
@@ -47,12 +45,16 @@ def picture(number):
 
 @pytest.fixture(scope="module")
 def data():
-    """Patients a (3 copies and one other film), b (2 copies), c and d (one film); e held out."""
+    """Patients a (3 copies and one other film), b (2 copies), c and d (one film); e, f held out."""
     rows = [
         ("pa", 0, "study1"), ("pc", 10, "study1"), ("pb", 5, "study1"), ("pa", 0, "study2"),
         ("pa", 7, "study4"), ("pb", 5, "study2"), ("pa", 0, "study3"), ("pd", 12, "study1"),
     ]  # fmt: skip
-    train = [record(p, {"Edema": 2} if p == "pa" else {"Edema": 1}, study=s) for p, _, s in rows]
+    codes = {10: ("K3", "20"), 7: ("M4", "17"), 12: ("M4", "20")}
+    train = [
+        record(p, {"Edema": 2} if p == "pa" else {"Edema": 1}, codes.get(n, ("K3", "17")), s)
+        for p, n, s in rows
+    ]
     images = np.stack([picture(number) for _, number, _ in rows])
     held = [record("pe"), record("pe", study="study2"), record("pf", {"Fracture": 3})]
     held_images = np.stack([picture(n) for n in (20, 21, 22)])
@@ -93,32 +95,48 @@ def prompts_of(data, counts, seed=0):
 
 
 def test_prompts_come_in_families_with_their_own_picture(data):
-    gallery, kept, prompts = prompts_of(data, PromptCounts(8, 8, 8))
-    assert prompts.family.tolist() == [MEMORIZED] * 2 + [ONCE] * 3 + [HELD_OUT] * 3
+    gallery, kept, prompts = prompts_of(data, PromptCounts(8, 8, 8, 0, 0))
+    # Two of the three held-out films have one condition: it is asked for once.
+    assert prompts.family.tolist() == [MEMORIZED] * 2 + [ONCE] * 3 + [HELD_OUT] * 2
     assert gallery.copies[prompts.group[:2]].tolist() == [3, 2]  # most repeated first
     assert gallery.copies[prompts.group[2:5]].tolist() == [1, 1, 1]
-    assert prompts.group[5:].tolist() == [-1, -1, -1]
+    assert prompts.group[5:].tolist() == [-1, -1]
     assert len(set(prompts.group[:5].tolist())) == 5
-    assert len({row["id"] for row in prompts.rows}) == 8
+    assert len({row["id"] for row in prompts.rows}) == 7
     assert kept[prompts.group[0]].patient == "pa"
     first = prompts.rows[0]
     assert first["family"] == MEMORIZED
     assert first["labels"]["Edema"] == "positive"
     assert first["labels"]["markers"] == ["K3", "17"]
     assert prompts.asked[0, FINDINGS.index("Edema")] == 1
-    assert prompts.where(ONCE, HELD_OUT).tolist() == [2, 3, 4, 5, 6, 7]
+    assert prompts.where(ONCE, HELD_OUT).tolist() == [2, 3, 4, 5, 6]
+    assert prompts.strata[0] == "Edema"
+    assert prompts.frequency[0] == 2 / 5  # of five different pictures two show edema
+
+
+def test_near_misses_change_one_detail_and_random_conditions_are_new(data):
+    _, kept, prompts = prompts_of(data, PromptCounts(8, 8, 8, 8, 40))
+    near, drawn = prompts.where(NEAR_MISS), prompts.where(RANDOM)
+    # The near miss of b would be the very condition of c, so that only a's is left.
+    assert [prompts.rows[i]["labels"]["markers"] for i in near] == [["K3", "20"]]
+    changed = prompts.rows[near[0]]["labels"]
+    own = prompts.rows[0]["labels"]
+    assert {k for k in own if own[k] != changed[k]} == {"markers"}
+    trained = [labels_of(r, SPACE) for r in kept]
+    assert len(drawn)
+    assert all(prompts.rows[i]["labels"] not in trained for i in drawn)
+    assert all(prompts.rows[i]["labels"]["markers"][0] in ("K3", "M4") for i in drawn)
 
 
 def test_counts_are_the_most_and_the_seed_decides_the_draw(data):
-    _, _, few = prompts_of(data, PromptCounts(1, 2, 1))
+    few_of_each = PromptCounts(1, 2, 1, 0, 0)
+    _, _, few = prompts_of(data, few_of_each)
     assert few.family.tolist() == [MEMORIZED, ONCE, ONCE, HELD_OUT]
-    _, _, again = prompts_of(data, PromptCounts(1, 2, 1))
+    _, _, again = prompts_of(data, few_of_each)
     assert again.rows == few.rows
-    drawn = {tuple(prompts_of(data, PromptCounts(1, 2, 1), s)[2].group[1:3]) for s in range(8)}
+    drawn = {tuple(prompts_of(data, few_of_each, s)[2].group[1:3]) for s in range(8)}
     assert len(drawn) > 1
-    assert all(
-        prompts_of(data, PromptCounts(1, 2, 1), s)[2].group[0] == few.group[0] for s in (1, 2)
-    )
+    assert all(prompts_of(data, few_of_each, s)[2].group[0] == few.group[0] for s in (1, 2))
 
 
 def test_labels_hold_only_what_the_model_is_conditioned_on(data):
@@ -132,7 +150,12 @@ def test_labels_hold_only_what_the_model_is_conditioned_on(data):
 def prompts_with(families):
     count = len(families)
     return Prompts(
-        [{}] * count, np.asarray(families), np.zeros(count, int), np.zeros((count, 14), int)
+        [{}] * count,
+        np.asarray(families),
+        np.zeros(count, int),
+        np.zeros((count, 14), int),
+        np.full(count, "Edema"),
+        np.ones(count),
     )
 
 
@@ -207,10 +230,10 @@ def test_stated_evaluations_are_what_the_detector_spends(name, steps):
 
 def test_chunks_have_one_size_and_lose_no_row():
     rows = jnp.arange(7)[:, None]
-    parts = _chunks(rows, 3)
+    parts = chunks(rows, 3)
     assert [part.ravel().tolist() for part in parts] == [[0, 1, 2], [3, 4, 5], [6, 6, 6]]
-    assert [part.ravel().tolist() for part in _chunks(rows[:2], 3)] == [[0, 1]]
-    assert jax.tree.leaves(_chunks(rows, 7))[0].shape == (7, 1)
+    assert [part.ravel().tolist() for part in chunks(rows[:2], 3)] == [[0, 1]]
+    assert jax.tree.leaves(chunks(rows, 7))[0].shape == (7, 1)
 
 
 @pytest.mark.parametrize(
@@ -218,7 +241,6 @@ def test_chunks_have_one_size_and_lose_no_row():
     [
         ({"default": "last"}, r"default is 'last', expected first_step"),
         ({"arms": ("luck",)}, r"luck.*embedding_noise"),
-        ({"arms": ()}, r"at least one"),
     ],
 )
 def test_impossible_audits_are_refused(changes, words):

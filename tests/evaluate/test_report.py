@@ -1,5 +1,6 @@
 """The report: plain words, escaped, self-contained, whole or not there."""
 
+import csv
 import getpass
 import html.parser
 import json
@@ -11,12 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from memjax.evaluate import report
 from memjax.evaluate.figures import token_bars
 from memjax.evaluate.narrative import percent, verdict
 from memjax.evaluate.plain import to_plain
 from memjax.evaluate.provenance import config_digest, provenance, versions
 from memjax.evaluate.report import missing_fields, render_html, write_report
+from memjax.evaluate.sections import Section
 from memjax.evaluate.tables import classifier_rows, similarity_rows, versus
 
 HOSTILE = "<script>alert('x')</script>\"&$"
@@ -76,11 +77,12 @@ class _Reader(html.parser.HTMLParser):
 
     def __init__(self, page):
         super().__init__()
-        self.tags, self.links, self.text = [], [], []
+        self.tags, self.links, self.text, self.alts = [], [], [], []
         self.feed(page)
 
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
+        self.alts += [dict(attrs).get("alt") for _ in (0,) if tag == "img"]
         self.links += [v for k, v in attrs if k in ("src", "href", "srcset", "action", "data")]
 
     def handle_data(self, data):
@@ -171,6 +173,158 @@ def test_missing_fields(results):
     assert "similarity.copy_rate_other" in missing_fields({})
 
 
+def _validation():
+    """Made-up figures of two rungs, three families and the copy encoder."""
+    rung = {
+        "name": "copy_encoder",
+        "title": "Contrastive copy encoder",
+        "rule": "above the 95th percentile",
+        "spearman": 0.81,
+        "spearman_low": 0.7,
+        "spearman_high": 0.89,
+        "num_copied": 30,
+        "num_pictures": 256,
+        "copy_rate_memorized": 0.7,
+        "similarity_before": 0.8,
+        "similarity_after": 0.5,
+        "wilcoxon_p": 0.0004,
+        "change": -0.3,
+        "change_low": -0.4,
+        "change_high": -0.2,
+    }
+    weak = {"name": "ssim", "title": HOSTILE, "spearman": 0.05, "spearman_low": -0.1}
+    weak["spearman_high"] = 0.2
+    return {
+        "rungs": [weak, rung, {"name": "lost", "title": "Lost rung", "spearman": None}],
+        "families": [
+            {"name": "once", "num": 40, "auc": 0.95, "auc_low": 0.9, "auc_high": 0.99},
+            {"name": "near_miss", "num": 20, "auc": 0.82},
+            {"name": "all", "num": 60, "auc": 0.5},
+        ],
+        "dar": [{"rung": "copy_encoder", "memorized_share": 0.09, "copies_share": 0.3}],
+        "calibration": {"auc_planted": 0.981, "auc_low": 0.97, "auc_high": 0.99, "blurred": 0.97},
+    }
+
+
+def _distribution():
+    return {
+        "features": HOSTILE,
+        "fd": 12.34,
+        "coverage": 0.7,
+        "c_t": -8.2,
+        "n_generated": 256,
+        "warnings": [HOSTILE],
+        "background": {"fd": 5.0},
+    }
+
+
+def _words(page):
+    return " ".join(" ".join(_Reader(page).text).split())
+
+
+def test_validation_tables(results):
+    results |= {"validation": _validation(), "distribution": [_distribution()]}
+    text = _words(render_html(results, {}))
+    assert "Contrastive copy encoder 0.81 (0.70–0.89)" in text
+    assert "0.05 (−0.10 to 0.20)" in text
+    assert "30 / 256" in text
+    assert "0.80 → 0.50 −0.30 (−0.40 to −0.20) p < 0.001" in text
+    assert "trained once 40 0.95 (0.90–0.99)" in text
+    assert "9\N{NO-BREAK SPACE}% 30\N{NO-BREAK SPACE}%".replace("\N{NO-BREAK SPACE}", " ") in text
+    assert "all planted copies 0.981 (0.970–0.990)" in text
+    assert "12.34 5 0 = same distribution" in text
+    assert "−8.2 –" in text
+    assert "Caution: " + HOSTILE in text
+
+
+def test_the_new_sentences(results):
+    results["validation"] = _validation()
+    said = verdict(results).sentences
+    assert len(said) == 6
+    assert "goes along" not in said[3]  # one of two is clear: no majority
+    assert "clearly so by 1 of 2 ways" in said[3]
+    assert "most by Contrastive copy encoder with 0.81 (range 0.70–0.89)" in said[3]
+    assert "with 0.05 (range −0.10 to 0.20)" in said[3]
+    assert "by 13 points: 95 of 100 against “trained once”, 82 against “near miss" in said[4]
+    results["validation"]["rungs"] = results["validation"]["rungs"][1:2]
+    results["validation"]["families"] = results["validation"]["families"][:1]
+    said = verdict(results).sentences
+    assert len(said) == 5
+    assert "The signal goes along with likeness" in said[3]
+    assert not any(word in " ".join(said) for word in ("AUC", "Spearman", "RMS", "TPR"))
+
+
+def test_order_of_the_sections(results):
+    keys = ("roc", "arms", "paired/a", "before_after", "families", "scatter/a", "wall_others",
+            "wall", "tokens/a")  # fmt: skip
+    results |= {"validation": _validation(), "distribution": [_distribution()]}
+    page = render_html(results, dict.fromkeys(keys, _png()))
+    titles = (
+        "seen with one&#39;s own eyes",
+        "The same for other prompts",
+        "Does the warning signal go along",
+        "What the warning is compared with",
+        "Before and after the repair",
+        "Likeness before and after, prompt",
+        "The repairs side by side",
+        "How reliable the warning is",
+        "Which words bring",
+        "Do the pictures as a whole",
+        "How far the instruments",
+    )
+    at = [page.index(f"{title}", page.index("</style>")) for title in titles]
+    assert at == sorted(at)
+
+
+def test_no_empty_headings():
+    page = render_html({"config": {}}, {})
+    titles = re.findall(r"<h2>(.*?)</h2>", page)
+    assert titles[1:] == ["Words used here", "Where this came from"]
+    assert "<table>" not in page
+    assert "<img" not in page
+
+
+def test_every_picture_has_words_and_a_link_to_its_data(results, tmp_path):
+    figures = {"wall": _png(), "scatter/" + HOSTILE: _png(), "roc": _png(), "odd": _png()}
+    x = np.random.default_rng(0).normal(size=7)
+    tables = {"scatter/" + HOSTILE: {"x": x}, "roc": {"fpr": [0.0, 1.0]}, "loose": {"v": [1]}}
+    paths = write_report(tmp_path, results, figures, tables=tables)
+    reader = _Reader(paths.html.read_text(encoding="utf-8"))
+    assert len(reader.alts) == 4
+    assert all(alt and len(alt.strip()) > 3 for alt in reader.alts)
+    links = [link for link in reader.links if not link.startswith("data:image/png")]
+    assert len(links) == 3
+    for link in links:
+        assert (tmp_path / link).is_file()
+    scatter = next(link for link in links if "scatter" in link)
+    rows = list(csv.reader((tmp_path / scatter).read_text(encoding="utf-8").splitlines()))
+    assert [float(cell) for (cell,) in rows[1:]] == x.tolist()
+    assert (tmp_path / "figures" / "wall.png").read_bytes() == figures["wall"]
+
+
+def test_pictures_of_digits_are_no_films(results):
+    results["data"] = {"name": "handwritten digits", "unit": "pictures", "num_images": 1800}
+    results |= {"validation": _validation(), "distribution": [_distribution()]}
+    keys = ("wall", "wall_others", "pairs", "pairs_other", "similarity", "before_after", "arms")
+    page = render_html(results, dict.fromkeys(keys, _png()))
+    text = _words(page).lower()
+    assert "trained on 1,800 handwritten digits" in text
+    for word in ("film", "x-ray", "finding", "patient"):
+        assert word not in text, word
+    results["data"] = {"name": "chest X-rays", "unit": "films"}
+    assert "Films never shown" in _words(render_html(results, {}))
+
+
+def test_nan_and_none_are_dashes(results):
+    results["validation"] = _validation()
+    rung = results["validation"]["rungs"][1]
+    rung |= {"spearman": float("nan"), "auc_copied": None, "similarity_before": float("inf")}
+    results["validation"]["families"][0]["auc"] = float("nan")
+    results["distribution"] = [{"features": "f", "fd": float("nan"), "kid": 0.1}]
+    text = _words(render_html(results, {}))
+    assert not re.search(r"\b(nan|inf|None)\b", text)
+
+
 def test_files(results, tmp_path):
     results["detection"]["first_step"]["auc"] = float("nan")
     paths = write_report(tmp_path / "deep" / "run", results, {"pairs": _png()})
@@ -179,7 +333,8 @@ def test_files(results, tmp_path):
     assert got["detection"]["first_step"]["auc"] is None
     assert list(got) == sorted(got)
     assert paths.html.read_text(encoding="utf-8").startswith("<!doctype html>")
-    assert {p.name for p in paths.html.parent.iterdir()} == {"report.html", "report.json"}
+    names = {str(p.relative_to(paths.html.parent)) for p in paths.html.parent.rglob("*.*")}
+    assert names == {"report.html", "report.json", "figures/pairs.png", "figures/index.json"}
 
 
 def test_a_failed_write_leaves_the_old_file(results, tmp_path, monkeypatch):
@@ -191,7 +346,7 @@ def test_a_failed_write_leaves_the_old_file(results, tmp_path, monkeypatch):
     def full_disk(_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(report.os, "fsync", full_disk)
+    monkeypatch.setattr(os, "fsync", full_disk)
     with pytest.raises(OSError, match="No space"):
         write_report(tmp_path, results | {"seed": 4}, {})
     assert (paths.json.read_bytes(), paths.html.read_bytes()) == before
@@ -202,7 +357,7 @@ def test_to_plain():
     value = {
         1: (jnp.float32(0.1), np.arange(2), jnp.ones(1, jnp.bfloat16)),
         "b": [np.bool_(True), None, float("inf"), {2, 1}],
-        "named": report.Section("t", "c"),
+        "named": Section("t", "c"),
         "text": np.array(["x"]),
         "odd": complex(1, 2),
     }
@@ -210,7 +365,7 @@ def test_to_plain():
     assert got == {
         "1": [0.1, [0, 1], [1.0]],
         "b": [True, None, None, [1, 2]],
-        "named": {"title": "t", "caption": "c"},
+        "named": {"title": "t", "caption": "c", "meaning": ""},
         "text": ["x"],
         "odd": "(1+2j)",
     }

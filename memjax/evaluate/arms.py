@@ -1,0 +1,172 @@
+"""One arm of a sweep: how much a trained model copies, and whether the magnitude says so."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Shaped
+
+from memjax.evaluate.audit_inputs import (
+    HELD_OUT,
+    MEMORIZED,
+    NEAR_MISS,
+    ONCE,
+    RANDOM,
+    Gallery,
+    Prompts,
+)
+from memjax.evaluate.bootstrap import Interval, cluster_weights, rate_interval
+from memjax.evaluate.observe import Observation, Scene, look
+from memjax.evaluate.options import AuditOptions
+from memjax.evaluate.patients import memorized_patients
+from memjax.evaluate.roc import detection_summary
+from memjax.evaluate.rung_statistics import rung_statistics
+
+Metrics = dict[str, dict[str, float | int | None]]
+_FAMILIES = (MEMORIZED, ONCE, HELD_OUT, NEAR_MISS, RANDOM)
+
+
+class ArmLook(NamedTuple):
+    """What an arm's model made, and what was measured on it.
+
+    Attributes:
+        metrics: Name → ``value``, ``low``, ``high`` and ``n``.
+        images: Generated pictures, one a row.
+        nearest: Nearest training picture of each.
+        ratio: Calibrated distance to it; a copy is at most 1.
+        captions: Prompt of each.
+    """
+
+    metrics: Metrics
+    images: Float[np.ndarray, "r h w c"]
+    nearest: np.ndarray
+    ratio: np.ndarray
+    captions: list[str]
+
+
+def metric(interval: Interval, n: int) -> dict[str, float | int | None]:
+    """Returns an interval as a sweep row holds it."""
+    return {"value": interval.value, "low": interval.low, "high": interval.high, "n": n}
+
+
+def measure_conditional(scene: Scene, prompts: Prompts, options: AuditOptions) -> ArmLook:
+    """Measures a model with conditions: every family of prompts, from the same initial noise.
+
+    Args:
+        scene: Model, pictures, ladder.
+        prompts: The prompts.
+        options: Windows of the detector.
+    """
+    seen = look(scene, scene.bundle.encode(prompts.rows), prompts.asked, prompts.strata)
+    generations = seen.images.shape[1]
+    clusters = np.repeat(np.arange(len(prompts.rows)), generations)
+    metrics = _copies(seen, prompts, scene.gallery) | _shares(seen, scene.gallery, clusters)
+    if seen.detection is not None:
+        metrics |= _signal(seen, prompts, options)
+    judged = np.isfinite(seen.agreement)
+    for family in (MEMORIZED, HELD_OUT):
+        rows = prompts.where(family)
+        keep = judged[rows]
+        if keep.any():
+            of = np.broadcast_to(rows[:, None], keep.shape)[keep]
+            rate = rate_interval(seen.agreement[rows][keep], clusters=of)
+            metrics[f"label_agreement_{family}"] = metric(rate, len(rows))
+    captions = [str(prompts.rows[i]["id"]) for i in clusters]
+    return _kept(metrics, seen, captions)
+
+
+def measure_unconditional(scene: Scene, count: int) -> ArmLook:
+    """Measures a model without condition on ``count`` pictures, each from its own noise.
+
+    Args:
+        scene: Its ``noise`` holds ``count`` initial noises.
+        count: Pictures.
+    """
+    cond = scene.bundle.encode([{"id": "nothing", "labels": {}}])
+    asked = np.full((1, scene.gallery.targets.shape[1]), -1)
+    seen = look(scene._replace(chunk=1), cond, asked)
+    copies = seen.similarity.is_copy_adaptive
+    metrics = {"copy_rate_mix": metric(rate_interval(copies), count)}
+    third = rate_interval(seen.similarity.is_copy_third)
+    metrics["copy_rate_third_mix"] = metric(third, count)
+    metrics |= _shares(seen, scene.gallery, np.arange(count))
+    return _kept(metrics, seen, [f"picture {i + 1}" for i in range(count)])
+
+
+def _kept(metrics: Metrics, seen: Observation, captions: list[str]) -> ArmLook:
+    near = seen.similarity
+    return ArmLook(metrics, seen.flat, near.index, near.ratio_adaptive, captions)
+
+
+def _copies(seen: Observation, prompts: Prompts, gallery: Gallery) -> Metrics:
+    """Copy rates of every family, and of prompts drawn as training draws its pictures."""
+    out: Metrics = {}
+    rules = {"": seen.similarity.is_copy_adaptive, "third_": seen.similarity.is_copy_third}
+    for rule, flags in rules.items():
+        table = flags.reshape(len(seen.images), -1)
+        for family in _FAMILIES:
+            rows = prompts.where(family)
+            if len(rows):
+                of = np.repeat(rows, table.shape[1])
+                rate = rate_interval(table[rows].ravel(), clusters=of)
+                out[f"copy_rate_{rule}{family}"] = metric(rate, len(rows))
+        repeated, once = prompts.where(MEMORIZED), prompts.where(ONCE)
+        if len(repeated) and len(once):
+            weight = gallery.copies[gallery.copies > 1].sum() / gallery.copies.sum()
+            mixed = mixed_rate([(weight, table[repeated]), (1 - weight, table[once])])
+            out[f"copy_rate_{rule}mix"] = metric(mixed, len(repeated) + len(once))
+    return out
+
+
+def mixed_rate(
+    parts: Sequence[tuple[float, Shaped[np.ndarray, "p g"]]], *, n: int = 2000, seed: int = 0
+) -> Interval:
+    """Returns ``Σ w_i · mean_i`` with a bootstrap interval; prompts are resampled within each part.
+
+    Args:
+        parts: Weight and the flags ``[prompt, generation]`` of each part; weights sum to 1.
+        n: Replicates.
+        seed: Of the bootstrap.
+    """
+    value, drawn = 0.0, np.zeros(n)
+    for number, (weight, table) in enumerate(parts):
+        rates = np.asarray(table, np.float64).mean(axis=1)
+        counts = cluster_weights(None, len(rates), n, seed + number)
+        value += weight * float(rates.mean())
+        drawn += weight * (counts @ rates) / counts.sum(axis=1)
+    low, high = np.percentile(drawn, [2.5, 97.5])
+    return Interval(float(value), float(low), float(high))
+
+
+def _shares(seen: Observation, gallery: Gallery, clusters: np.ndarray) -> Metrics:
+    """Dar et al.'s two percentages and the mean likeness, on every rung."""
+    out: Metrics = {}
+    for name, rung in seen.ladder.items():
+        found = memorized_patients(rung.is_copy, rung.index, gallery.patients, conditions=clusters)
+        out[f"memorized_share_{name}"] = metric(found.pictures, len(gallery.train))
+        out[f"copies_share_{name}"] = metric(found.copies, len(rung.index))
+    return out
+
+
+def _signal(seen: Observation, prompts: Prompts, options: AuditOptions) -> Metrics:
+    """AUC of every window, and the magnitude against every rung."""
+    out: Metrics = {}
+    detection = seen.detection
+    if detection is None:
+        return out
+    usual = prompts.where(MEMORIZED, ONCE, HELD_OUT)
+    repeated = prompts.family[usual] == MEMORIZED
+    if 0 < repeated.sum() < len(usual):
+        for name, window in options.windows.items():
+            found = detection_summary(detection.scores(window)[usual], repeated)
+            auc = Interval(found["auc"], found["auc_low"], found["auc_high"])
+            out[f"auc_{name}"] = metric(auc, len(usual))
+    clusters = np.repeat(np.arange(len(prompts.rows)), seen.images.shape[1])
+    magnitude = detection.per_generation(options.window, rms=True).ravel()
+    for name, rung in seen.ladder.items():
+        found = rung_statistics(rung, magnitude, prompts.frequency[clusters], clusters)
+        for key in ("spearman", "pearson", "partial", "auc_copied"):
+            if found.get(key) is not None:
+                value = Interval(found[key], found[f"{key}_low"], found[f"{key}_high"])
+                out[f"{key}_{name}"] = metric(value, found["num_pictures"])
+    return out

@@ -1,0 +1,265 @@
+"""The audit's pictures, and the numbers behind each of them as columns."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from memjax.core.types import Bundle
+from memjax.detectors.base import step_window
+from memjax.evaluate.audit import Audit
+from memjax.evaluate.audit_inputs import HELD_OUT, MEMORIZED, ONCE, Gallery, Prompts
+from memjax.evaluate.audit_results import found_magnitudes, ordinary_prompts
+from memjax.evaluate.dots import dot_panels, repair_panels
+from memjax.evaluate.figure_tables import (
+    dots_table,
+    families_table,
+    histogram_table,
+    magnitude_table,
+    paired_table,
+    roc_table,
+    scatter_table,
+    token_table,
+    wall_table,
+)
+from memjax.evaluate.figures import (
+    magnitude_curves,
+    roc_curves,
+    similarity_histogram,
+    token_bars,
+)
+from memjax.evaluate.ladder import RungResult
+from memjax.evaluate.options import AuditOptions
+from memjax.evaluate.scatter import family_bars, paired_dots, scatter_with_margins
+from memjax.evaluate.walls import before_after, sorted_wall
+from memjax.evaluate.wording import correlation_title
+
+Caption = Callable[[Mapping[str, Any]], str]
+Columns = dict[str, list[Any]]
+_TOKEN_CHARTS, _WALL, _OTHERS = 4, 8, 8
+_SCATTERS = 3  # rungs that get a scatter of their own, at most
+_NAMES = {ONCE: "trained once", HELD_OUT: "never trained on"}
+_WINDOWS = {"first_step": "first step", "all_steps": "all steps"}
+
+
+class Figures(NamedTuple):
+    """Pictures as PNG bytes and the data behind them, under the same keys."""
+
+    pictures: dict[str, bytes]
+    tables: dict[str, Columns]
+
+    def add(self, key: str, png: bytes, table: Columns) -> None:
+        """Adds one figure with its data."""
+        self.pictures[key] = png
+        self.tables[key] = table
+
+
+class _Scene(NamedTuple):
+    audit: Audit
+    prompts: Prompts
+    gallery: Gallery
+    bundle: Bundle
+    options: AuditOptions
+    caption: Caption
+    results: Mapping[str, Any]
+
+    def text(self, prompt: int) -> str:
+        return self.caption(self.prompts.rows[prompt])
+
+
+def audit_figures(
+    audit: Audit,
+    prompts: Prompts,
+    gallery: Gallery,
+    bundle: Bundle,
+    options: AuditOptions,
+    caption: Caption,
+    results: Mapping[str, Any],
+) -> Figures:
+    """Returns the report's figures with their data.
+
+    Args:
+        audit: What was measured.
+        prompts: The prompts.
+        gallery: Real pictures.
+        bundle: The model.
+        options: What was asked for.
+        caption: Prompt row → one readable line.
+        results: The sections of ``report.json``.
+    """
+    scene = _Scene(audit, prompts, gallery, bundle, options, caption, results)
+    out = Figures({}, {})
+    for draw in (_walls, _scatters, _family_figure, _repair, _signal, _histogram, _tokens):
+        draw(scene, out)
+    return out
+
+
+def _best(scene: _Scene, rows: np.ndarray) -> np.ndarray:
+    """Returns, per prompt, the picture (one a row) nearest to training."""
+    ratio = scene.audit.before.similarity.ratio_adaptive
+    generations = scene.audit.before.images.shape[1]
+    table = ratio.reshape(-1, generations)
+    return np.asarray([r * generations + int(np.argmin(table[r])) for r in rows], int)
+
+
+def _walls(scene: _Scene, out: Figures) -> None:
+    """The nearest picture of every memorised prompt, then of the ordinary prompts."""
+    ordinary = ordinary_prompts(scene.audit, scene.prompts)
+    memorized = np.flatnonzero(scene.audit.memorized)
+    near = scene.audit.before.similarity
+    for key, rows, most in (("wall", memorized, _WALL), ("wall_others", ordinary, _OTHERS)):
+        if not len(rows):
+            continue
+        best = _best(scene, rows)
+        best = best[np.argsort(near.ratio_adaptive[best], kind="stable")][:most]
+        generations = scene.audit.before.images.shape[1]
+        captions = [scene.text(row // generations) for row in best]
+        likeness, copies = -near.ratio_adaptive[best], near.is_copy_adaptive[best].tolist()
+        png = sorted_wall(
+            scene.audit.before.flat[best],
+            scene.gallery.train[near.index[best]],
+            captions=captions,
+            similarity=likeness,
+            copies=copies,
+            measure="distance",
+            written=near.ratio_adaptive[best],
+        )
+        out.add(key, png, wall_table(captions, likeness, copies, near.index[best]))
+
+
+def _shown_rungs(scene: _Scene) -> list[RungResult]:
+    """The copy rule's rung and those that go along best with the magnitude."""
+    ladder = scene.audit.before.ladder
+    rows = scene.results.get("validation", {}).get("rungs", [])
+    ranked = sorted(rows, key=lambda row: -(row.get("spearman") or -2.0))
+    names = [n for n in ("adaptive_l2", "copy_encoder") if n in ladder]
+    names += [row["name"] for row in ranked if row["name"] not in names]
+    return [ladder[name] for name in names[:_SCATTERS]]
+
+
+def _scatters(scene: _Scene, out: Figures) -> None:
+    detection = scene.audit.before.detection
+    if detection is None:
+        return
+    magnitude = detection.per_generation(scene.options.window, rms=True).ravel()
+    generations = detection.per_step.shape[1]
+    family = np.where(scene.audit.memorized, MEMORIZED, scene.prompts.family)
+    family = np.repeat(family, generations)
+    found = {row["name"]: row for row in scene.results["validation"]["rungs"]}
+    name = scene.options.default
+    window = _WINDOWS.get(name, f"first {scene.options.first_k} steps")
+    label = f"Pull of the prompt (RMS magnitude, {window})"
+    for rung in _shown_rungs(scene):
+        row = found[rung.name]
+        groups = {
+            str(name): (magnitude[family == name], rung.similarity[family == name])
+            for name in dict.fromkeys(family.tolist())
+        }
+        title, likeness = correlation_title(row), "Likeness (higher = more alike)"
+        png = scatter_with_margins(groups, label, likeness, title, rung.threshold)
+        out.add(f"scatter/{rung.title}", png, scatter_table(groups))
+
+
+def _family_figure(scene: _Scene, out: Figures) -> None:
+    families = scene.results.get("validation", {}).get("families", [])
+    if any(f.get("auc") is not None for f in families):
+        out.add("families", family_bars(families), families_table(families))
+
+
+def _repair(scene: _Scene, out: Figures) -> None:
+    """Pictures before and after, likeness before and after, and all mitigations."""
+    audit = scene.audit
+    if not audit.arms:
+        return
+    _pictures_before_after(scene, out)
+    generations = audit.before.images.shape[1]
+    found = {row["name"]: row for row in scene.results["validation"]["rungs"]}
+    for rung in _shown_rungs(scene)[:2]:
+        before = rung.similarity.reshape(-1, generations)[audit.mitigated].mean(axis=1)
+        after = audit.arms[0].after.ladder[rung.name].similarity.reshape(-1, generations)
+        names = [scene.text(i) for i in audit.mitigated]
+        p_value = found[rung.name].get("wilcoxon_p")
+        after = after.mean(axis=1)
+        png = paired_dots(before, after, names, rung.title, p_value, threshold=rung.threshold)
+        out.add(f"paired/{rung.title}", png, paired_table(before, after, names))
+    films = scene.results["data"].get("unit") == "films"
+    panels = repair_panels(scene.results["mitigation"], "findings" if films else "labels")
+    if panels:
+        out.add("arms", dot_panels(panels, shares=True, write_values=True), dots_table(panels))
+
+
+def _pictures_before_after(scene: _Scene, out: Figures) -> None:
+    audit, arm = scene.audit, scene.audit.arms[0]
+    generations = audit.before.images.shape[1]
+    best = _best(scene, audit.mitigated)
+    order = np.argsort(audit.before.similarity.ratio_adaptive[best], kind="stable")[:10]
+    best = best[order]
+    after = order * generations + best % generations
+    captions = [scene.text(row // generations) for row in best]
+    png = before_after(
+        scene.gallery.train[audit.before.similarity.index[best]],
+        audit.before.flat[best],
+        arm.after.flat[after],
+        captions=captions,
+        before_copies=audit.before.similarity.is_copy_adaptive[best].tolist(),
+        after_copies=arm.after.similarity.is_copy_adaptive[after].tolist(),
+        before_notes=_notes(audit.before.agreement.ravel(), best),
+        after_notes=_notes(arm.after.agreement.ravel(), after),
+    )
+    ratio = audit.before.similarity.ratio_adaptive[best], arm.after.similarity.ratio_adaptive[after]
+    table = paired_table(*ratio, captions, "calibrated distance")
+    out.add("before_after", png, table)
+
+
+def _notes(agreement: np.ndarray, rows: np.ndarray) -> list[str]:
+    return ["" if np.isnan(agreement[r]) else f"as asked: {agreement[r]:.0%}" for r in rows]
+
+
+def _signal(scene: _Scene, out: Figures) -> None:
+    """Magnitude along the trajectory, and ROC curves against ordinary prompts."""
+    detection, audit = found_magnitudes(scene.audit), scene.audit
+    rms = detection.per_step.mean(axis=1) / np.sqrt(detection.dim)
+    groups = {"memorised": rms[audit.memorized]} if audit.memorized.any() else {}
+    for family, title in _NAMES.items():
+        rows = (scene.prompts.family == family) & ~audit.memorized
+        if rows.any():
+            groups[title] = rms[rows]
+    window = step_window(scene.options.window, rms.shape[1])
+    out.add("magnitude", magnitude_curves(groups, window=window), magnitude_table(groups))
+    usual = np.union1d(np.flatnonzero(audit.memorized), ordinary_prompts(audit, scene.prompts))
+    flags = audit.memorized[usual]
+    if 0 < flags.sum() < len(flags):
+        titles = {**_WINDOWS, "first_k": f"first {scene.options.first_k} steps"}
+        curves = {
+            titles[name]: (detection.scores(window)[usual], flags)
+            for name, window in scene.options.windows.items()
+        }
+        out.add("roc", roc_curves(curves), roc_table(curves))
+
+
+def _histogram(scene: _Scene, out: Figures) -> None:
+    audit = scene.audit
+    table = audit.before.similarity.ratio_adaptive.reshape(-1, audit.before.images.shape[1])
+    groups = {}
+    if audit.memorized.any():
+        groups["Generated: memorised prompts"] = table[audit.memorized].ravel()
+    for family, title in _NAMES.items():
+        rows = (scene.prompts.family == family) & ~audit.memorized
+        if rows.any():
+            groups[f"Generated: prompts {title}"] = table[rows].ravel()
+    if audit.arms:
+        after = audit.arms[0].after.similarity.ratio_adaptive
+        groups["Generated: memorised prompts, after the repair"] = after
+    groups["Real: pictures never trained on"] = audit.background.ratio_adaptive
+    out.add("similarity", similarity_histogram(groups), histogram_table(groups))
+
+
+def _tokens(scene: _Scene, out: Figures) -> None:
+    audit = scene.audit
+    score = found_magnitudes(audit).scores(scene.options.window)
+    shown = np.argsort(-score[audit.mitigated])[:_TOKEN_CHARTS]
+    for i, weights in zip(audit.mitigated[shown], audit.significance[shown], strict=True):
+        names = scene.bundle.describe(scene.prompts.rows[i])[1:]
+        markers = [name for name in names if name.startswith("Marker")]
+        png = token_bars(names, weights[1:], highlight=markers)
+        out.add(f"tokens/{scene.text(i)}", png, token_table(names, weights[1:]))

@@ -1,0 +1,125 @@
+"""Does the warning signal go along with likeness to the training data? On every rung."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from memjax.evaluate.audit import Audit
+from memjax.evaluate.audit_inputs import (
+    HELD_OUT,
+    MEMORIZED,
+    NEAR_MISS,
+    ONCE,
+    RANDOM,
+    Gallery,
+    Prompts,
+)
+from memjax.evaluate.audit_results import found_magnitudes, ordinary_prompts
+from memjax.evaluate.bootstrap import difference_interval, rate_interval, with_interval
+from memjax.evaluate.distribution import distribution_report
+from memjax.evaluate.features import FeatureFn
+from memjax.evaluate.ladder import RungResult
+from memjax.evaluate.options import AuditOptions
+from memjax.evaluate.paired import paired_test
+from memjax.evaluate.patients import dar_summary, memorized_patients
+from memjax.evaluate.rung_statistics import rung_statistics
+from memjax.evaluate.validation_scores import family_summary
+
+FAMILY_NAMES = {
+    MEMORIZED: "repeated in training",
+    ONCE: "trained once",
+    HELD_OUT: "never trained on",
+    NEAR_MISS: "one detail beside a memorised prompt",
+    RANDOM: "details mixed at random",
+}
+
+
+def validation_section(
+    audit: Audit, prompts: Prompts, gallery: Gallery, options: AuditOptions
+) -> dict[str, Any]:
+    """Returns ``validation`` of ``report.json``: rungs, negative families, Dar's percentages."""
+    ladder = audit.before.ladder
+    return {
+        "rungs": [_rung(rung, audit, prompts, options) for rung in ladder.values()],
+        "families": _families(audit, prompts, options),
+        "dar": [_dar(rung, audit, gallery) for rung in ladder.values()],
+    }
+
+
+def _clusters(prompts: int, generations: int) -> np.ndarray:
+    return np.repeat(np.arange(prompts), generations)
+
+
+def _rung(
+    rung: RungResult, audit: Audit, prompts: Prompts, options: AuditOptions
+) -> dict[str, Any]:
+    detection = found_magnitudes(audit)
+    count, generations = detection.per_step.shape[:2]
+    magnitude = detection.per_generation(options.window, rms=True).ravel()
+    clusters = _clusters(count, generations)
+    table = rung.is_copy.reshape(count, generations)
+    out = {"name": rung.name, "title": rung.title, "rule": rung.rule, "threshold": rung.threshold}
+    out |= rung_statistics(rung, magnitude, prompts.frequency[clusters], clusters)
+    for family, rows in (
+        ("memorized", np.flatnonzero(audit.memorized)),
+        ("other", ordinary_prompts(audit, prompts)),
+    ):
+        if len(rows):
+            rate = rate_interval(table[rows].ravel(), clusters=_clusters(len(rows), generations))
+            out |= with_interval(f"copy_rate_{family}", rate)
+    out |= with_interval("copy_rate_background", rate_interval(rung.background_is_copy))
+    return out | _change(rung, audit)
+
+
+def _change(rung: RungResult, audit: Audit) -> dict[str, Any]:
+    """Returns similarity before and after the chosen mitigation, pair by pair."""
+    if not audit.arms:
+        return {}
+    generations = audit.before.images.shape[1]
+    before = rung.similarity.reshape(-1, generations)[audit.mitigated].ravel()
+    after = audit.arms[0].after.ladder[rung.name].similarity
+    clusters = _clusters(len(audit.mitigated), generations)
+    known = np.isfinite(before) & np.isfinite(after)
+    test = paired_test(before[known], after[known], clusters[known])
+    moved = difference_interval(before[known], after[known], clusters=clusters[known])
+    return {
+        "similarity_before": float(before[known].mean()),
+        "similarity_after": float(after[known].mean()),
+        "wilcoxon_p": test.p_value,
+        "change": moved.value,
+        "change_low": moved.low,
+        "change_high": moved.high,
+    }
+
+
+def _families(audit: Audit, prompts: Prompts, options: AuditOptions) -> list[dict[str, Any]]:
+    if not 0 < audit.memorized.sum() < len(audit.memorized):
+        return []
+    scores = found_magnitudes(audit).scores(options.window)
+    family = np.where(audit.memorized, MEMORIZED, prompts.family)
+    present = set(prompts.family[~audit.memorized].tolist())
+    names = {n: t for n, t in FAMILY_NAMES.items() if n in present and n != MEMORIZED}
+    return family_summary(scores, audit.memorized, family, names)
+
+
+def _dar(rung: RungResult, audit: Audit, gallery: Gallery) -> dict[str, Any]:
+    generations = audit.before.images.shape[1]
+    conditions = _clusters(len(rung.index) // generations, generations)
+    found = memorized_patients(rung.is_copy, rung.index, gallery.patients, conditions=conditions)
+    return dar_summary(rung.name, rung.title, found)
+
+
+def distribution_section(
+    audit: Audit, gallery: Gallery, features: Sequence[FeatureFn]
+) -> list[dict[str, Any]]:
+    """Returns ``distribution``: how all generated pictures compare with real ones, by features."""
+    return [
+        distribution_report(
+            feature(gallery.train),
+            feature(gallery.held_out),
+            feature(audit.before.flat),
+            features=feature.name,
+        )
+        for feature in features
+    ]

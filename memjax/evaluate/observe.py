@@ -1,0 +1,162 @@
+"""One look at a model: make the pictures of some prompts and compare them with real ones."""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Int, Shaped
+
+from memjax.core.condition import num_rows, repeat_cond, take_rows
+from memjax.core.types import Array, Bundle, Cond
+from memjax.detectors import Detection, detect
+from memjax.evaluate.audit_inputs import Gallery
+from memjax.evaluate.finding_classifier import Judge
+from memjax.evaluate.ladder import CalibratedRung, RungResult, apply_ladder
+from memjax.evaluate.options import SamplingOptions
+from memjax.evaluate.similarity import SimilarityResult, copy_report
+from memjax.sampling import sample
+
+NEIGHBOURS = 50
+
+
+class Scene(NamedTuple):
+    """What stays the same from one look to the next.
+
+    Attributes:
+        bundle: The model.
+        gallery: Real pictures.
+        judge: Says which labels a picture shows; None where the data have none.
+        ladder: Measures of likeness besides the copy rules, calibrated; may be empty.
+        sampling: How pictures are made.
+        noise: Initial noises ``[generation, ...]``, shared by all prompts.
+        background: Copy rules on held-out real pictures.
+        chunk: Prompts evaluated together.
+    """
+
+    bundle: Bundle
+    gallery: Gallery
+    judge: Judge | None
+    ladder: Mapping[str, CalibratedRung]
+    sampling: SamplingOptions
+    noise: Float[Array, "g *d"]
+    background: SimilarityResult
+    chunk: int = 8
+
+
+class Observation(NamedTuple):
+    """What one look saw; pictures are in the order prompt · generation.
+
+    Attributes:
+        detection: Magnitudes; None where the model has no null condition.
+        images: Pictures in [-1, 1].
+        similarity: Copy rules against the training pictures.
+        ladder: Each rung's likeness to the training pictures.
+        agreement: Labels as asked for, per prompt and generation; NaN where not judged.
+    """
+
+    detection: Detection | None
+    images: Float[np.ndarray, "p g h w c"]
+    similarity: SimilarityResult
+    ladder: dict[str, RungResult]
+    agreement: Float[np.ndarray, "p g"]
+
+    @property
+    def flat(self) -> Float[np.ndarray, "r h w c"]:
+        """The pictures, one a row."""
+        return self.images.reshape(-1, *self.images.shape[2:])
+
+
+def background_of(gallery: Gallery) -> SimilarityResult:
+    """Returns the copy rules on held-out real pictures, the same patient excluded."""
+    return copy_report(
+        gallery.held_out,
+        gallery.train,
+        patients=gallery.patients,
+        query_patients=gallery.held_patients,
+        n=min(NEIGHBOURS, len(gallery.train)),
+    )
+
+
+def look(
+    scene: Scene,
+    cond: Cond,
+    asked: Int[np.ndarray, "p f"],
+    strata: Shaped[np.ndarray, " p"] | None = None,
+) -> Observation:
+    """Makes the pictures of some prompts and compares them with the real ones.
+
+    Args:
+        scene: Model, real pictures and how to compare.
+        cond: Conditions of the prompts.
+        asked: Labels asked for: 1 present, 0 absent, −1 not mentioned.
+        strata: Class of each prompt.
+    """
+    detection, states = _generate(scene, cond)
+    images = np.asarray(scene.bundle.decode(states))
+    flat, generations = images.reshape(-1, *images.shape[2:]), images.shape[1]
+    similarity = copy_report(
+        flat,
+        scene.gallery.train,
+        patients=scene.gallery.patients,
+        background=scene.background,
+        n=min(NEIGHBOURS, len(scene.gallery.train)),
+    )
+    agreement = np.full(images.shape[:2], np.nan)
+    if scene.judge is not None:
+        wanted = np.repeat(asked, generations, axis=0)
+        agreement = scene.judge.agreement(flat, wanted).reshape(images.shape[:2])
+    each = None if strata is None else np.repeat(strata, generations)
+    ladder = apply_ladder(scene.ladder, flat, strata=each)
+    return Observation(detection, images, similarity, ladder, agreement)
+
+
+def _generate(scene: Scene, cond: Cond) -> tuple[Detection | None, np.ndarray]:
+    """Returns magnitudes (with a null condition) and the final states."""
+    bundle = scene.bundle
+    if bundle.null_cond is None:
+        return None, _sample_all(scene, cond)
+    found = detect(
+        bundle.eps_fn,
+        bundle.params,
+        scene.noise,
+        cond,
+        bundle.null_cond,
+        bundle.schedule,
+        chunk=scene.chunk,
+        **scene.sampling.static(),
+    )
+    if found.images is None:
+        raise ValueError("the pictures were not finished: sample to the last step.")
+    return found, found.images
+
+
+_STATIC = ("eps_fn", "num_steps", "stepper", "spacing", "steps_offset", "clip_x0")
+
+
+@partial(jax.jit, static_argnames=_STATIC)
+def _conditional(eps_fn, params, x_T, cond, schedule, **sampling):
+    return sample(eps_fn, params, x_T, cond, None, schedule, **sampling).x
+
+
+def _sample_all(scene: Scene, cond: Cond) -> np.ndarray:
+    """Samples from the conditional prediction alone, in chunks of one static shape."""
+    bundle, noises = scene.bundle, scene.noise
+    prompts, generations = num_rows(cond), len(noises)
+    chunk = min(scene.chunk, prompts)
+    x_T = jnp.tile(noises, (chunk,) + (1,) * (noises.ndim - 1))
+    parts = []
+    for start in range(0, prompts, chunk):
+        rows = take_rows(cond, np.arange(start, start + chunk).clip(max=prompts - 1))
+        end = _conditional(
+            bundle.eps_fn,
+            bundle.params,
+            x_T,
+            repeat_cond(rows, generations),
+            bundle.schedule,
+            **scene.sampling.static(),
+        )
+        parts.append(np.asarray(end).reshape(chunk, generations, *noises.shape[1:]))
+    return np.concatenate(parts)[:prompts]

@@ -1,0 +1,34 @@
+"""The magnitude against one rung of the ladder: correlation, given class frequency, and AUC."""
+
+from typing import Any
+
+import numpy as np
+
+from memjax.evaluate.bootstrap import with_interval
+from memjax.evaluate.correlation import correlation_interval, partial_correlation_interval
+from memjax.evaluate.ladder import RungResult
+from memjax.evaluate.validation_scores import copied_summary
+
+
+def rung_statistics(
+    rung: RungResult, magnitude: np.ndarray, frequency: np.ndarray, clusters: np.ndarray
+) -> dict[str, Any]:
+    """Returns correlation, partial correlation and AUC of magnitude against one rung.
+
+    Args:
+        rung: Its similarity, one a picture.
+        magnitude: RMS magnitude of each picture's trajectory.
+        frequency: Class frequency of each picture's prompt.
+        clusters: Prompt of each picture.
+    """
+    out: dict[str, Any] = {"num_pictures": len(magnitude)}
+    known = np.isfinite(rung.similarity)
+    x, y, of = magnitude[known], rung.similarity[known], clusters[known]
+    log = np.log(frequency[known])
+    for method in ("spearman", "pearson"):
+        out |= with_interval(method, correlation_interval(x, y, of, method=method))
+    if np.ptp(log) > 0:
+        partial = partial_correlation_interval(x, y, log, of, method="spearman")
+        out |= with_interval("partial", partial)
+    out |= copied_summary(magnitude, rung.is_copy, clusters)
+    return out

@@ -1,0 +1,62 @@
+"""Prompts of class labels: no condition twice, and no negative that training knows by a copy."""
+
+import numpy as np
+import pytest
+
+from memjax.data.label_spaces import class_slots
+from memjax.data.records import LabelSpace, picture_record
+from memjax.evaluate.audit_inputs import (
+    HELD_OUT,
+    MEMORIZED,
+    ONCE,
+    PromptCounts,
+    choose_prompts,
+    make_gallery,
+)
+
+
+def digit(number, value, stroke):
+    return picture_record(
+        f"p{number}", f"p{number}", classes=[("Digit", value), ("Stroke", stroke)]
+    )
+
+
+@pytest.fixture(scope="module")
+def prompts():
+    """Three copies of the only 9, twelve other digits in four conditions; other 9s held out."""
+    train = [digit(0, "9", "thick")] * 3
+    train += [digit(i, "35"[i % 2], ("thin", "thick")[i // 6]) for i in range(12)]
+    held = [digit(100, "9", "thick"), digit(101, "9", "thin"), digit(102, "8", "thin")]
+    held += [digit(103, "3", "thin"), digit(104, "7", "thick"), digit(105, "7", "thick")]
+    rng = np.random.default_rng(0)
+    pictures = rng.integers(0, 256, (21, 4, 4, 1)).astype(np.uint8)
+    pictures[1] = pictures[2] = pictures[0]
+    space = LabelSpace(class_slots([*train, *held]))
+    gallery, kept = make_gallery(train, pictures[:15], held, pictures[15:])
+    counts = PromptCounts(memorized=1, once=10, held_out=10)
+    return gallery, choose_prompts(gallery, kept, held, space, counts)
+
+
+def test_columns_are_named_in_the_gallery(prompts):
+    gallery, chosen = prompts
+    assert gallery.names == ("Digit: 3", "Digit: 5", "Digit: 9", "Stroke: thick", "Stroke: thin")
+    assert gallery.targets.shape == (13, 5)
+    assert chosen.asked[0].tolist() == [-1, -1, 1, 1, -1]
+
+
+def labels(chosen, family):
+    rows = [chosen.rows[i]["labels"] for i in chosen.where(family)]
+    return sorted((row["Digit"], row["Stroke"]) for row in rows)
+
+
+def test_no_condition_is_asked_twice(prompts):
+    _, chosen = prompts
+    assert labels(chosen, MEMORIZED) == [("9", "thick")]
+    assert labels(chosen, ONCE) == [("3", "thick"), ("3", "thin"), ("5", "thick"), ("5", "thin")]
+    everything = [row["labels"] for row in chosen.rows]
+    assert len({str(row) for row in everything}) == len(everything)
+
+
+def test_a_class_known_by_copies_alone_gives_no_held_out_prompt(prompts):
+    _, chosen = prompts
+    assert labels(chosen, HELD_OUT) == [("7", "thick"), ("8", "thin")]

@@ -3,19 +3,24 @@
 import dataclasses
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import numpy as np
 
 from memjax.cli.common import sampling_options
+from memjax.cli.ladder import build_rungs, calibrated
 from memjax.cli.prompts import write_rows
 from memjax.cli.training import audit_options, data_of
+from memjax.data.captions import classes_text
 from memjax.data.dataset import load_images
 from memjax.data.labels import FINDINGS
+from memjax.data.records import Record
 from memjax.detectors import null_or_refuse
 from memjax.evaluate.audit import run_audit
+from memjax.evaluate.audit_figures import audit_figures
 from memjax.evaluate.audit_inputs import (
     Gallery,
     PromptCounts,
@@ -23,7 +28,10 @@ from memjax.evaluate.audit_inputs import (
     choose_prompts,
     make_gallery,
 )
-from memjax.evaluate.audit_results import audit_figures, audit_results
+from memjax.evaluate.audit_results import audit_results
+from memjax.evaluate.audit_validation import distribution_section, validation_section
+from memjax.evaluate.copy_encoder import CopyEncoder
+from memjax.evaluate.features import FeatureFn, FindingFeatures
 from memjax.evaluate.finding_classifier import Judge, train_judge
 from memjax.evaluate.provenance import provenance, versions
 from memjax.evaluate.report import ReportPaths, write_report
@@ -53,8 +61,12 @@ class Clock:
         self._name = ""
 
 
-def audit_inputs(run: Run) -> tuple[Gallery, Prompts]:
-    """Reads the run's data again and draws the audit's prompts."""
+def read_pictures(run: Run) -> tuple[Gallery, list[Record], list[Record]]:
+    """Reads the run's data again: the gallery, the record of each training row, held-out records.
+
+    Raises:
+        ValueError: If nothing was held out.
+    """
     config = run.config
     data = data_of({**config, "data": {**config["data"], "check": False}}, run.path)
     shape = {name: config["data"][name] for name in ("size", "channels", "square")}
@@ -68,9 +80,7 @@ def audit_inputs(run: Run) -> tuple[Gallery, Prompts]:
     gallery, kept = make_gallery(
         train, load_images(train, **shape), held, load_images(held, **shape)
     )
-    counts = PromptCounts(**config["audit"]["prompts"])
-    prompts = choose_prompts(gallery, kept, held, run.label_space, counts, seed=config["seed"])
-    return gallery, prompts
+    return gallery, kept, held
 
 
 def _some(records: list, seed: int) -> list:
@@ -81,23 +91,33 @@ def _some(records: list, seed: int) -> list:
     return [records[i] for i in np.sort(rows)]
 
 
-def _judge(gallery: Gallery, config: Mapping[str, Any]) -> Judge:
+def make_judge(gallery: Gallery, config: Mapping[str, Any]) -> Judge | None:
+    """Trains the label classifier on the gallery."""
     return train_judge(
         gallery.train,
         gallery.targets,
         gallery.held_out,
         gallery.held_targets,
-        FINDINGS,
+        gallery.names,
         seed=config["seed"],
         **config["audit"]["classifier"],
     )
 
 
+_OF_RADIOGRAPHS = {name.casefold() for name in FINDINGS} | {
+    *("view", "sex", "age", "markers", "caption")
+}
+
+
 def readable(row: Mapping[str, Any]) -> str:
     """Returns a prompt as one line for a picture's caption."""
-    labels = row["labels"]
-    if "labels" not in row:
+    labels = row.get("labels")
+    if labels is None:
         return str(row.get("caption", row["id"]))
+    classes = {k: v for k, v in labels.items() if k.casefold() not in _OF_RADIOGRAPHS}
+    if classes or labels.get("caption"):
+        said = shorten(str(labels.get("caption", "")), 72, placeholder=" …")
+        return "; ".join(text for text in (classes_text(classes), said) if text)
     positive = [k for k, v in labels.items() if v == "positive"]
     person = ", ".join(str(labels[k]) for k in ("sex", "age", "view") if labels.get(k))
     marker = " ".join(labels.get("markers", ()))
@@ -105,26 +125,48 @@ def readable(row: Mapping[str, Any]) -> str:
     return f"{text}; {person}" + (f"; marker {marker}" if marker else "")
 
 
-def audit_run(run: Run, workdir: str | Path) -> tuple[ReportPaths, dict[str, Any]]:
+def audit_run(
+    run: Run, workdir: str | Path, published: Sequence[str] = ()
+) -> tuple[ReportPaths, dict[str, Any]]:
     """Audits a run and writes its report.
 
     Args:
         run: The opened run.
         workdir: Folder for ``report.html``, ``report.json`` and ``prompts/``.
+        published: ``NAME=PATH`` of feature networks the user has weights of.
     """
     null_or_refuse(run.bundle.null_cond)
     clock, workdir = Clock(), Path(workdir)
     began = time.monotonic()
     config, options = run.config, audit_options(run.config)
     clock("reading pictures")
-    gallery, prompts = audit_inputs(run)
+    gallery, kept, held = read_pictures(run)
+    counts = PromptCounts(**config["audit"]["prompts"])
+    prompts = choose_prompts(gallery, kept, held, run.label_space, counts, seed=config["seed"])
     clock("training the finding classifier")
-    judge = _judge(gallery, config)
+    judge = make_judge(gallery, config)
+    rungs, encoder = build_rungs(
+        config["audit"]["rungs"],
+        gallery,
+        judge,
+        seed=config["seed"],
+        encoder=config["audit"]["copy_encoder"],
+        published=published,
+        say=clock,
+    )
+    clock("measuring the background")
+    ladder = calibrated(rungs, gallery)
     sampling = sampling_options(run)
-    audit = run_audit(run.bundle, prompts, gallery, judge, sampling, options, clock)
-    clock("writing the report")
+    audit = run_audit(run.bundle, prompts, gallery, judge, sampling, options, ladder, clock)
+    clock("counting")
     results = audit_results(audit, prompts, gallery, run.bundle, judge, options, readable)
-    figures = audit_figures(audit, prompts, gallery, run.bundle, options, readable)
+    results["data"] |= data_words(config)
+    results["validation"] = validation_section(audit, prompts, gallery, options)
+    if encoder is not None:
+        results["validation"]["calibration"] = encoder.calibration
+    results["distribution"] = distribution_section(audit, gallery, feature_fns(judge, encoder))
+    clock("writing the report")
+    figures = audit_figures(audit, prompts, gallery, run.bundle, options, readable, results)
     clock.stop()
     training = json.loads((run.path / "training.json").read_text())
     results |= {
@@ -140,9 +182,24 @@ def audit_run(run: Run, workdir: str | Path) -> tuple[ReportPaths, dict[str, Any
             "audit_seconds_by_part": clock.seconds,
         },
     }
-    paths = write_report(workdir, results, figures)
+    paths = write_report(workdir, results, figures.pictures, tables=figures.tables)
     write_prompt_files(workdir / "prompts", prompts)
     return paths, results
+
+
+def feature_fns(judge: Judge | None, encoder: CopyEncoder | None) -> list[FeatureFn]:
+    """Returns the feature extractors that were trained for an audit."""
+    found: list[FeatureFn] = [] if judge is None else [FindingFeatures(judge)]
+    return found if encoder is None else [*found, encoder]
+
+
+def data_words(config: Mapping[str, Any]) -> dict[str, str]:
+    """Returns what the report calls the data and one of its pictures."""
+    kind = config["data"]["kind"]
+    films = {"phantoms", "chexpert", "nih", "mimic"}
+    if kind in films:
+        return {"name": "chest X-rays", "unit": "films"}
+    return {"name": "digits" if kind == "digits" else "pictures", "unit": "pictures"}
 
 
 def write_prompt_files(folder: Path, prompts: Prompts) -> None:

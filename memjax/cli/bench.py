@@ -1,9 +1,12 @@
 """memjax bench [--only=train,detect,mitigate] [--config=phantoms_demo] [--out=FILE.json]
+memjax bench --what=knn [--queries=4096] [--rows=100000] [--dim=512] [--k=10] [--out=FILE.json]
 
 Measures memjax against the same network of diffusers' parts in eager torch, on this CPU, in one
 run and in turn: training images per second; first-step detection and embedding mitigation against
 plain loops that compute both halves of the guidance every time, one prompt at a time. Both sides
 use the same allocator setting and number of threads. Without torch, memjax is measured alone.
+With --what=knn: exact nearest neighbours against faiss's exact index and scikit-learn's brute
+force, and their peak memory.
 """
 
 import difflib
@@ -14,6 +17,7 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
+from memjax.cli.bench_knn import KnnSettings, run_knn
 from memjax.cli.bench_run import DEFAULT, KEEP, run_under
 from memjax.cli.bench_timing import CASES, bench_versions, machine, usable_cores
 from memjax.cli.bench_workload import Settings, check_comparable
@@ -47,6 +51,20 @@ _PROMPTS = flags.DEFINE_integer(
 _MITIGATED = flags.DEFINE_integer(
     "mitigate_prompts", 8, "Prompts a repeat of mitigation.", lower_bound=1, flag_values=FLAGS
 )
+_WHAT = flags.DEFINE_enum(
+    "what", "model", ["model", "knn"], "The model, or nearest neighbours.", flag_values=FLAGS
+)
+_KNN = {
+    name: flags.DEFINE_integer(
+        name, KnnSettings._field_defaults[name], help, lower_bound=1, flag_values=FLAGS
+    )
+    for name, help in {
+        "queries": "With --what=knn: rows searched for.",
+        "rows": "With --what=knn: rows of the database.",
+        "dim": "With --what=knn: values a row.",
+        "k": "With --what=knn: neighbours.",
+    }.items()
+}
 _ALLOCATOR = flags.DEFINE_enum(
     "allocator",
     KEEP,
@@ -70,6 +88,9 @@ def _cases(names: list[str]) -> tuple[str, ...]:
 
 def main() -> int:
     """Runs the command."""
+    if _WHAT.value == "knn":
+        sizes = {name: int(flag.value or 1) for name, flag in _KNN.items()}
+        return run_knn(KnnSettings(**sizes, repeats=_REPEATS.value), _OUT.value)
     config = plain(_CONFIG.value)
     check_config(config)
     check_comparable(config)

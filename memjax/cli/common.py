@@ -6,7 +6,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from memjax.evaluate.audit import SamplingOptions
+from memjax.evaluate.options import SamplingOptions
 from memjax.evaluate.provenance import provenance
 from memjax.training.run import Run, open_run
 

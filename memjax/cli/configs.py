@@ -1,6 +1,7 @@
 """Configurations: found by bundled name or by path, checked before anything is compiled."""
 
 import difflib
+import importlib.util
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -41,6 +42,22 @@ def find_config(name: str) -> Path:
         f"there is no configuration {name!r}.{hint} Give a path to a .py file or one of: "
         f"{', '.join(bundled_configs())}."
     )
+
+
+def load_config(name: str) -> ConfigDict:
+    """Returns the configuration ``NAME``, ``NAME:arg`` or a path, as its ``get_config`` makes it.
+
+    Raises:
+        ValueError: If there is none, with the nearest name.
+    """
+    bare, _, argument = name.partition(":")
+    path = find_config(bare)
+    spec = importlib.util.spec_from_file_location(f"memjax_config_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise ValueError(f"{path} cannot be read as a configuration: give a .py file.")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config(argument) if argument else module.get_config()
 
 
 def resolve_config_flags(argv: list[str], default: str | None = None) -> list[str]:
@@ -96,6 +113,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "train.cond_dropout": (0, 1),
     "train.ema_decay": (0, 1),
     "train.checkpoint_every": (1, float("inf")),
+    "train.keep_checkpoints": (2, float("inf")),
     "train.log_every": (1, float("inf")),
     "sampling.num_steps": (1, float("inf")),
     "sampling.guidance_scale": (-100, 100),

@@ -9,19 +9,24 @@ def base_config() -> ConfigDict:
     c.seed = 0
     c.data = ConfigDict(
         {
-            "kind": "phantoms",  # or "chexpert"
-            "root": "",  # folder that holds train.csv; "" = under the workdir (phantoms)
+            # phantoms, chexpert, nih, mimic (radiographs); folder, tfds, digits (any pictures)
+            "kind": "phantoms",
+            "root": "",  # folder of the data, or gs://...; "" = under the workdir (phantoms)
             "size": 32,
             "channels": 1,
             "square": "crop",  # how a picture becomes square: crop or pad
             "frontal_only": True,
             "strict": False,  # refuse data with any problem
             "check": True,  # decode every picture before training
-            "held_out_fraction": 0.0,  # of train.csv's patients, besides valid.csv
+            "held_out_fraction": 0.0,  # of the training part's patients, besides a valid part
             "in_memory_rows": 20_000,  # more rows than this are decoded on the fly
             "num_workers": 0,
             "on_corrupt": "error",  # or "skip"; only for pictures found corrupt while training
             "findings": (),  # () = all 14
+            # What an uncertain label means: ones, zeros, multiclass, ignore, resample(p); for some
+            # findings only, as JSON: '{"Edema": "ones", "*": "ignore"}'
+            "uncertainty": "multiclass",
+            "rows_with": (),  # keep rows positive for one of these findings; () = every row
             "num_markers": 2,
             "age_bin": 5,
             "use_view": True,
@@ -37,6 +42,21 @@ def base_config() -> ConfigDict:
                 "num_duplicated": 8,
                 "copies": 50,
                 "lateral_fraction": 0.05,
+            },
+            "class_fields": (),  # fields of metadata.jsonl that become class labels (folder)
+            "max_words": 16,  # of a caption; the rest is not read (folder, tfds)
+            "vocabulary_size": 2000,  # most frequent words; the others are one token
+            "tfds_name": "",  # such as mnist, cifar10, imagenette/full-size-v2, chexpert
+            "tfds_dir": "",  # folder of prepared data sets; "" = ~/tensorflow_datasets
+            "digits": {
+                "classes": tuple(range(10)),
+                "duplicated_class": 9,  # present in training by repeated pictures alone
+                "num_duplicated": 1,
+                "copies": 100,
+                "num_held_out": 40,  # a class
+                "most": 0,  # training pictures of any other class; 0 = all
+                "style": True,  # stroke and slant beside the digit
+                "seed": 0,
             },
         }
     )
@@ -82,6 +102,7 @@ def base_config() -> ConfigDict:
             "filter_mode": "kept",
             "filter_rms": True,
             "checkpoint_every": 400,
+            "keep_checkpoints": 3,  # the newest so many; at least 2
             "log_every": 50,
             "sample_every": 0,  # 0 = no grids while training
             "num_samples": 16,
@@ -99,7 +120,19 @@ def base_config() -> ConfigDict:
     )
     c.audit = ConfigDict(
         {
-            "prompts": {"memorized": 8, "once": 16, "held_out": 16},
+            "prompts": {"memorized": 8, "once": 16, "held_out": 16, "near_miss": 8, "random": 8},
+            # The similarity ladder; add "copy_encoder" (trained on the run's own pictures).
+            "rungs": (
+                "pixel_l2",
+                "adaptive_l2",
+                "nearest_third",
+                "pearson",
+                "ncc",
+                "ssim",
+                "ms_ssim",
+                "finding_features",
+            ),
+            "copy_encoder": {"steps": 800, "batch_size": 64, "width": 16, "flip": False},
             "classifier": {"steps": 400, "batch_size": 64, "width": 16},
             "options": {
                 "generations": 4,

@@ -15,6 +15,8 @@ COMMANDS = {
     "explain": "Show which part of each prompt drives the copying.",
     "mitigate": "Optimise each prompt's embedding and show before and after.",
     "audit": "Detect, explain, mitigate and validate a trained run; write report.html.",
+    "data": "Show what a data set holds: balance, repeats, rows at risk; write data.html.",
+    "sweep": "Answer one question with several arms and seeds; write sweep.html.",
     "bench": "Measure speed side by side with torch, where it is installed.",
     "doctor": "Say what is installed, what is missing and how to get it.",
 }

@@ -25,13 +25,8 @@ from memjax.cli.prompts import initial_noise, read_prompts, write_rows
 from memjax.cli.training import audit_options
 from memjax.core.condition import embeddings_of
 from memjax.detectors import detect, null_or_refuse
-from memjax.evaluate.audit import (
-    ARMS,
-    FIRST_STEP,
-    AuditOptions,
-    mitigate_prompts,
-    ordinary_level,
-)
+from memjax.evaluate.options import ARMS, FIRST_STEP, AuditOptions
+from memjax.evaluate.repair import mitigate_prompts, ordinary_level
 from memjax.training.atomic import write_bytes
 from memjax.training.samples import write_grid
 

@@ -17,7 +17,7 @@ from memjax.core.types import Params
 from memjax.data.dataset import encode_records
 from memjax.data.labels import chexpert_label_space
 from memjax.data.records import Batch
-from memjax.evaluate.audit import AuditOptions, SamplingOptions
+from memjax.evaluate.options import AuditOptions, SamplingOptions
 from memjax.evaluate.provenance import versions
 from memjax.sampling import make_stepper, sample, timesteps
 from memjax.training.atomic import write_bytes
@@ -155,6 +155,7 @@ def train_run(
         total_steps=train_config["steps"],
         checkpoint_every=train_config["checkpoint_every"],
         log_every=train_config["log_every"],
+        max_to_keep=train_config["keep_checkpoints"],
         sample_every=sample_every,
         sample_fn=_sampler(config, network, data) if sample_every else None,
         config={name: config[name] for name in _TRAINED},

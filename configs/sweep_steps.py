@@ -1,0 +1,42 @@
+"""Training steps against copying, and where training and held-out loss part.
+
+Question: from which step on does a model copy, and would early stopping have prevented it?
+Papers: arXiv 2505.16959 (the losses part when memorising begins); Dar et al., arXiv 2402.01054
+(over-training raises memorisation).
+Command: memjax sweep --config=sweep_steps --workdir=runs/steps
+Time: TIME_steps
+Expected picture: copies of repeated pictures come early and rise; the loss on held-out pictures
+parts from the training loss later, when pictures trained once begin to be learnt by heart.
+"""
+
+from ml_collections import ConfigDict
+
+from memjax.cli.sweep_defaults import QUICK, arm, expectation, quick, sweep_config
+
+STEPS = (100, 200, 300, 400, 600, 800, 1000, 1200)
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """Returns the sweep; ``:quick`` keeps one seed and a run of half the length."""
+    if arg not in ("", QUICK):
+        raise ValueError(f"sweep_steps:{arg} is unknown, expected nothing or :{QUICK}.")
+    steps = STEPS[:5] if arg == QUICK else STEPS
+    config = sweep_config(
+        name=f"sweep_steps{':' + arg if arg else ''}",
+        title="Training steps, and what the model copies",
+        question="From which step on does a model copy, and would early stopping prevent it?",
+        expected_time="TIME_steps",
+        expected_picture="Copies rise with the steps; held-out and training loss part on the way.",
+        factor="step",
+        factor_label="Training steps",
+        scale="linear",
+    )
+    marker = {"train__steps": steps[-1], "train__checkpoint_every": 100}
+    marker["train__keep_checkpoints"] = 20
+    config.arms = tuple(arm(f"step_{s}", f"{s} steps", s, s, **marker) for s in steps)
+    config.expectations = (
+        expectation("copies rise with training", "copy_rate_mix", trend="rises"),
+        expectation("the gap between held-out and training loss widens", "loss_gap",
+                    trend="rises"),
+    )  # fmt: skip
+    return quick(config) if arg == QUICK else config

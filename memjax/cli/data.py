@@ -1,0 +1,105 @@
+"""memjax data --config=NAME --out=DIR
+
+Reads the data of a configuration and writes what is in it: DIR/data.html (counts, class balance,
+pictures that stand more than once, rows at risk of being memorised, a contact sheet), data.json and
+one CSV per table. Nothing is trained. Phantoms are drawn into DIR/data if there is no data.root.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import flags
+from ml_collections import config_flags
+
+from memjax.cli.common import out_folder, require
+from memjax.cli.configs import check_config, plain
+from memjax.data.chexpert import check_images
+from memjax.data.dataset import encode_records
+from memjax.data.statistics import HELD_OUT, TRAIN
+from memjax.evaluate.data_report import data_files
+from memjax.evaluate.data_survey import Looked, draw_rows, survey
+from memjax.evaluate.near_duplicates import THRESHOLD
+from memjax.evaluate.provenance import provenance
+from memjax.training.atomic import write_bytes
+from memjax.training.data import RunData, load_pictures, prepare_data
+
+FLAGS = flags.FlagValues()
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "Bundled name or path of a configuration.", lock_config=True, flag_values=FLAGS
+)
+_OUT = flags.DEFINE_string("out", "", "Folder for the page and the tables.", flag_values=FLAGS)
+_PICTURES = flags.DEFINE_integer(
+    "pictures", 5_000, "Most pictures looked at, drawn by the seed.", 1, flag_values=FLAGS
+)
+_SIZE = flags.DEFINE_integer(
+    "size", 128, "Edge in pixels of the pictures looked at.", 16, 1024, flag_values=FLAGS
+)
+_NEAR = flags.DEFINE_float(
+    "near", THRESHOLD, "Least cross-correlation of near duplicates.", flag_values=FLAGS
+)
+
+
+def look_at(data: RunData, settings: dict[str, Any], *, most: int, size: int, seed: int) -> Looked:
+    """Decodes the pictures to look at, out of both splits; what is corrupt is counted."""
+    records = [*data.train, *data.held_out]
+    rows = draw_rows(len(records), most, seed)
+    chosen = [(int(row), records[row]) for row in rows]
+    if not settings["check"]:
+        kept, wrong = check_images([record for _, record in chosen])
+        data.problems.merge(wrong)
+        readable = {record.path for record in kept}
+        chosen = [(row, record) for row, record in chosen if record.path in readable]
+    images = load_pictures(
+        [record for _, record in chosen],
+        size=size,
+        channels=settings["channels"],
+        square=settings["square"],
+        in_memory_rows=len(chosen),
+    )
+    split = [TRAIN if row < len(data.train) else HELD_OUT for row, _ in chosen]
+    number = [row if row < len(data.train) else row - len(data.train) for row, _ in chosen]
+    kept = [record for _, record in chosen]
+    return Looked(np.asarray(images), kept, split, number, len(records))
+
+
+def main() -> int:
+    """Runs the command."""
+    require(config=_CONFIG.value, out=_OUT.value)
+    config = plain(_CONFIG.value)
+    check_config(config)
+    if not 0 < _NEAR.value <= 1:
+        raise ValueError(f"--near={_NEAR.value}, expected a correlation above 0, at most 1.")
+    folder, seed, settings = Path(_OUT.value), config["seed"], config["data"]
+    if folder.is_file():
+        raise ValueError(f"--out={folder} is a file, expected a folder: choose another name.")
+    data = prepare_data(folder, seed=seed, **settings)
+    looked = look_at(data, settings, most=_PICTURES.value, size=_SIZE.value, seed=seed)
+    labels = encode_records(data.train, data.label_space)
+    result = survey(
+        data.train,
+        data.held_out,
+        labels,
+        data.label_space,
+        data.problems,
+        looked,
+        root=str(data.root),
+        threshold=_NEAR.value,
+    )
+    made_by = provenance(config, seed, pictures=_PICTURES.value, size=_SIZE.value, near=_NEAR.value)
+    name = settings["kind"]
+    files = data_files(
+        result,
+        looked.images,
+        looked.records,
+        title=f"The data: {name}",
+        made_by={**made_by, "config": {"data": settings}},
+        seed=seed,
+    )
+    out = out_folder(folder)
+    for file, text in files.items():
+        write_bytes(out / file, text.encode())
+    for sentence in result["stand_out"]:
+        print(sentence)
+    print(f"written: {out / 'data.html'}")
+    return 0

@@ -1,0 +1,118 @@
+"""The rungs of the similarity ladder that a configuration names, built over a run's pictures."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from memjax.evaluate.audit_inputs import Gallery
+from memjax.evaluate.copy_encoder import CopyEncoder, train_copy_encoder
+from memjax.evaluate.copy_encoder_file import load_copy_encoder, save_copy_encoder
+from memjax.evaluate.finding_classifier import Judge
+from memjax.evaluate.ladder import (
+    CalibratedRung,
+    Rung,
+    calibrate_ladder,
+    copy_rung,
+    feature_rung,
+    finding_rung,
+    pixel_rungs,
+)
+
+COPY_ENCODER, FINDING_FEATURES = "copy_encoder", "finding_features"
+
+
+def check_rungs(names: Sequence[str], size: int, channels: int) -> None:
+    """Refuses unknown names before anything is trained.
+
+    Raises:
+        ValueError: Naming them and the known ones.
+    """
+    known = [r.name for r in pixel_rungs((size, size, channels))]
+    known += [COPY_ENCODER, FINDING_FEATURES]
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise ValueError(
+            f"audit.rungs names {unknown[0]!r}, expected names out of {', '.join(known)}."
+        )
+
+
+def build_rungs(
+    names: Sequence[str],
+    gallery: Gallery,
+    judge: Judge | None,
+    *,
+    seed: int,
+    encoder: Mapping[str, Any],
+    published: Sequence[str] = (),
+    keep: Path | None = None,
+    say: Callable[[str], None] = lambda text: None,
+) -> tuple[list[Rung], CopyEncoder | None]:
+    """Returns the rungs in the order they are named, and the copy encoder if one was trained.
+
+    Args:
+        names: See :func:`check_rungs`; the finding classifier's rung is left out without one.
+        gallery: Real pictures.
+        judge: The finding classifier.
+        seed: Of the copy encoder.
+        encoder: Arguments of :func:`~memjax.evaluate.copy_encoder.train_copy_encoder`.
+        published: ``NAME=PATH`` of weights the user has, see :mod:`memjax.cli.features`.
+        keep: File of the trained copy encoder: read if it is there, else written.
+        say: Told what is being done.
+    """
+    by_name = {rung.name: rung for rung in pixel_rungs(gallery.train.shape[1:])}
+    trained = None
+    if COPY_ENCODER in names:
+        trained = _copy_encoder(gallery, seed, encoder, keep, say)
+        by_name[COPY_ENCODER] = copy_rung(trained)
+    if judge is not None:
+        by_name[FINDING_FEATURES] = finding_rung(judge)
+    rungs = [by_name[name] for name in names if name in by_name]
+    return [*rungs, *(published_rung(entry) for entry in published)], trained
+
+
+def _copy_encoder(
+    gallery: Gallery,
+    seed: int,
+    encoder: Mapping[str, Any],
+    keep: Path | None,
+    say: Callable[[str], None],
+) -> CopyEncoder:
+    if keep is not None and keep.is_file():
+        return load_copy_encoder(keep, gallery.train.shape[1:])
+    say("training the copy encoder")
+    trained = train_copy_encoder(
+        gallery.train,
+        gallery.held_out,
+        strata=gallery.strata,
+        held_strata=gallery.held_strata,
+        patients=gallery.patients,
+        held_patients=gallery.held_patients,
+        seed=seed,
+        **encoder,
+    )
+    if keep is not None:
+        keep.parent.mkdir(parents=True, exist_ok=True)
+        save_copy_encoder(keep, trained)
+    return trained
+
+
+def published_rung(entry: str) -> Rung:
+    """Returns the rung of ``NAME=PATH``, weights the user has."""
+    from memjax.cli.features import feature_fn
+
+    name, _, path = entry.partition("=")
+    if not path:
+        raise ValueError(f"{entry!r} is not NAME=PATH: write for example sscd=weights.pt.")
+    return feature_rung(feature_fn(name, path), name=name)
+
+
+def calibrated(rungs: Sequence[Rung], gallery: Gallery) -> dict[str, CalibratedRung]:
+    """Returns the rungs with their background of held-out pictures."""
+    return calibrate_ladder(
+        rungs,
+        gallery.train,
+        held_out=gallery.held_out,
+        train_patients=gallery.patients,
+        held_patients=gallery.held_patients,
+        held_strata=gallery.held_strata,
+    )

@@ -1,0 +1,64 @@
+"""memjax sweep --config=NAME --workdir=DIR
+
+Answers one question by training and measuring several arms, each with several seeds: one row per
+arm in sweep.jsonl, plots in sweep.html. The same command goes on where it was stopped.
+"""
+
+from pathlib import Path
+
+from absl import flags
+from ml_collections import config_flags
+
+from memjax.cli.common import out_folder, require
+from memjax.cli.configs import load_config, plain
+from memjax.cli.sweep_measure import Studio
+from memjax.cli.sweep_plan import plan_arms
+from memjax.cli.sweep_rows import read_rows
+from memjax.cli.sweeping import run_sweep, table
+
+FLAGS = flags.FlagValues()
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "Sweep: a bundled name or a path.", lock_config=True, flag_values=FLAGS
+)
+_WORKDIR = flags.DEFINE_string("workdir", "", "Folder of the sweep.", flag_values=FLAGS)
+_RUNS = flags.DEFINE_string(
+    "runs",
+    "",
+    "Folder of trained runs that sweeps share (default: the workdir).",
+    flag_values=FLAGS,
+)
+_PLAN = flags.DEFINE_bool("plan", False, "Say what would be done and stop.", flag_values=FLAGS)
+
+
+def main() -> int:
+    """Runs the command."""
+    require(config=_CONFIG.value, workdir=_WORKDIR.value)
+    whole = plain(_CONFIG.value)
+    if "arms" not in whole:
+        raise ValueError(
+            "the configuration has no arms, expected one of a sweep (sweep_conditions, "
+            "sweep_guidance, ...): see memjax sweep --help, or use memjax train."
+        )
+    parts = [(name, plain(load_config(name))) for name in whole["parts"]] or [("", whole)]
+    for _, part in parts:
+        if whole["parts"]:
+            part["seeds"] = whole["seeds"]
+        arms = plan_arms(part)
+        print(
+            f"{part['title']}\n  {part['question']}\n  {len(part['arms'])} arms, seeds "
+            f"{', '.join(map(str, part['seeds']))}, {len({a.run for a in arms})} runs; expected: "
+            f"{part['expected_time']}"
+        )
+    if _PLAN.value:
+        return 0
+    workdir = out_folder(_WORKDIR.value, "workdir")
+    runs = Path(_RUNS.value) if _RUNS.value else workdir
+    studios: dict[str, Studio] = {}
+    pages = []
+    for name, part in parts:
+        folder = workdir / name.replace(":", "_") if name else workdir
+        pages.append(run_sweep(part, folder, runs=runs, studios=studios))
+        print(table(read_rows(folder), part["headline"]))
+    for page in pages:
+        print(f"report: {page}")
+    return 0

@@ -1,0 +1,103 @@
+"""The fields of every sweep, with their defaults: a question, its arms, and one base configuration.
+
+An arm is a dictionary: ``key`` (file name), ``title``, ``value`` (its place on the factor's axis),
+``set`` (dotted fields of the base and their values) and, where a run is looked at before its end,
+``step`` (a checkpoint). Arms whose data, model, diffusion and train sections agree share one run.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from memjax.cli.defaults import base_config
+
+QUICK = "quick"
+
+
+def sweep_config(**texts: Any) -> ConfigDict:
+    """Returns a sweep with every field.
+
+    Args:
+        **texts: ``title``, ``question``, ``expected_time``, ``expected_picture``, ``factor``,
+            ``factor_label``, ``scale`` (``category``, ``linear`` or ``log``).
+    """
+    c = ConfigDict()
+    c.name = ""  # of the configuration
+    c.title = ""
+    c.question = ""
+    c.expected_time = ""
+    c.expected_picture = ""
+    c.factor = ""
+    c.factor_label = ""
+    c.scale = "category"
+    c.headline = ("copy_rate_mix", "copy_rate_memorized", "copy_rate_once")
+    c.expectations = ()  # of expectation()
+    c.parts = ()  # names of sweeps; a sweep of parts has no arms of its own
+    c.seeds = (0, 1, 2)
+    c.arms = ()
+    c.base = sweep_base()
+    c.measure = ConfigDict(
+        {
+            "generations": 4,
+            "memorized": 8,
+            "once": 24,
+            "held_out": 16,
+            "near_miss": 8,
+            "random": 16,
+            "unconditional": 128,  # pictures of a model without condition
+            "loss_rows": 128,  # pictures whose denoising loss is measured, of each kind
+            "loss_timesteps": 10,
+            "published": (),  # NAME=PATH of published feature networks, see memjax audit --help
+        }
+    )
+    c.update(texts)
+    return c
+
+
+def sweep_base() -> ConfigDict:
+    """Returns the run that every arm changes: phantoms at 32², 8 of them repeated 40 times.
+
+    The rate is constant, so that a checkpoint is what a shorter run would have ended with.
+    """
+    base = base_config()
+    base.data.phantoms.update(num_images=300, num_held_out=160, num_duplicated=8, copies=40)
+    base.train.update(steps=600, lr_schedule="constant", learning_rate=2e-3, ema_decay=0.99)
+    base.train.update(checkpoint_every=600, log_every=100)
+    base.audit.rungs = (*base.audit.rungs, "copy_encoder")
+    return base
+
+
+def arm(key: str, title: str, value: Any, step: int | None = None, **fields: Any) -> dict[str, Any]:
+    """Returns one arm; write ``data__num_markers=0`` for ``data.num_markers``."""
+    changed = {name.replace("__", "."): field for name, field in fields.items()}
+    return {"key": key, "title": title, "value": value, "step": step, "set": changed}
+
+
+def expectation(text: str, metric: str, *arms: str, trend: str = "") -> dict[str, Any]:
+    """Returns something expected of a sweep.
+
+    Args:
+        text: In words.
+        metric: Of the rows.
+        *arms: Two keys: the first is expected above the second.
+        trend: ``rises`` or ``falls`` with the factor, over all arms.
+    """
+    return {"text": text, "metric": metric, "arms": list(arms), "trend": trend}
+
+
+def quick(config: ConfigDict, keys: Sequence[str] = (), **changes: Mapping[str, Any]) -> ConfigDict:
+    """Returns a sweep of one seed, fewer arms and short runs.
+
+    Args:
+        config: The sweep.
+        keys: Arms to keep; empty keeps all.
+        **changes: Sections of the base and their values.
+    """
+    config.seeds = (0,)
+    if keys:
+        config.arms = tuple(a for a in config.arms if a["key"] in keys)
+    for section, values in changes.items():
+        config.base[section].update(values)
+    config.measure.update(once=12, held_out=12, random=8, unconditional=64, loss_rows=64)
+    return config

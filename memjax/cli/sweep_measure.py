@@ -1,0 +1,149 @@
+"""Measuring the arms of a sweep: what belongs to the data is made once and kept."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from memjax.cli.auditing import make_judge, read_pictures
+from memjax.cli.common import sampling_options
+from memjax.cli.ladder import build_rungs, calibrated
+from memjax.cli.training import audit_options
+from memjax.core.condition import take_rows
+from memjax.data.records import Record, labels_of
+from memjax.evaluate.arms import (
+    ArmLook,
+    Metrics,
+    measure_conditional,
+    measure_unconditional,
+    metric,
+)
+from memjax.evaluate.audit_inputs import Gallery, PromptCounts, choose_prompts
+from memjax.evaluate.bootstrap import rate_interval
+from memjax.evaluate.copy_encoder import CopyEncoder
+from memjax.evaluate.denoising_loss import denoising_losses, loss_gap
+from memjax.evaluate.finding_classifier import Judge
+from memjax.evaluate.ladder import CalibratedRung
+from memjax.evaluate.observe import Scene, background_of
+from memjax.evaluate.similarity import SimilarityResult
+from memjax.training.run import Run
+
+Say = Callable[[str], None]
+
+
+class Studio(NamedTuple):
+    """All that depends on the data alone.
+
+    Attributes:
+        gallery: Real pictures.
+        kept: The record of each training picture.
+        held: The held-out records.
+        judge: The label classifier.
+        ladder: Rungs with their background.
+        encoder: The copy encoder, with its figures on planted copies.
+        background: Copy rules on held-out pictures.
+    """
+
+    gallery: Gallery
+    kept: list[Record]
+    held: list[Record]
+    judge: Judge | None
+    ladder: dict[str, CalibratedRung]
+    encoder: CopyEncoder | None
+    background: SimilarityResult
+
+
+def make_studio(
+    run: Run, say: Say, published: tuple[str, ...] = (), keep: Path | None = None
+) -> Studio:
+    """Reads a run's data and trains what judges its pictures."""
+    gallery, kept, held = read_pictures(run)
+    audit = run.config["audit"]
+    say("training the label classifier")
+    judge = make_judge(gallery, run.config)
+    rungs, encoder = build_rungs(
+        audit["rungs"],
+        gallery,
+        judge,
+        seed=run.config["seed"],
+        encoder=audit["copy_encoder"],
+        published=published,
+        keep=keep,
+        say=say,
+    )
+    ladder = calibrated(rungs, gallery)
+    return Studio(gallery, kept, held, judge, ladder, encoder, background_of(gallery))
+
+
+def measure_arm(run: Run, studio: Studio, measure: Mapping[str, Any]) -> ArmLook:
+    """Measures one arm.
+
+    Args:
+        run: The opened run.
+        studio: Of its data.
+        measure: The ``measure`` section of the sweep.
+    """
+    options = dataclasses.replace(
+        audit_options(run.config), generations=measure["generations"], seed=run.config["seed"]
+    )
+    free = run.config["train"]["cond_dropout"] >= 1.0
+    count = measure["unconditional"] if free else options.generations
+    key = jax.random.fold_in(jax.random.key(options.seed), 11)
+    scene = Scene(
+        run.bundle,
+        studio.gallery,
+        None if free else studio.judge,
+        studio.ladder,
+        sampling_options(run),
+        jax.random.normal(key, (count, *run.bundle.sample_shape)),
+        studio.background,
+        options.chunk,
+    )
+    if free:
+        look = measure_unconditional(scene, count)
+    else:
+        counts = PromptCounts(**{f.name: measure[f.name] for f in dataclasses.fields(PromptCounts)})
+        prompts = choose_prompts(
+            studio.gallery, studio.kept, studio.held, run.label_space, counts, seed=options.seed
+        )
+        look = measure_conditional(scene, prompts, options)
+    background = rate_interval(studio.background.is_copy_adaptive)
+    metrics = look.metrics | _losses(run, studio, measure)
+    metrics["copy_rate_background"] = metric(background, len(studio.held))
+    return look._replace(metrics=metrics)
+
+
+def _losses(run: Run, studio: Studio, measure: Mapping[str, Any]) -> Metrics:
+    """Denoising loss of pictures trained once, repeated and held out, under the same noise."""
+    rng = np.random.default_rng([run.config["seed"], 79])
+    gallery, kept = studio.gallery, studio.kept
+    most = measure["loss_rows"]
+    once = rng.permutation(np.flatnonzero(gallery.copies == 1))[:most]
+    repeated = np.flatnonzero(gallery.copies > 1)[:most]
+    held = rng.permutation(len(studio.held))[:most]
+    out: Metrics = {}
+    seen = {}
+    for name, images, records in (
+        ("train", gallery.train[once], [kept[i] for i in once]),
+        ("repeated", gallery.train[repeated], [kept[i] for i in repeated]),
+        ("held_out", gallery.held_out[held], [studio.held[i] for i in held]),
+    ):
+        if not records:
+            continue
+        rows = [{"id": "row", "labels": labels_of(r, run.label_space)} for r in records]
+        cond = run.bundle.encode(rows)
+        seen[name] = denoising_losses(
+            run.bundle,
+            images,
+            partial(take_rows, cond),
+            timesteps=measure["loss_timesteps"],
+            seed=run.config["seed"],
+        )
+        out[f"{name}_loss"] = metric(rate_interval(seen[name].mean(axis=1)), len(records))
+    if "train" in seen and "held_out" in seen:
+        out["loss_gap"] = metric(loss_gap(seen["train"], seen["held_out"]), len(held))
+    return out

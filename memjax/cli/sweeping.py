@@ -1,0 +1,196 @@
+"""From a sweep's configuration to its rows and its report."""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from memjax.cli.sweep_measure import Studio, make_studio, measure_arm
+from memjax.cli.sweep_plan import Arm, data_root, plan_arms
+from memjax.cli.sweep_rows import digest, find_row, put_row, read_rows
+from memjax.cli.sweep_runs import ensure_run, open_arm
+from memjax.evaluate.arms import ArmLook
+from memjax.evaluate.bootstrap import Interval
+from memjax.evaluate.denoising_loss import stopping_point
+from memjax.evaluate.expectations import check_expectations
+from memjax.evaluate.provenance import provenance
+from memjax.evaluate.sweep_report import write_sweep_report
+from memjax.evaluate.walls import thumbnail_wall
+from memjax.training.atomic import write_bytes
+
+Say = Callable[[str], None]
+_WALL = 8
+
+
+def run_sweep(
+    sweep: Mapping[str, Any],
+    workdir: Path,
+    *,
+    runs: Path | None = None,
+    say: Say = print,
+    studios: dict[str, Studio] | None = None,
+) -> Path:
+    """Trains and measures every arm that is not there yet, and writes ``sweep.html``.
+
+    Args:
+        sweep: A plain sweep configuration.
+        workdir: Folder for ``sweep.jsonl``, ``arms/`` and the report.
+        runs: Folder of the trained runs and drawn data; sweeps that share it share runs.
+        say: Told what is being done.
+        studios: What was made for earlier sweeps' data; filled.
+
+    Returns:
+        The page.
+    """
+    arms, runs = plan_arms(sweep), runs or workdir
+    studios = {} if studios is None else studios
+    workdir.mkdir(parents=True, exist_ok=True)
+    missing = [a for a in arms if find_row(read_rows(workdir), a, sweep["measure"]) is None]
+    say(f"{sweep['title']}: {len(arms)} arms, {len(missing)} to measure")
+    for seed, of_seed in groupby(arms, key=lambda arm: arm.seed):
+        own = [arm for arm in of_seed if arm in missing]
+        for number, arm in enumerate(own, start=1):
+            say(f"seed {seed}, arm {number} of {len(own)}: {arm.title}")
+            put_row(workdir, _row(sweep, arm, workdir, runs, say, studios))
+            if number == len(own):
+                write_page(sweep, workdir, arms)
+    return write_page(sweep, workdir, arms)
+
+
+def _row(
+    sweep: Mapping[str, Any],
+    arm: Arm,
+    workdir: Path,
+    runs: Path,
+    say: Say,
+    studios: dict[str, Studio],
+) -> dict[str, Any]:
+    """Trains an arm's run where it is missing, measures the arm and keeps its pictures."""
+    began = time.monotonic()
+    ensure_run(runs, arm)
+    trained = time.monotonic() - began
+    run = open_arm(runs, arm)
+    data = json.dumps([data_root(arm.config, runs), arm.config["audit"], arm.seed])
+    if data not in studios:
+        studios.clear()  # one data set at a time: programs and pictures of the last one go
+        jax.clear_caches()
+        place = runs / "data" / f"copy_encoder-{hashlib.sha256(data.encode()).hexdigest()[:10]}.npz"
+        studios[data] = make_studio(run, say, tuple(sweep["measure"]["published"]), place)
+    look = measure_arm(run, studios[data], sweep["measure"])
+    wall = f"arms/{arm.name}/wall.png"
+    (workdir / wall).parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(workdir / wall, _wall(look, studios[data]))
+    return {
+        "arm": arm.title,
+        "key": arm.key,
+        "seed": arm.seed,
+        "factor": sweep["factor"],
+        "value": arm.value,
+        "order": arm.order,
+        "run": arm.run,
+        "step": run.step,
+        "metrics": look.metrics | _planted(studios[data]),
+        "wall": wall,
+        "seconds": time.monotonic() - began,
+        "seconds_training": trained,
+        "digest": digest(arm, sweep["measure"]),
+        "provenance": provenance(arm.config, arm.seed, run.step),
+    }
+
+
+def _planted(studio: Studio) -> dict[str, Any]:
+    """What the copy encoder reaches on planted copies, as metrics."""
+    if studio.encoder is None:
+        return {}
+    found = studio.encoder.calibration
+    out = {}
+    for kind, low in (
+        ("auc_planted", "auc"),
+        *((k, k) for k in ("augmented", "blurred", "shifted")),
+    ):
+        out[f"planted_{kind}"] = {
+            "value": found[kind],
+            "low": found[f"{low}_low"],
+            "high": found[f"{low}_high"],
+            "n": found["num_planted"],
+        }
+    return out
+
+
+def _wall(look: ArmLook, studio: Studio) -> bytes:
+    """The pictures most like a training picture, one a training picture and prompt."""
+    rows: list[int] = []
+    seen: set[tuple[int, str]] = set()
+    for row in np.argsort(look.ratio, kind="stable"):
+        pair = (int(look.nearest[row]), look.captions[row])
+        if pair not in seen and len(rows) < _WALL:
+            seen.add(pair)
+            rows.append(int(row))
+    chosen = np.asarray(rows)
+    return thumbnail_wall(
+        look.images[chosen],
+        studio.gallery.train[look.nearest[chosen]],
+        similarity=-look.ratio[chosen],
+        written=look.ratio[chosen],
+        copies=(look.ratio[chosen] <= 1.0).tolist(),
+    )
+
+
+def write_page(sweep: Mapping[str, Any], workdir: Path, arms: Sequence[Arm]) -> Path:
+    """Writes the page from the rows there are; what is still missing is said on it."""
+    found = [find_row(read_rows(workdir), arm, sweep["measure"]) for arm in arms]
+    rows = [row for row in found if row is not None]
+    names = ("title", "question", "expected_time", "expected_picture", "factor", "factor_label")
+    plan = {name: sweep[name] for name in (*names, "scale", "headline")}
+    plan["num_arms"] = len(arms)
+    plan["command"] = f"memjax sweep --config={sweep['name']} --workdir=DIR"
+    plan["wall_number"] = "the number is the calibrated distance: at 1 or below, a copy"
+    plan["expectations"] = check_expectations(sweep["expectations"], rows)
+    plan["stopping_point"] = stopping_points(rows) if sweep["factor"] == "step" else None
+    walls = {
+        f"{row['arm']}, seed {row['seed']}": (workdir / row["wall"]).read_bytes()
+        for row in rows
+        if (workdir / row["wall"]).is_file()
+    }
+    return write_sweep_report(workdir, plan, rows, walls).html
+
+
+def stopping_points(rows: Sequence[Mapping[str, Any]]) -> dict[int, int | None]:
+    """Returns, per seed, the last step before training and held-out loss part."""
+    out: dict[int, int | None] = {}
+    for seed in sorted({row["seed"] for row in rows}):
+        own = sorted((r for r in rows if r["seed"] == seed), key=lambda row: row["value"])
+        own = [row for row in own if "loss_gap" in row["metrics"]]
+        gaps = [
+            Interval(*(row["metrics"]["loss_gap"][k] for k in ("value", "low", "high")))
+            for row in own
+        ]
+        losses = [row["metrics"]["train_loss"]["value"] for row in own]
+        out[seed] = stopping_point([row["value"] for row in own], gaps, losses=losses)
+    return out
+
+
+def table(rows: Sequence[Mapping[str, Any]], headline: Sequence[str]) -> str:
+    """Returns the arms with their main figures: the mean over seeds, and the range."""
+    titles = list(dict.fromkeys(row["arm"] for row in rows))
+    wide = max([len(t) for t in titles] + [4])
+    lines = ["  " + " " * wide + "".join(f"  {name:>22}" for name in headline)]
+    for title in titles:
+        cells = []
+        for name in headline:
+            values = [
+                row["metrics"][name]["value"]
+                for row in rows
+                if row["arm"] == title and name in row["metrics"]
+            ]
+            cells.append(
+                f"{np.mean(values):8.2f} ({min(values):.2f}-{max(values):.2f})" if values else "-"
+            )
+        lines.append(f"  {title:<{wide}}" + "".join(f"  {cell:>22}" for cell in cells))
+    return "\n".join(lines)

@@ -18,6 +18,7 @@ from memjax.data.captions import classes_text
 from memjax.data.dataset import load_images
 from memjax.data.labels import FINDINGS
 from memjax.data.records import Record
+from memjax.data.uncertainty import likeliest
 from memjax.detectors import null_or_refuse
 from memjax.evaluate.audit import run_audit
 from memjax.evaluate.audit_figures import audit_figures
@@ -35,6 +36,7 @@ from memjax.evaluate.features import FeatureFn, FindingFeatures
 from memjax.evaluate.finding_classifier import Judge, train_judge
 from memjax.evaluate.provenance import provenance, versions
 from memjax.evaluate.report import ReportPaths, write_report
+from memjax.training.data import policies_of
 from memjax.training.run import Run
 
 _MOST_PICTURES = 20_000
@@ -91,6 +93,29 @@ def _some(records: list, seed: int) -> list:
     return [records[i] for i in np.sort(rows)]
 
 
+def draw_prompts(
+    run: Run,
+    gallery: Gallery,
+    kept: Sequence[Record],
+    held: Sequence[Record],
+    counts: PromptCounts,
+) -> Prompts:
+    """Draws prompts that say what the model was told.
+
+    Where uncertain labels were resampled in training, it never saw the token "uncertain": prompts
+    then name the likelier state.
+    """
+    policies = policies_of(run.config["data"].get("uncertainty", "multiclass"))
+    return choose_prompts(
+        gallery,
+        likeliest(kept, policies),
+        likeliest(held, policies),
+        run.label_space,
+        counts,
+        seed=run.config["seed"],
+    )
+
+
 def make_judge(gallery: Gallery, config: Mapping[str, Any]) -> Judge | None:
     """Trains the label classifier on the gallery."""
     return train_judge(
@@ -142,7 +167,7 @@ def audit_run(
     clock("reading pictures")
     gallery, kept, held = read_pictures(run)
     counts = PromptCounts(**config["audit"]["prompts"])
-    prompts = choose_prompts(gallery, kept, held, run.label_space, counts, seed=config["seed"])
+    prompts = draw_prompts(run, gallery, kept, held, counts)
     clock("training the finding classifier")
     judge = make_judge(gallery, config)
     rungs, encoder = build_rungs(

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from memjax.cli.auditing import make_judge, read_pictures
+from memjax.cli.auditing import draw_prompts, make_judge, read_pictures
 from memjax.cli.common import sampling_options
 from memjax.cli.ladder import build_rungs, calibrated
 from memjax.cli.training import audit_options
@@ -22,7 +22,7 @@ from memjax.evaluate.arms import (
     measure_unconditional,
     metric,
 )
-from memjax.evaluate.audit_inputs import Gallery, PromptCounts, choose_prompts
+from memjax.evaluate.audit_inputs import Gallery, PromptCounts
 from memjax.evaluate.bootstrap import rate_interval
 from memjax.evaluate.copy_encoder import CopyEncoder
 from memjax.evaluate.denoising_loss import denoising_losses, loss_gap
@@ -107,9 +107,7 @@ def measure_arm(run: Run, studio: Studio, measure: Mapping[str, Any]) -> ArmLook
         look = measure_unconditional(scene, count)
     else:
         counts = PromptCounts(**{f.name: measure[f.name] for f in dataclasses.fields(PromptCounts)})
-        prompts = choose_prompts(
-            studio.gallery, studio.kept, studio.held, run.label_space, counts, seed=options.seed
-        )
+        prompts = draw_prompts(run, studio.gallery, studio.kept, studio.held, counts)
         look = measure_conditional(scene, prompts, options)
     background = rate_interval(studio.background.is_copy_adaptive)
     metrics = look.metrics | _losses(run, studio, measure)

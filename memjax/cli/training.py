@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from memjax.cli.common import out_folder
+from memjax.cli.ladder import check_rungs
 from memjax.core.types import Params
 from memjax.data.dataset import encode_records
 from memjax.data.labels import chexpert_label_space
@@ -185,6 +186,7 @@ def check_sections(config: Mapping[str, Any]) -> None:
         sampling["steps_offset"],
     )
     audit_options(config)
+    check_rungs(config["audit"]["rungs"], config["data"]["size"], config["data"]["channels"])
 
 
 def audit_options(config: Mapping[str, Any]) -> AuditOptions:

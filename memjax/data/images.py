@@ -12,7 +12,7 @@ from jaxtyping import Float32, UInt8
 from PIL import Image, UnidentifiedImageError
 
 Square = Literal["crop", "pad", "stretch"]
-MAX_PIXELS = 100_000_000
+MAX_PIXELS = 80_000_000  # below where Pillow itself begins to warn
 # Where ``open_picture`` stands for addresses of this kind; by name, so that a worker process knows
 # it too and a library is imported only when one of its pictures is read.
 OPENERS: dict[str, str] = {"tfds": "memjax.data.tfds", "digits": "memjax.data.digits"}

@@ -6,8 +6,8 @@ Command: memjax train --config=digits --workdir=runs/digits && \\
     memjax audit --model=runs/digits --workdir=runs/digits
 Time: under ten minutes on two CPU cores.
 Expect: the model has seen one 9 only and draws it again whatever the noise; its magnitude stands
-out among the other digits, the token that brings it back is "Digit: 9", and after the repair the
-copies are gone.
+out among the other digits, and the token that brings it back is "Digit: 9". Ordinary digits are
+nearly as loud, so the repair aims well below them (target_ordinary).
 """
 
 from ml_collections import ConfigDict
@@ -29,6 +29,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.audit.prompts.update(memorized=1, once=24, held_out=24)
     config.audit.classifier.update(steps=600)
     config.audit.options.update(generations=8, protect=(), swap_tokens=1)
+    config.audit.options.update(target_ordinary=0.3, num_iters=60, learning_rate=0.1)
     if arg == "short":
         config.data.update(size=8)
         config.data.digits.update(classes=(3, 8, 9), most=20, num_held_out=6, copies=20)

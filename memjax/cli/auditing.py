@@ -13,8 +13,9 @@ import numpy as np
 from memjax.cli.common import sampling_options
 from memjax.cli.ladder import build_rungs, calibrated
 from memjax.cli.prompts import write_rows
-from memjax.cli.training import audit_options, data_of
+from memjax.cli.training import FILMS, audit_options, data_of
 from memjax.data.captions import classes_text
+from memjax.data.chexpert import check_images
 from memjax.data.dataset import load_images
 from memjax.data.labels import FINDINGS
 from memjax.data.records import Record
@@ -72,8 +73,8 @@ def read_pictures(run: Run) -> tuple[Gallery, list[Record], list[Record]]:
     config = run.config
     data = data_of({**config, "data": {**config["data"], "check": False}}, run.path)
     shape = {name: config["data"][name] for name in ("size", "channels", "square")}
-    train = _some(data.train, config["seed"])
-    held = _some(data.held_out, config["seed"])
+    train, _ = check_images(_some(data.train, config["seed"]))
+    held, _ = check_images(_some(data.held_out, config["seed"]))
     if not held:
         raise ValueError(
             "there are no held-out pictures to compare with: give the data a valid.csv or set "
@@ -221,8 +222,7 @@ def feature_fns(judge: Judge | None, encoder: CopyEncoder | None) -> list[Featur
 def data_words(config: Mapping[str, Any]) -> dict[str, str]:
     """Returns what the report calls the data and one of its pictures."""
     kind = config["data"]["kind"]
-    films = {"phantoms", "chexpert", "nih", "mimic"}
-    if kind in films:
+    if kind in FILMS:
         return {"name": "chest X-rays", "unit": "films"}
     return {"name": "digits" if kind == "digits" else "pictures", "unit": "pictures"}
 

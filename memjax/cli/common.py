@@ -1,11 +1,13 @@
 """What the commands on a trained model share: opening it, how it samples, progress, provenance."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tqdm.auto import tqdm
 
+from memjax.cli.configs import plain
+from memjax.cli.defaults import base_config
 from memjax.evaluate.options import SamplingOptions
 from memjax.evaluate.provenance import provenance
 from memjax.training.run import Run, open_run
@@ -21,9 +23,25 @@ def require(**values: Any) -> None:
 def load_model(path: str) -> Run:
     """Opens what ``--model`` names."""
     run = open_run(path)
+    run = run._replace(config=with_defaults(run.config))
     for step, reason in run.bundle.info["skipped_checkpoints"]:
         print(f"checkpoint {step} was passed over: {reason}")
     return run
+
+
+def with_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a run's configuration with the fields that its version did not have yet."""
+    return _filled(config, plain(base_config()))
+
+
+def _filled(config: Mapping[str, Any], usual: Mapping[str, Any]) -> dict[str, Any]:
+    out = dict(config)
+    for name, value in usual.items():
+        if name not in out:
+            out[name] = value
+        elif isinstance(value, Mapping) and isinstance(out[name], Mapping):
+            out[name] = _filled(out[name], value)
+    return out
 
 
 def sampling_options(

@@ -17,7 +17,7 @@ COMMANDS = {
     "audit": "Detect, explain, mitigate and validate a trained run; write report.html.",
     "data": "Show what a data set holds: balance, repeats, rows at risk; write data.html.",
     "sweep": "Answer one question with several arms and seeds; write sweep.html.",
-    "bench": "Measure speed side by side with torch, where it is installed.",
+    "bench": "Measure speed side by side with torch, or (--what=knn) with faiss.",
     "doctor": "Say what is installed, what is missing and how to get it.",
 }
 EXIT_USER_ERROR = 2

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from memjax.cli.common import with_defaults
 from memjax.cli.sweep_plan import Arm, data_root, identity
 from memjax.cli.training import train_run
 from memjax.training.run import Run, open_run, read_run_file
@@ -35,5 +36,9 @@ def _finished(folder: Path, arm: Arm) -> bool:
 def open_arm(workdir: Path, arm: Arm) -> Run:
     """Opens an arm's run at its checkpoint, to be sampled and measured as the arm says."""
     run = open_run(run_folder(workdir, arm), step=arm.step)
-    config = {**run.config, "sampling": arm.config["sampling"], "audit": arm.config["audit"]}
+    config = {
+        **with_defaults(run.config),
+        "sampling": arm.config["sampling"],
+        "audit": arm.config["audit"],
+    }
     return run._replace(config=config)

@@ -33,6 +33,8 @@ from memjax.training.step import TrainOptions, make_train_step
 logging.basicConfig(level=logging.WARNING, format="memjax: %(message)s", stream=sys.stderr)
 logging.getLogger("memjax").setLevel(logging.INFO)
 
+# Kinds of data whose pictures are films of patients.
+FILMS = ("phantoms", "chexpert", "nih", "mimic")
 # What decides the weights; sampling and audit may change on an existing run.
 _TRAINED = ("seed", "data", "model", "diffusion", "train")
 
@@ -215,9 +217,10 @@ def _write_run(workdir: Path, config: Mapping[str, Any], data: RunData) -> None:
 
 def _announce(config: Mapping[str, Any], data: RunData, params: Params) -> None:
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
-    patients = len({r.patient for r in data.train})
+    patients = len({r.patient for r in data.train if r.patient})
+    whose = f" of {patients} patients" if config["data"]["kind"] in FILMS else ""
     print(
-        f"{len(data.train)} training pictures of {patients} patients, {len(data.held_out)} held "
+        f"{len(data.train)} training pictures{whose}, {len(data.held_out)} held "
         f"out; {count / 1e6:.2f} M parameters on {jax.device_count()} x "
         f"{jax.devices()[0].device_kind}; {config['train']['steps']} steps of "
         f"{config['train']['batch_size']}"

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from memjax.core.condition import num_rows, take_rows
+from memjax.core.condition import embeddings_of, num_rows, take_rows
 from memjax.core.types import Array, Bundle, Cond, PromptRow
 from memjax.data.labels import FINDINGS, suggestion
 from memjax.detectors import Detection, NoiseMagnitude, null_or_refuse
@@ -149,7 +149,8 @@ def mitigate_prompts(
     if name == NOISE:
         return add_embedding_noise(key, cond, options.noise_scale)
     if name == SWAP:
-        return swap_tokens(key, cond, pool, options.swap_tokens)
+        tokens = embeddings_of(cond).shape[1] - 1  # BOS stays
+        return swap_tokens(key, cond, pool, min(options.swap_tokens, tokens))
     first, parts = name == FIRST_STEP, chunks(cond, options.chunk)
     movable = chunks(may_move(bundle, rows, () if first else options.protect), options.chunk)
     if first:

@@ -403,3 +403,17 @@ def test_help_names_every_flag(name):
     assert done.out.startswith(f"memjax {name}")
     expected = {"detect": "--initial_noise", "train": "--config.train.steps=200"}
     assert expected.get(name, "--") in done.out or name == "doctor"
+
+
+def test_a_run_of_an_older_version_is_audited_with_the_defaults_of_new_fields(run, tmp_path):
+    from memjax.cli.common import load_model
+
+    shutil.copytree(run / "checkpoints", tmp_path / "checkpoints")
+    shutil.copy(run / "training.json", tmp_path)
+    record = json.loads((run / "run.json").read_text())
+    del record["config"]["audit"]["rungs"], record["config"]["data"]["uncertainty"]
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    config = load_model(str(tmp_path)).config
+    assert "ssim" in config["audit"]["rungs"]
+    assert config["data"]["uncertainty"] == "multiclass"
+    assert config["train"]["steps"] == 20  # what it has stays

@@ -11,7 +11,7 @@ from tests.cli.conftest import memjax, read_rows
 
 pytestmark = pytest.mark.slow
 
-CONFIG = '''
+CONFIG = """
 from configs.phantoms_demo import get_config as short
 from memjax.cli.sweep_defaults import arm, expectation, sweep_config
 
@@ -38,7 +38,7 @@ def get_config(arg=""):
     )
     config.expectations = (expectation("told > free", "copy_rate_mix", "marker", "free"),)
     return config
-'''
+"""
 
 
 @pytest.fixture(scope="module")

@@ -99,8 +99,8 @@ def test_every_command_named_exists_and_none_is_left_out():
 
 
 def test_every_configuration_named_is_bundled():
-    named = set(re.findall(r"--config=(\w+)", README)) - {"NAME_OR_PATH"}
-    named |= set(re.findall(r"`(chexpert_\w+|phantoms_\w+)`", README))
+    named = set(re.findall(r"--config=(\w+)", README)) - {"NAME_OR_PATH", "NAME"}
+    named |= set(re.findall(r"`(chexpert_\w+|phantoms_\w+|sweep_\w+)`", README))
     assert named
     assert named <= set(bundled_configs())
 

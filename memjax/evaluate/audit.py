@@ -135,6 +135,8 @@ def _try(
         states=states,
     )
     seconds = time.monotonic() - began
+    if name != options.arms[0]:
+        scene = scene._replace(ladder={})  # the report climbs it for the chosen one alone
     after = look(scene, mitigated, prompts.asked[chosen], prompts.strata[chosen])
     return ArmResult(name, after, seconds)
 

@@ -37,7 +37,7 @@ from memjax.evaluate.wording import correlation_title
 Caption = Callable[[Mapping[str, Any]], str]
 Columns = dict[str, list[Any]]
 _TOKEN_CHARTS, _WALL, _OTHERS = 4, 8, 8
-_SCATTERS = 3  # rungs that get a scatter of their own, at most
+_SCATTERS = 2  # rungs that get a scatter of their own, at most
 _NAMES = {ONCE: "trained once", HELD_OUT: "never trained on"}
 _WINDOWS = {"first_step": "first step", "all_steps": "all steps"}
 

@@ -9,6 +9,8 @@ from memjax.evaluate.correlation import correlation_interval, partial_correlatio
 from memjax.evaluate.ladder import RungResult
 from memjax.evaluate.validation_scores import copied_summary
 
+_REPLICATES = 1000  # nine rungs of four figures each; the ends move by a few thousandths
+
 
 def rung_statistics(
     rung: RungResult, magnitude: np.ndarray, frequency: np.ndarray, clusters: np.ndarray
@@ -26,9 +28,9 @@ def rung_statistics(
     x, y, of = magnitude[known], rung.similarity[known], clusters[known]
     log = np.log(frequency[known])
     for method in ("spearman", "pearson"):
-        out |= with_interval(method, correlation_interval(x, y, of, method=method))
+        out |= with_interval(method, correlation_interval(x, y, of, method=method, n=_REPLICATES))
     if np.ptp(log) > 0:
-        partial = partial_correlation_interval(x, y, log, of, method="spearman")
+        partial = partial_correlation_interval(x, y, log, of, method="spearman", n=_REPLICATES)
         out |= with_interval("partial", partial)
-    out |= copied_summary(magnitude, rung.is_copy, clusters)
+    out |= copied_summary(magnitude, rung.is_copy, clusters, n=_REPLICATES)
     return out

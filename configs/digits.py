@@ -41,4 +41,6 @@ def get_config(arg: str = "") -> ConfigDict:
         config.audit.classifier.update(steps=20)
         config.audit.options.update(generations=2, first_k=4, mitigate_steps=(1, 4), num_iters=3)
         config.audit.options.update(first_step_iters=3)
+        config.audit.options.arms = ("embedding_optimization", "random_condition_change")
+        config.audit.rungs = ("pixel_l2", "adaptive_l2", "nearest_third", "finding_features")
     return config

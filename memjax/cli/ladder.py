@@ -21,13 +21,13 @@ from memjax.evaluate.ladder import (
 COPY_ENCODER, FINDING_FEATURES = "copy_encoder", "finding_features"
 
 
-def check_rungs(names: Sequence[str], size: int, channels: int) -> None:
+def check_rungs(names: Sequence[str]) -> None:
     """Refuses unknown names before anything is trained.
 
     Raises:
         ValueError: Naming them and the known ones.
     """
-    known = [r.name for r in pixel_rungs((size, size, channels))]
+    known = [r.name for r in pixel_rungs((256, 256, 1))]  # small pictures have fewer
     known += [COPY_ENCODER, FINDING_FEATURES]
     unknown = [name for name in names if name not in known]
     if unknown:
@@ -50,7 +50,8 @@ def build_rungs(
     """Returns the rungs in the order they are named, and the copy encoder if one was trained.
 
     Args:
-        names: See :func:`check_rungs`; the finding classifier's rung is left out without one.
+        names: See :func:`check_rungs`; a rung that these pictures are too small for is left out,
+            and so is the finding classifier's without one.
         gallery: Real pictures.
         judge: The finding classifier.
         seed: Of the copy encoder.

@@ -188,7 +188,7 @@ def check_sections(config: Mapping[str, Any]) -> None:
         sampling["steps_offset"],
     )
     audit_options(config)
-    check_rungs(config["audit"]["rungs"], config["data"]["size"], config["data"]["channels"])
+    check_rungs(config["audit"]["rungs"])
 
 
 def audit_options(config: Mapping[str, Any]) -> AuditOptions:

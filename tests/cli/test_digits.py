@@ -48,7 +48,11 @@ def test_class_labels_and_captions_are_prompts(digits, tmp_path):
     )
     done = memjax("sample", f"--model={digits}", f"--prompts={prompts}", f"--out={tmp_path / 'o'}")
     assert done.code == 0, done.err
-    assert all(Image.open(path).size[0] >= 8 for path in (tmp_path / "o").glob("*.png"))
+    pictures = list((tmp_path / "o").glob("*.png"))
+    assert pictures
+    for path in pictures:
+        with Image.open(path) as image:
+            assert image.size[0] >= 8
     wrong = write_prompts(tmp_path / "w.jsonl", {"labels": {"Edema": "positive"}})
     done = memjax("sample", f"--model={digits}", f"--prompts={wrong}", f"--out={tmp_path / 'x'}")
     assert done.code == 2

@@ -55,7 +55,7 @@ EARLY = {
         "mitigate_steps=(0, 8)",
         "sampling.num_steps-1=7",
     ),
-    "unknown kind of data": ((*TRAIN, "--config.data.kind=mimic"), "'mimic'", "chexpert"),
+    "unknown kind of data": ((*TRAIN, "--config.data.kind=mimik"), "'mimik'", "mimic"),
     "no root": ((*TRAIN, "--config.data.kind=chexpert"), "data.root", "train.csv"),
     "root without tables": (
         (*TRAIN, "--config.data.kind=chexpert", "--config.data.root={empty_folder}"),

@@ -19,7 +19,7 @@ FINDINGS = {**PERSON, "data__use_age": False, "data__use_sex": False}
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """Returns the sweep; ``:quick`` keeps one seed and halves the runs."""
+    """Returns the sweep; ``:quick`` keeps one seed, four arms and half the steps."""
     if arg not in ("", QUICK):
         raise ValueError(f"sweep_conditions:{arg} is unknown, expected nothing or :{QUICK}.")
     steps = 300 if arg == QUICK else 600
@@ -50,4 +50,5 @@ def get_config(arg: str = "") -> ConfigDict:
         expectation("unique marker > findings", "copy_rate_mix", "marker", "findings"),
         expectation("guidance amplifies copying", "copy_rate_mix", "marker", "no_guidance"),
     )
-    return quick(config) if arg == QUICK else config
+    kept = ("unconditional", "findings", "no_guidance", "marker")
+    return quick(config, kept) if arg == QUICK else config

@@ -114,7 +114,7 @@ def _planted(studio: Studio) -> dict[str, Any]:
         ("auc_planted", "auc"),
         *((k, k) for k in ("augmented", "blurred", "shifted")),
     ):
-        out[f"planted_{kind}"] = {
+        out[f"planted_{low}"] = {
             "value": found[kind],
             "low": found[f"{low}_low"],
             "high": found[f"{low}_high"],

@@ -69,7 +69,7 @@ def test_one_row_an_arm_with_figures_and_where_they_come_from(sweep):
 def test_a_model_without_condition_has_no_magnitude_but_copies_and_losses(sweep):
     free, _, marker = (row["metrics"] for row in read_rows(sweep[0] / "out" / "sweep.jsonl"))
     shared = {"copy_rate_mix", "copy_rate_background", "train_loss", "held_out_loss", "loss_gap"}
-    shared |= {"memorized_share_copy_encoder", "copies_share_pixel_l2", "planted_auc_planted"}
+    shared |= {"memorized_share_copy_encoder", "copies_share_pixel_l2", "planted_auc"}
     assert shared <= set(free)
     assert not any(name.startswith(("auc_", "spearman")) for name in free)
     assert shared < set(marker)
@@ -112,7 +112,7 @@ def test_a_second_call_measures_nothing_and_a_new_arm_alone(sweep):
 
 def test_what_belongs_to_the_data_is_the_same_in_every_arm(sweep):
     rows = read_rows(sweep[0] / "out" / "sweep.jsonl")
-    for name in ("copy_rate_background", "planted_auc_planted"):
+    for name in ("copy_rate_background", "planted_auc"):
         assert len({json.dumps(row["metrics"][name]) for row in rows}) == 1
     losses = [row["metrics"]["train_loss"]["value"] for row in rows[:3]]
     assert len(set(np.round(losses, 6))) == 3  # other weights, other losses

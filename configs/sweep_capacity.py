@@ -4,7 +4,7 @@ Question: does a larger network copy more?
 Papers: Gu et al., arXiv 2310.02664; Dutt et al., arXiv 2405.19458 (capacity regularises
 memorisation).
 Command: memjax sweep --config=sweep_capacity --workdir=runs/capacity
-Time: TIME_capacity
+Time: about an hour on two CPU cores, :quick ten minutes (from the times of single runs).
 Expected picture: copies of repeated pictures rise with the width, fastest among the small networks.
 """
 
@@ -22,7 +22,7 @@ def get_config(arg: str = "") -> ConfigDict:
         name=f"sweep_capacity{':' + arg if arg else ''}",
         title="Width of the network, and what it copies",
         question="Does a larger network copy more?",
-        expected_time="TIME_capacity",
+        expected_time="about an hour on two CPU cores, :quick ten minutes",
         expected_picture="Copies of repeated pictures rise with the width.",
         factor="model.block_out_channels",
         factor_label="Channels of the first level",

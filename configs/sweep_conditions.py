@@ -4,7 +4,7 @@ Question: does telling a model more about each training picture make it copy mor
 Papers: Somepalli et al. 2023, arXiv 2305.20086 (captions drive copying); Gu et al., arXiv
 2310.02664 (unique labels); Dar et al., arXiv 2402.01054 (the two percentages).
 Command: memjax sweep --config=sweep_conditions --workdir=runs/conditions
-Time: TIME_conditions
+Time: about an hour on two CPU cores, :quick ten minutes (from the times of single runs).
 Expected picture: rates rise from no condition over findings, and findings with age and sex, to a
 marker that no other picture has; the arm without guidance copies less than the same condition with
 guidance.
@@ -30,7 +30,7 @@ def get_config(arg: str = "") -> ConfigDict:
         name=f"sweep_conditions{':' + arg if arg else ''}",
         title="What the model is told, and what it copies",
         question="Does telling a model more about each picture make it copy more?",
-        expected_time="TIME_conditions",
+        expected_time="about an hour on two CPU cores, :quick ten minutes",
         expected_picture="Rates rise with every detail that the condition holds; the arm without "
         "guidance copies less than the same condition with guidance.",
         factor="condition",

@@ -4,7 +4,7 @@ Question: how many training pictures does it take before single pictures are no 
 Papers: Yoon et al., ICML 2023 SPIGM workshop; Gu et al., arXiv 2310.02664; Kadkhodaie et al., arXiv
 2310.02557 (a network generalises from a certain number of pictures on).
 Command: memjax sweep --config=sweep_data_size --workdir=runs/data_size
-Time: TIME_data_size
+Time: over an hour on two CPU cores, :quick ten minutes (from the times of single runs).
 Expected picture: the share of pictures trained once that are copied falls as there are more.
 """
 
@@ -22,7 +22,7 @@ def get_config(arg: str = "") -> ConfigDict:
         name=f"sweep_data_size{':' + arg if arg else ''}",
         title="Number of training pictures, and what the model copies",
         question="How many pictures does it take before single pictures are no longer copied?",
-        expected_time="TIME_data_size",
+        expected_time="over an hour on two CPU cores, :quick ten minutes",
         expected_picture="Copies of pictures trained once fall as their number rises.",
         factor="data.phantoms.num_images",
         factor_label="Different training pictures (each shown equally often)",

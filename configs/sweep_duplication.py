@@ -4,7 +4,7 @@ Question: how often must a picture stand in the training data before it is copie
 Papers: Carlini et al., arXiv 2301.13188 (duplicates are extracted); Somepalli et al. 2023, arXiv
 2305.20086; Webster et al., arXiv 2303.12733 (de-duplication).
 Command: memjax sweep --config=sweep_duplication --workdir=runs/duplication
-Time: TIME_duplication
+Time: about an hour on two CPU cores, :quick ten minutes (from the times of single runs).
 Expected picture: copies of the repeated pictures rise with the repeats; prompts trained once stay
 low throughout.
 """
@@ -23,7 +23,7 @@ def get_config(arg: str = "") -> ConfigDict:
         name=f"sweep_duplication{':' + arg if arg else ''}",
         title="Repeats of a picture, and whether it is copied",
         question="How often must a picture stand in the training data before it is copied?",
-        expected_time="TIME_duplication",
+        expected_time="about an hour on two CPU cores, :quick ten minutes",
         expected_picture="Copies of repeated pictures rise with the number of repeats.",
         factor="data.phantoms.copies",
         factor_label="Repeats of each of 8 pictures, among 300 others",

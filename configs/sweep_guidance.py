@@ -4,7 +4,7 @@ Question: does classifier-free guidance amplify copying?
 Papers: Ho and Salimans 2022, arXiv 2207.12598; Jain et al., arXiv 2411.16738 (guidance pulls every
 noise to the memorised picture).
 Command: memjax sweep --config=sweep_guidance --workdir=runs/guidance
-Time: TIME_guidance
+Time: about half an hour on two CPU cores, :quick five minutes (from the times of single runs).
 Expected picture: the copy rate of memorised prompts rises from scale 0 (the model's unconditional
 half) to 3 and stays high; prompts trained once are copied little at any scale.
 """
@@ -25,7 +25,7 @@ def get_config(arg: str = "") -> ConfigDict:
         name=f"sweep_guidance{':' + arg if arg else ''}",
         title="Guidance scale, and what the model copies",
         question="Does classifier-free guidance amplify copying?",
-        expected_time="TIME_guidance",
+        expected_time="about half an hour on two CPU cores, :quick five minutes",
         expected_picture="Copies of memorised prompts rise with the scale up to about 3.",
         factor="sampling.guidance_scale",
         factor_label="Guidance scale (0: unconditional half, 1: no guidance)",

@@ -4,7 +4,7 @@ Question: from which step on does a model copy, and would early stopping have pr
 Papers: arXiv 2505.16959 (the losses part when memorising begins); Dar et al., arXiv 2402.01054
 (over-training raises memorisation).
 Command: memjax sweep --config=sweep_steps --workdir=runs/steps
-Time: TIME_steps
+Time: about three quarters of an hour on two CPU cores, :quick five minutes (from single runs).
 Expected picture: copies of repeated pictures come early and rise; the loss on held-out pictures
 parts from the training loss later, when pictures trained once begin to be learnt by heart.
 """
@@ -25,7 +25,7 @@ def get_config(arg: str = "") -> ConfigDict:
         name=f"sweep_steps{':' + arg if arg else ''}",
         title="Training steps, and what the model copies",
         question="From which step on does a model copy, and would early stopping prevent it?",
-        expected_time="TIME_steps",
+        expected_time="about three quarters of an hour on two CPU cores, :quick five minutes",
         expected_picture="Copies rise with the steps; held-out and training loss part on the way.",
         factor="step",
         factor_label="Training steps",

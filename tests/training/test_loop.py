@@ -154,6 +154,15 @@ def test_a_signal_saves_and_stops(straight, tmp_path, number):
     assert state_hash(result.state) == state_hash(straight.state)
 
 
+@pytest.fixture
+def _usual_interrupt():
+    """A process started in the background ignores SIGINT; here it is what a keyboard sends."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_usual_interrupt")
 def test_the_second_signal_acts_as_usual():
     with StopSignals() as stop:
         assert not stop.requested(0)

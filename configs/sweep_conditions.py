@@ -12,7 +12,7 @@ guidance.
 
 from ml_collections import ConfigDict
 
-from memjax.cli.sweep_defaults import QUICK, arm, expectation, quick, sweep_config
+from memjax.cli.sweep_defaults import QUICK, arm, expectation, quick, sweep_config, watched
 
 PERSON = {"data__num_markers": 0, "data__use_view": False}
 FINDINGS = {**PERSON, "data__use_age": False, "data__use_sex": False}
@@ -24,8 +24,7 @@ def get_config(arg: str = "") -> ConfigDict:
         raise ValueError(f"sweep_conditions:{arg} is unknown, expected nothing or :{QUICK}.")
     steps = 300 if arg == QUICK else 600
     # The run of sweep_steps, looked at where the other arms end.
-    marker = {"train__steps": 2 * steps, "train__checkpoint_every": 100}
-    marker["train__keep_checkpoints"] = 20
+    marker = watched(2 * steps)
     config = sweep_config(
         name=f"sweep_conditions{':' + arg if arg else ''}",
         title="What the model is told, and what it copies",

@@ -11,7 +11,7 @@ half) to 3 and stays high; prompts trained once are copied little at any scale.
 
 from ml_collections import ConfigDict
 
-from memjax.cli.sweep_defaults import QUICK, arm, expectation, quick, sweep_config
+from memjax.cli.sweep_defaults import QUICK, arm, expectation, quick, sweep_config, watched
 
 
 def get_config(arg: str = "") -> ConfigDict:
@@ -19,8 +19,7 @@ def get_config(arg: str = "") -> ConfigDict:
     if arg not in ("", QUICK):
         raise ValueError(f"sweep_guidance:{arg} is unknown, expected nothing or :{QUICK}.")
     steps = 300 if arg == QUICK else 600
-    marker = {"train__steps": 2 * steps, "train__checkpoint_every": 100}
-    marker["train__keep_checkpoints"] = 20
+    marker = watched(2 * steps)
     config = sweep_config(
         name=f"sweep_guidance{':' + arg if arg else ''}",
         title="Guidance scale, and what the model copies",

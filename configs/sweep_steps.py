@@ -11,7 +11,7 @@ parts from the training loss later, when pictures trained once begin to be learn
 
 from ml_collections import ConfigDict
 
-from memjax.cli.sweep_defaults import QUICK, arm, expectation, quick, sweep_config
+from memjax.cli.sweep_defaults import QUICK, arm, expectation, quick, sweep_config, watched
 
 STEPS = (100, 200, 300, 400, 600, 800, 1000, 1200)
 
@@ -31,8 +31,7 @@ def get_config(arg: str = "") -> ConfigDict:
         factor_label="Training steps",
         scale="linear",
     )
-    marker = {"train__steps": steps[-1], "train__checkpoint_every": 100}
-    marker["train__keep_checkpoints"] = 20
+    marker = watched(steps[-1])
     config.arms = tuple(arm(f"step_{s}", f"{s} steps", s, s, **marker) for s in steps)
     config.expectations = (
         expectation("copies rise with training", "copy_rate_mix", trend="rises"),

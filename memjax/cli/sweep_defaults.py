@@ -68,6 +68,15 @@ def sweep_base() -> ConfigDict:
     return base
 
 
+def watched(steps: int, every: int = 100) -> dict[str, Any]:
+    """Returns the fields of a run whose checkpoints are all kept, to be looked at on the way."""
+    return {
+        "train__steps": steps,
+        "train__checkpoint_every": every,
+        "train__keep_checkpoints": max(steps // every + 1, 20),
+    }
+
+
 def arm(key: str, title: str, value: Any, step: int | None = None, **fields: Any) -> dict[str, Any]:
     """Returns one arm; write ``data__num_markers=0`` for ``data.num_markers``."""
     changed = {name.replace("__", "."): field for name, field in fields.items()}

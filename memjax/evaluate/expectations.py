@@ -42,6 +42,11 @@ def _value(row: Row, name: str) -> float | None:
     return row["metrics"].get(name, {}).get("value")
 
 
+def _figure(value: float) -> str:
+    """Two decimals, or four where two would show nothing."""
+    return f"{value:.4f}" if 0 < abs(value) < 0.05 else f"{value:.2f}"
+
+
 def _differences(expected: Mapping[str, Any], rows: Sequence[Row]) -> list[tuple[float, str]]:
     name, (above, below) = expected["metric"], expected["arms"]
     found = {(row["key"], row["seed"]): _value(row, name) for row in rows}
@@ -49,7 +54,7 @@ def _differences(expected: Mapping[str, Any], rows: Sequence[Row]) -> list[tuple
     for seed in sorted({row["seed"] for row in rows}):
         high, low = found.get((above, seed)), found.get((below, seed))
         if high is not None and low is not None:
-            out.append((high - low, f"seed {seed}: {high:.2f} against {low:.2f}"))
+            out.append((high - low, f"seed {seed}: {_figure(high)} against {_figure(low)}"))
     return out
 
 
@@ -67,7 +72,7 @@ def _trends(expected: Mapping[str, Any], rows: Sequence[Row]) -> list[tuple[floa
             continue
         rank = float(stats.spearmanr(np.arange(len(values)), values).statistic)
         text = (
-            f"seed {seed}: from {values[0]:.2f} to {values[-1]:.2f} (rank correlation {rank:.2f})"
+            f"seed {seed}: from {_figure(values[0])} to {_figure(values[-1])} (rank correlation {rank:.2f})"
         )
         out.append((sign * rank, text))
     return out

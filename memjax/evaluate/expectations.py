@@ -71,8 +71,7 @@ def _trends(expected: Mapping[str, Any], rows: Sequence[Row]) -> list[tuple[floa
             out.append((0.0, f"seed {seed}: no change"))
             continue
         rank = float(stats.spearmanr(np.arange(len(values)), values).statistic)
-        text = (
-            f"seed {seed}: from {_figure(values[0])} to {_figure(values[-1])} (rank correlation {rank:.2f})"
-        )
+        span = f"from {_figure(values[0])} to {_figure(values[-1])}"
+        text = f"seed {seed}: {span} (rank correlation {rank:.2f})"
         out.append((sign * rank, text))
     return out

@@ -66,6 +66,14 @@ def states_of(
 def explain_prompts(
     bundle: Bundle, states: list[States], cond: Cond, options: AuditOptions
 ) -> Float[np.ndarray, "k l"]:
+    """Returns the token significance ``[prompt, token]``, the mean over generations.
+
+    Args:
+        bundle: The model.
+        states: Of :func:`states_of`, chunk by chunk.
+        cond: Conditions of all prompts.
+        options: Decides the chunks.
+    """
     weights = [
         np.asarray(_significance(bundle.eps_fn, bundle.params, part, rows)).mean(axis=1)
         for part, rows in zip(states, chunks(cond, options.chunk), strict=True)

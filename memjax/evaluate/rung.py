@@ -67,4 +67,5 @@ def same_group(a: Groups, b: Groups) -> Bool[np.ndarray, "a b"]:
 
 
 def excluded(query_owner: Groups | None, owner: Groups | None) -> tuple[Groups, Groups] | None:
+    """Returns the pair of groups that ``knn`` leaves out; None where one side is not known."""
     return None if query_owner is None or owner is None else (query_owner, owner)

@@ -81,7 +81,11 @@ def test_half_precision_weights_become_float32(tmp_path):
 
 def test_classifier_and_thresholds_of_the_x_ray_network_are_left_out(tmp_path):
     more = {"classifier.weight": np.zeros((18, 9)), "op_threshs": np.zeros(18)}
-    load_xrv(write(tmp_path / "xrv.safetensors", state("xrv") | more))
+    params = load_xrv(write(tmp_path / "xrv.safetensors", state("xrv") | more)).params
+    assert (
+        params.keys() == load_xrv(write(tmp_path / "plain.safetensors", state("xrv"))).params.keys()
+    )
+    assert not any("classifier" in name or "op_threshs" in name for name in params)
 
 
 def test_an_ordinary_resnet_is_not_taken_for_sscd(tmp_path):

@@ -14,6 +14,7 @@ _SUBMODULES = (
     "detectors",
     "evaluate",
     "explain",
+    "interop",
     "mitigations",
     "models",
     "sampling",

@@ -16,10 +16,13 @@ COMMANDS = {
     "mitigate": "Optimise each prompt's embedding and show before and after.",
     "audit": "Detect, explain, mitigate and validate a trained run; write report.html.",
     "data": "Show what a data set holds: balance, repeats, rows at risk; write data.html.",
+    "convert": "Turn a Stable-Diffusion-format model into a diffusers folder of safetensors.",
     "sweep": "Answer one question with several arms and seeds; write sweep.html.",
-    "bench": "Measure speed side by side with torch, or (--what=knn) with faiss.",
+    "bench": "Measure speed side by side with torch: bench, bench sd, bench knn (with faiss).",
     "doctor": "Say what is installed, what is missing and how to get it.",
 }
+# memjax COMMAND WORD = memjax COMMAND --FLAG=WORD
+_WORDS = {"bench": ("what", ("model", "knn", "sd"))}
 EXIT_USER_ERROR = 2
 RESTART_EXIT_CODE = 75
 
@@ -78,6 +81,14 @@ def _unknown_field(text: str) -> str:
     return f"the configuration does not take that: {said}"
 
 
+def _with_flag(name: str, arguments: Sequence[str]) -> list[str]:
+    """Turns a leading word that stands for a flag's value into that flag."""
+    flag, words = _WORDS.get(name, ("", ()))
+    if arguments and arguments[0] in words:
+        return [f"--{flag}={arguments[0]}", *arguments[1:]]
+    return list(arguments)
+
+
 def _run_command(name: str, arguments: Sequence[str]) -> int:
     # Each command has flags of its own; a fresh import forgets those of an earlier call.
     sys.modules.pop(f"memjax.cli.{name}", None)
@@ -85,7 +96,7 @@ def _run_command(name: str, arguments: Sequence[str]) -> int:
     if any(a in ("--help", "-h", "-help", "--helpfull", "--helpshort") for a in arguments):
         print(_help(module))
         return 0
-    rest = _parse(module, [f"memjax {name}", *arguments])[1:]
+    rest = _parse(module, [f"memjax {name}", *_with_flag(name, arguments)])[1:]
     if rest:
         return _fail(
             f"{name} got {rest[0]!r}, expected flags only (--flag=value): see memjax {name} --help."

@@ -69,7 +69,7 @@ def fill_params(
             weights.append(_flax_layout(state[name], leaf.ndim))
             if weights[-1].shape != leaf.shape:
                 misshapen.append(f"{prefix}{name} {state[name].shape} for {leaf.shape} in our axes")
-    _complain(path, network, lacks=missing, **{"has besides": extra, "has misshapen": misshapen})
+    complain(path, network, lacks=missing, **{"has besides": extra, "has misshapen": misshapen})
     return Published(module, jax.tree.unflatten(tree, weights))
 
 
@@ -84,7 +84,12 @@ def _template(path: Path, network: str, module: Any, shape: tuple[int, int, int]
         ) from error
 
 
-def _complain(path: Path, network: str, **found: list[str]) -> None:
+def complain(path: Path, network: str, **found: list[str]) -> None:
+    """Refuses a state dict that does not fit; ``found`` has lists of keys by what is wrong.
+
+    Raises:
+        ValueError: A list is not empty.
+    """
     parts = [f"{what} {printable(', '.join(names))}" for what, names in found.items() if names]
     if parts:
         raise ValueError(

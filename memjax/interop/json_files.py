@@ -1,0 +1,52 @@
+"""JSON files of foreign folders: bounded, strict, and a mistake is one sentence."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+MAX_BYTES = 64 * 2**20
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Returns the object in a JSON file.
+
+    .. note:: ``NaN`` and infinities are refused, numbers that only become infinite by their size
+        as well: no setting of a network is one.
+
+    Raises:
+        ValueError: The file is missing, longer than ``MAX_BYTES`` or not a JSON object.
+    """
+    if not path.is_file():
+        raise ValueError(f"There is no file {path}; put it there or give another folder.")
+    if path.stat().st_size > MAX_BYTES:
+        raise ValueError(
+            f"The file {path} has {path.stat().st_size} bytes, expected at most {MAX_BYTES} for "
+            "settings; fetch it again."
+        )
+    try:
+        value = json.loads(
+            path.read_bytes().decode("utf-8-sig"), parse_constant=_refuse, parse_float=_finite
+        )
+    except (ValueError, RecursionError) as error:
+        raise ValueError(
+            f"The file {path} is not valid JSON ({' '.join(str(error).split())[:200]}); fetch it "
+            "again."
+        ) from error
+    if not isinstance(value, dict):
+        raise ValueError(
+            f"The file {path} holds a JSON {type(value).__name__}, expected an object of settings; "
+            "fetch it again."
+        )
+    return value
+
+
+def _refuse(name: str) -> float:
+    raise ValueError(f"{name} is not a number of JSON")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"the number {text[:40]} is too large")
+    return value

@@ -16,7 +16,7 @@ import numpy as np
 from memjax.core.types import Params
 from memjax.interop.layout import foreign_name
 from memjax.interop.state_dict import Path, complain
-from memjax.interop.weight_files import WeightFiles
+from memjax.interop.weight_files import FLOATS, WeightFiles
 
 PROJECTIONS = ("text_projection", "visual_projection")
 FUSED = ("q_proj", "k_proj", "v_proj")
@@ -113,11 +113,14 @@ def fill_towers(
     templates = {tower: _template(tower, module) for tower, module in towers.items()}
     wanted = {tower: _places(tower, layout, tree) for tower, tree in templates.items()}
     _compare(path, files, there, [place for places in wanted.values() for place in places], ignored)
-    filled = {}
+    filled, broken = {}, []
     for tower, places in wanted.items():
         weights = [_read(place, files, there[place[0].key]) for place in places]
+        pairs = zip(places, weights, strict=True)
+        broken += [there[place.key] for (place, _), w in pairs if not np.isfinite(w).all()]
         filled[tower] = jax.tree.unflatten(jax.tree.structure(templates[tower]), weights)
     files.close()
+    complain(path, "this CLIP model", **{"has infinite values or no numbers in": broken})
     return filled
 
 
@@ -151,13 +154,15 @@ def _compare(
     skip = re.compile("|".join(ignored))
     missing = [key for key in shapes if key not in there]
     extra = [there[key] for key in there if key not in shapes and not skip.fullmatch(key)]
-    stored = {key: files.stored[there[key]].shape for key in shapes if key in there}
-    misshapen = [
-        f"{there[key]} {shape} for {shapes[key]}"
-        for key, shape in stored.items()
-        if shape != shapes[key]
-    ]
-    found = {"has besides": extra, "has misshapen": misshapen}
+    twice = [key for key in files.stored if key not in set(there.values())]
+    stored = {there[key]: (files.stored[there[key]], shapes[key]) for key in shapes if key in there}
+    misshapen = [f"{key} {t.shape} for {s}" for key, (t, s) in stored.items() if t.shape != s]
+    dtypes = [f"{key} {t.dtype}" for key, (t, _) in stored.items() if t.dtype not in FLOATS]
+    found = {
+        "has besides": extra + twice,
+        "has misshapen": misshapen,
+        "has in a dtype that weights do not have": dtypes,
+    }
     complain(path, "this CLIP model", lacks=missing, **found)
 
 

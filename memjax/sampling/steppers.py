@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from memjax.core.schedules import NoiseSchedule
 from memjax.core.types import Array
 
-SPACINGS = ("leading", "trailing", "linspace")
+SPACINGS = ("leading", "trailing", "linspace", "leading_open", "linspace_open")
 
 
 def timesteps(
@@ -22,20 +22,26 @@ def timesteps(
 
     Args:
         num_timesteps: T of the schedule.
-        num_steps: How many to visit, in [1, T].
+        num_steps: How many to visit, in [1, T]; below T for the open spacings.
         spacing: ``leading`` (multiples of T // S), ``trailing`` (ends on T−1) or ``linspace``
-            (both ends); Lin et al. 2023, arXiv 2305.08891, Table 2.
-        steps_offset: Added for ``leading``; Stable Diffusion uses 1.
+            (both ends); Lin et al. 2023, arXiv 2305.08891, Table 2. ``leading_open`` and
+            ``linspace_open`` are the grids of one step more without their cleanest timestep, from
+            which DPM-Solver++ would only step to (almost) itself: what diffusers' multistep
+            solver calls ``leading`` and ``linspace``.
+        steps_offset: Added for ``leading`` and ``leading_open``; Stable Diffusion uses 1.
 
     Raises:
         ValueError: If ``num_steps`` or ``spacing`` is out of range.
     """
-    if not 1 <= num_steps <= num_timesteps:
-        raise ValueError(
-            f"num_steps is {num_steps}, expected between 1 and the schedule's {num_timesteps}."
-        )
     if spacing not in SPACINGS:
         raise ValueError(f"spacing is {spacing!r}, expected one of {SPACINGS}.")
+    closed = spacing.removesuffix("_open")
+    most = num_timesteps if spacing == closed else num_timesteps - 1
+    if not 1 <= num_steps <= most:
+        which = "schedule's" if spacing == closed else f"{spacing} schedule's"
+        raise ValueError(f"num_steps is {num_steps}, expected between 1 and the {which} {most}.")
+    if spacing != closed:
+        return timesteps(num_timesteps, num_steps + 1, closed, steps_offset)[:-1]
     if spacing == "leading":
         grid = np.arange(num_steps) * (num_timesteps // num_steps) + steps_offset
         if grid[-1] >= num_timesteps:

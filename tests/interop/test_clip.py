@@ -144,6 +144,23 @@ def test_constants_in_older_files_are_left_out(tmp_path, params):
     np.testing.assert_array_equal(jax.tree.leaves(got)[0], jax.tree.leaves(params["text"])[0])
 
 
+def test_values_that_are_no_weights_are_listed(tmp_path, params):
+    folder = write(tmp_path / "clip", params, "transformers")
+    good = load_file(folder / "model.safetensors")
+    twice = {**good, "text_model.text_projection": np.zeros(1, np.float32)}
+    key = "text_model.final_layer_norm.bias"
+    twice[key.replace("text_model", "text_model.text_model")] = good[key]
+    save_file(twice, folder / "model.safetensors")
+    with pytest.raises(ValueError, match=r"has besides .*text_model\.final_layer_norm\.bias"):
+        load_clip(folder)
+    save_file({**good, key: np.arange(64)}, folder / "model.safetensors")
+    with pytest.raises(ValueError, match=r"final_layer_norm\.bias I64"):
+        load_clip(folder)
+    save_file({**good, key: np.full(64, np.nan, np.float32)}, folder / "model.safetensors")
+    with pytest.raises(ValueError, match=r"no numbers in text_model\.final_layer_norm\.bias"):
+        load_clip(folder)
+
+
 def test_a_snapshot_in_a_cache_is_named_after_its_model(tmp_path, params):
     folder = tmp_path / "models--owner--clip" / "snapshots" / ("0123456789" * 4)
     folder.mkdir(parents=True)

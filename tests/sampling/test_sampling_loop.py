@@ -35,7 +35,7 @@ def _run(cond=None, null=None, *, eps_fn=toy_eps, params=PARAMS, x=None, **kwarg
 
 
 @pytest.mark.parametrize("stepper", DETERMINISTIC, ids=repr)
-@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
+@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace", "leading_open"])
 @pytest.mark.parametrize("clean", [True, False])
 def test_constant_noise_keeps_x0_whatever_the_grid(stepper, spacing, clean):
     # If the network always says c, then x0 = (x_T − σ_T c)/√ᾱ_T at every step.

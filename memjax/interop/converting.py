@@ -48,8 +48,8 @@ def convert(
     folder = Path(target)
     if folder.suffix in (".safetensors", ".ckpt", ".bin", ".pt"):
         raise ValueError(f"The target {folder} is a file's name, expected a folder's.")
-    check_target(folder, force=force)
     _check_apart(Path(source), folder)
+    check_target(folder, force=force)
     stage = progress or (lambda name: lambda done, total: None)
     pipeline = load(
         source,

@@ -67,13 +67,13 @@ def read_index(folder: Path) -> dict[str, Any]:
     return index
 
 
-def model_index(found: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns ``model_index.json`` without the parts that are not kept."""
+def model_index(found: Mapping[str, Any], scheduler: str = "DDIMScheduler") -> dict[str, Any]:
+    """Returns ``model_index.json`` for the parts that are kept, and nothing else of a found one."""
     index = {
-        "_class_name": found.get("_class_name", "StableDiffusionPipeline"),
+        "_class_name": found.get("_class_name", _PIPELINES[0]),
         "_diffusers_version": found.get("_diffusers_version", "0.42.1"),
         "requires_safety_checker": False,
-        "scheduler": found.get("scheduler", ["diffusers", "DDIMScheduler"]),
+        "scheduler": ["diffusers", scheduler],
         "text_encoder": ["transformers", "CLIPTextModel"],
         "tokenizer": ["transformers", "CLIPTokenizer"],
         "unet": ["diffusers", "UNet2DConditionModel"],

@@ -8,23 +8,22 @@ from memjax.interop.folder import INDEX, PARTS, STEMS
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 
 
-def patterns(variant: str | None) -> list[str]:
-    """Returns which files of a repository are fetched: settings, and weights of one variant.
+_DIGITS = "[0-9]" * 5
 
-    With a variant the plain weights are left out, except of parts that have no such variant:
-    those are fetched in a second go, see :func:`fetch`.
-    """
+
+def patterns(variant: str | None) -> list[str]:
+    """Returns which files of a repository are fetched: settings, and weights of one variant."""
     names = [INDEX, "scheduler/*.json", "tokenizer/*.json", "tokenizer/*.txt"]
     return [*names, *(f"{part}/config.json" for part in PARTS), *weight_patterns(PARTS, variant)]
 
 
 def weight_patterns(parts: tuple[str, ...], variant: str | None) -> list[str]:
-    """Returns the patterns of the weights files of some parts."""
+    """Returns the patterns of the weights files of some parts, those of other variants left out."""
     found = []
     for part in parts:
         stem = f"{part}/{STEMS[part]}"
         if variant is None:
-            found += [f"{stem}.safetensors", f"{stem}-[0-9]*-of-[0-9]*[0-9].safetensors"]
+            found += [f"{stem}.safetensors", f"{stem}-{_DIGITS}-of-{_DIGITS}.safetensors"]
             found.append(f"{stem}.safetensors.index.json")
         else:
             found += [f"{stem}.{variant}.safetensors", f"{stem}.{variant}-*.safetensors"]
@@ -36,22 +35,36 @@ def weight_patterns(parts: tuple[str, ...], variant: str | None) -> list[str]:
 def fetch(hub_id: str, variant: str | None, revision: str | None) -> tuple[Path, str]:
     """Fetches what is not in the cache yet.
 
+    Parts that have no files of the variant are fetched plain, from the same commit.
+
     Returns:
         The folder, and the commit it is of.
 
     Raises:
-        ValueError: One sentence for: no such repository or revision, a gated one, no network.
+        ValueError: One sentence for: no such repository or revision, a gated one, no network, one
+            that is no diffusers pipeline or has no safetensors.
     """
     folder = _snapshot(hub_id, revision, patterns(variant))
-    lacking = tuple(part for part in PARTS if variant and not _has_variant(folder, part, variant))
-    if lacking:
+    lacking = tuple(part for part in PARTS if not _has_weights(folder, part, variant))
+    if lacking and variant:
         folder = _snapshot(hub_id, folder.name, weight_patterns(lacking, None))
+        lacking = tuple(part for part in lacking if not _has_weights(folder, part, None))
+    if not (folder / INDEX).is_file():
+        raise ValueError(
+            f"The model {hub_id} has no {INDEX}, so it is no pipeline in the layout of diffusers; "
+            "if it holds a single .safetensors file, fetch that and give its path."
+        )
+    if lacking:
+        raise ValueError(
+            f"The model {hub_id} has no safetensors of {' and '.join(lacking)} under their plain "
+            "name; try --variant=fp16, or convert its pickled weights with diffusers."
+        )
     return folder, folder.name
 
 
-def _has_variant(folder: Path, part: str, variant: str) -> bool:
-    home, stem = folder / part, STEMS[part]
-    names = (f"{stem}.{variant}.safetensors", f"{stem}.safetensors.index.{variant}.json")
+def _has_weights(folder: Path, part: str, variant: str | None) -> bool:
+    home, stem, mark = folder / part, STEMS[part], f".{variant}" if variant else ""
+    names = (f"{stem}{mark}.safetensors", f"{stem}.safetensors.index{mark}.json")
     return any((home / name).exists() for name in names)
 
 

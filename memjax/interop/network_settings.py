@@ -1,4 +1,4 @@
-"""The settings of a Stable Diffusion folder's networks, as recipes of ours and back.
+"""The settings of a Stable Diffusion folder's networks, as recipes of ours.
 
 Every setting that changes the arithmetic is either supported or refused by name.
 
@@ -9,7 +9,7 @@ References:
 from collections.abc import Mapping
 from typing import Any
 
-from memjax.interop.fields import Fields
+from memjax.interop.fields import Fields, shown
 from memjax.models.clip_text import CLIPTextConfig
 from memjax.models.unet import UNetConfig
 from memjax.models.vae import VAEConfig
@@ -17,7 +17,7 @@ from memjax.models.vae import VAEConfig
 Settings = Mapping[str, Any]
 
 # Settings with one supported value each (or two that mean the same), the default first.
-_UNET_FIXED: dict[str, tuple[Any, ...]] = {
+UNET_FIXED: dict[str, tuple[Any, ...]] = {
     "act_fn": ("silu", "swish"),
     "addition_embed_type": (None,),
     "attention_type": ("default",),
@@ -50,11 +50,14 @@ _UNET_FIXED: dict[str, tuple[Any, ...]] = {
 }
 _UNET_IGNORED = (
     *("addition_embed_type_num_heads", "addition_time_embed_dim", "dropout", "sample_size"),
-    *("projection_class_embeddings_input_dim", "upcast_attention", "use_linear_projection"),
+    *("projection_class_embeddings_input_dim", "upcast_attention"),
+    # Left by the averaging of weights in diffusers' training scripts.
+    *("decay", "inv_gamma", "min_decay", "optimization_step", "power", "update_after_step"),
+    "use_ema_warmup",
 )
-_DOWN = {"CrossAttnDownBlock2D": True, "DownBlock2D": False}
-_UP = {"CrossAttnUpBlock2D": True, "UpBlock2D": False}
-_MIDDLE = {"UNetMidBlock2DCrossAttn": True, "UNetMidBlock2D": False}
+DOWN_BLOCKS = {"CrossAttnDownBlock2D": True, "DownBlock2D": False}
+UP_BLOCKS = {"CrossAttnUpBlock2D": True, "UpBlock2D": False}
+MIDDLE_BLOCKS = {"UNetMidBlock2DCrossAttn": True, "UNetMidBlock2D": False}
 SUPPORTED = "the networks of Stable Diffusion 1 and 2"
 
 
@@ -74,15 +77,16 @@ def unet_config(settings: Settings, where: str, dtype: str = "float32") -> UNetC
     fields = Fields(settings, where)
     widths = fields.widths("block_out_channels", (320, 640, 1280, 1280))
     levels = len(widths)
-    for name, allowed in _UNET_FIXED.items():
+    for name, allowed in UNET_FIXED.items():
         fields.choice(name, *allowed)
-    middle = fields.choice("mid_block_type", *_MIDDLE)
+    fields.choice("use_linear_projection", False, True, None)
+    middle = fields.choice("mid_block_type", *MIDDLE_BLOCKS)
     config = {
         "in_channels": fields.whole("in_channels", 4, 65_536),
         "out_channels": fields.whole("out_channels", 4, 65_536),
         "layers_per_block": fields.same("layers_per_block", 2, 32),
         "attention_blocks": _levels(fields, levels),
-        "mid_attention": _MIDDLE[middle],
+        "mid_attention": MIDDLE_BLOCKS[middle],
         "num_heads": fields.wholes("attention_head_dim", 8, 65_536, levels),
         "transformer_layers": fields.wholes("transformer_layers_per_block", 1, 64, levels),
         "cross_attention_dim": fields.same("cross_attention_dim", 1280, 65_536),
@@ -99,22 +103,22 @@ def unet_config(settings: Settings, where: str, dtype: str = "float32") -> UNetC
 def _levels(fields: Fields, levels: int) -> tuple[bool, ...]:
     """Block types → whether each level attends; the way up must mirror the way down."""
     usual = [True] * (levels - 1) + [False]
-    names = {flag: name for name, flag in _DOWN.items()}
+    names = {flag: name for name, flag in DOWN_BLOCKS.items()}
     down = fields.get("down_block_types", [names[flag] for flag in usual])
-    mirrored = {flag: name for name, flag in _UP.items()}
+    mirrored = {flag: name for name, flag in UP_BLOCKS.items()}
     up = fields.get("up_block_types", [mirrored[flag] for flag in reversed(usual)])
-    known = isinstance(down, list) and all(isinstance(d, str) and d in _DOWN for d in down)
+    known = isinstance(down, list) and all(isinstance(d, str) and d in DOWN_BLOCKS for d in down)
     if not known or len(down) != levels:
         fields.problems.append(
-            f"down_block_types={str(down)[:200]!r} (expected one of {', '.join(_DOWN)} for each of "
+            f"down_block_types={shown(down, 200)} (expected {' or '.join(DOWN_BLOCKS)} for each of "
             f"the {levels} levels)"
         )
         return tuple(usual)
-    flags = tuple(_DOWN[name] for name in down)
+    flags = tuple(DOWN_BLOCKS[name] for name in down)
     expected = [mirrored[flag] for flag in reversed(flags)]
     if up != expected:
         fields.problems.append(
-            f"up_block_types={str(up)[:200]!r} (expected {', '.join(expected)}, the mirror of the "
+            f"up_block_types={shown(up, 200)} (expected {', '.join(expected)}, the mirror of the "
             "way down)"
         )
     return flags
@@ -132,7 +136,7 @@ def vae_config(settings: Settings, where: str, dtype: str = "float32") -> VAECon
         types = fields.get(f"{name}_block_types", [kind])
         if types != [kind] * len(widths):
             fields.problems.append(
-                f"{name}_block_types={str(types)[:200]!r} (expected {len(widths)} {kind})"
+                f"{name}_block_types={shown(types, 200)} (expected {len(widths)} {kind})"
             )
     fields.choice("act_fn", "silu", "swish")
     for name in ("latents_mean", "latents_std"):
@@ -189,85 +193,3 @@ def _built(kind: Any, config: dict[str, Any], where: str) -> Any:
         return kind(**config)
     except ValueError as error:
         raise ValueError(f"The file {where} cannot be right: {error}") from error
-
-
-def unet_settings(config: UNetConfig, sample_size: tuple[int, int], linear: bool) -> dict[str, Any]:
-    """Returns what diffusers writes into ``unet/config.json`` for a recipe.
-
-    Args:
-        config: The recipe.
-        sample_size: Height and width of a latent.
-        linear: Whether the projections around transformers are stored as matrices.
-    """
-    down = {flag: name for name, flag in _DOWN.items()}
-    up = {flag: name for name, flag in _UP.items()}
-    middle = {flag: name for name, flag in _MIDDLE.items()}
-    height, width = sample_size
-    return {
-        "_class_name": "UNet2DConditionModel",
-        **{name: allowed[0] for name, allowed in _UNET_FIXED.items()},
-        "attention_head_dim": _plain(config.num_heads),
-        "block_out_channels": list(config.block_out_channels),
-        "cross_attention_dim": config.cross_attention_dim,
-        "down_block_types": [down[flag] for flag in config.attention_blocks],
-        "in_channels": config.in_channels,
-        "layers_per_block": config.layers_per_block,
-        "mid_block_type": middle[config.mid_attention],
-        "norm_eps": config.norm_eps,
-        "norm_num_groups": config.norm_num_groups,
-        "out_channels": config.out_channels,
-        "sample_size": height if height == width else [height, width],
-        "transformer_layers_per_block": _plain(config.transformer_layers),
-        "up_block_types": [up[flag] for flag in reversed(config.attention_blocks)],
-        "use_linear_projection": linear,
-    }
-
-
-def vae_settings(config: VAEConfig, sample_size: int) -> dict[str, Any]:
-    """Returns what diffusers writes into ``vae/config.json`` for a recipe."""
-    levels = len(config.block_out_channels)
-    return {
-        "_class_name": "AutoencoderKL",
-        "act_fn": "silu",
-        "block_out_channels": list(config.block_out_channels),
-        "down_block_types": ["DownEncoderBlock2D"] * levels,
-        "in_channels": config.in_channels,
-        "latent_channels": config.latent_channels,
-        "layers_per_block": config.layers_per_block,
-        "mid_block_add_attention": config.mid_attention,
-        "norm_num_groups": config.norm_num_groups,
-        "out_channels": config.out_channels,
-        "sample_size": sample_size,
-        "scaling_factor": config.scaling_factor,
-        "up_block_types": ["UpDecoderBlock2D"] * levels,
-        "use_post_quant_conv": config.use_post_quant_conv,
-        "use_quant_conv": config.use_quant_conv,
-    }
-
-
-def text_settings(config: CLIPTextConfig, special: Mapping[str, int]) -> dict[str, Any]:
-    """Returns what transformers writes into ``text_encoder/config.json`` for a recipe.
-
-    Args:
-        config: The recipe.
-        special: ``bos_token_id`` and ``pad_token_id``.
-    """
-    return {
-        "architectures": ["CLIPTextModel"],
-        "attention_dropout": 0.0,
-        **special,
-        "eos_token_id": config.eos_token_id,
-        "hidden_act": config.hidden_act,
-        "hidden_size": config.hidden_size,
-        "intermediate_size": config.intermediate_size,
-        "layer_norm_eps": config.norm_eps,
-        "max_position_embeddings": config.max_length,
-        "model_type": "clip_text_model",
-        "num_attention_heads": config.num_heads,
-        "num_hidden_layers": config.num_layers,
-        "vocab_size": config.vocab_size,
-    }
-
-
-def _plain(value: int | tuple[int, ...]) -> int | list[int]:
-    return value if isinstance(value, int) else list(value)

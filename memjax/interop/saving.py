@@ -1,5 +1,6 @@
 """Writes a pipeline as a folder that diffusers loads; whole, or not at all."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -11,11 +12,14 @@ import jax
 
 from memjax.interop import fingerprints
 from memjax.interop.folder import INDEX, PARTS, STEMS, check_variant, model_index
+from memjax.interop.loading import networks_of
 from memjax.interop.pipeline import Pipeline
 from memjax.interop.progress import Progress, counter
+from memjax.interop.scheduler_settings import scheduling
 from memjax.interop.tensor_writer import write_tensors
 
 _TEXT_PREFIX = "text_model."
+_OF_NO_WEIGHTS = ("dtype", "remat", "zero_init_out", "projection_dim")
 
 
 def save(
@@ -44,7 +48,8 @@ def save(
         The folder.
 
     Raises:
-        ValueError: There is something at ``path``, or ``variant`` is no part of a file name.
+        ValueError: There is something at ``path``, ``variant`` is no part of a file name, or the
+            pipeline's ``settings`` describe other networks or another schedule than it has.
 
     .. note:: The text encoder's keys get the prefix ``text_model.``, which every version of
         transformers reads; safety checker, feature extractor and image encoder are left out.
@@ -52,6 +57,7 @@ def save(
     check_variant(variant)
     target = Path(path)
     check_target(target, force=force)
+    check_settings(pipeline)
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -87,6 +93,40 @@ def check_target(target: Path, *, force: bool) -> None:
         )
 
 
+def check_settings(pipeline: Pipeline) -> None:
+    """Refuses settings that were not changed along with the networks they describe.
+
+    Raises:
+        ValueError: Lists the fields that differ.
+    """
+    told = networks_of(pipeline.settings, Path("settings"), "float32")
+    schedule = scheduling(pipeline.settings["scheduler"], "settings")
+    pairs = [
+        (pipeline.unet.config, told.unet.config),
+        (pipeline.vae.config, told.vae.config),
+        (pipeline.text.config, told.text.config),
+        (pipeline.spec, schedule.spec),
+    ]
+    wrong = [text for ours, theirs in pairs for text in _differences(ours, theirs)]
+    if pipeline.prediction != schedule.prediction:
+        wrong.append(f"prediction {pipeline.prediction!r} and {schedule.prediction!r}")
+    if wrong:
+        raise ValueError(
+            f"The pipeline and its settings differ in {', '.join(wrong)}: change "
+            "pipeline.settings, which is what is written, along with the networks."
+        )
+
+
+def _differences(ours: Any, theirs: Any) -> list[str]:
+    """Names the fields that differ, but for those that are no property of the weights."""
+    return [
+        f"{field.name} {getattr(ours, field.name)!r} and {getattr(theirs, field.name)!r}"
+        for field in dataclasses.fields(ours)
+        if field.name not in _OF_NO_WEIGHTS
+        and getattr(ours, field.name) != getattr(theirs, field.name)
+    ]
+
+
 def _write(
     pipeline: Pipeline, folder: Path, variant: str | None, progress: Progress | None
 ) -> None:
@@ -113,7 +153,7 @@ def _settings_files(pipeline: Pipeline) -> dict[str, Mapping[str, Any]]:
     dtype = str(jax.tree.leaves(pipeline.text_params)[0].dtype)
     text = {key: value for key, value in settings["text_encoder"].items() if key != "torch_dtype"}
     return {
-        INDEX: model_index(settings.get("model_index", {})),
+        INDEX: model_index(settings["model_index"], settings["scheduler"]["_class_name"]),
         "unet/config.json": settings["unet"],
         "vae/config.json": settings["vae"],
         "text_encoder/config.json": {**text, "dtype": dtype},

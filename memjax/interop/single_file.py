@@ -10,12 +10,7 @@ import numpy as np
 from memjax.core.types import Params
 from memjax.interop.fill import Entry, fill, listed
 from memjax.interop.folder import model_index
-from memjax.interop.network_settings import (
-    compute_dtype,
-    text_settings,
-    unet_settings,
-    vae_settings,
-)
+from memjax.interop.network_settings import compute_dtype
 from memjax.interop.original_names import (
     TEXT,
     UNET,
@@ -35,6 +30,7 @@ from memjax.interop.original_shapes import (
 from memjax.interop.pipeline import TITLES, Networks, Pipeline, assemble, check_parts
 from memjax.interop.progress import Progress, counter
 from memjax.interop.scheduler_settings import SPEC, scheduler_settings, scheduling
+from memjax.interop.settings_writer import text_settings, unet_settings, vae_settings
 from memjax.interop.tokenizer import PromptTokenizer, load_tokenizer
 from memjax.interop.weight_files import Stored, WeightFiles
 from memjax.models.clip_text import CLIPText

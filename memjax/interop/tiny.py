@@ -10,14 +10,10 @@ import jax.numpy as jnp
 from memjax.core.types import Params
 from memjax.interop.fill import check_dtype
 from memjax.interop.folder import model_index
-from memjax.interop.network_settings import (
-    compute_dtype,
-    text_settings,
-    unet_settings,
-    vae_settings,
-)
+from memjax.interop.network_settings import compute_dtype
 from memjax.interop.pipeline import Networks, Pipeline, assemble, check_parts
 from memjax.interop.scheduler_settings import SPEC, scheduler_settings, scheduling
+from memjax.interop.settings_writer import text_settings, unet_settings, vae_settings
 from memjax.interop.tiny_tokenizer import EOS_TOKEN, WORDS, tiny_tokenizer
 from memjax.models.clip_text import CLIPText, CLIPTextConfig
 from memjax.models.initial import draw_params

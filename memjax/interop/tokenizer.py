@@ -118,17 +118,30 @@ def load_tokenizer(folder: str | os.PathLike[str]) -> PromptTokenizer:
         ) from error
 
 
-def _clip_tokenizer(parts: TokenizerParts) -> Any:
-    from transformers import AddedToken, CLIPTokenizer
+def _import_quietly() -> tuple[Any, Any]:
+    """Imports what is needed of transformers without its line on the absence of torch."""
+    name = "TRANSFORMERS_NO_ADVISORY_WARNINGS"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        from transformers import AddedToken, CLIPTokenizer
+    finally:
+        os.environ.pop(name)
+        if before is not None:
+            os.environ[name] = before
+    return AddedToken, CLIPTokenizer
 
-    clip = CLIPTokenizer(
+
+def _clip_tokenizer(parts: TokenizerParts) -> Any:
+    added_token, clip_tokenizer = _import_quietly()
+    clip = clip_tokenizer(
         vocab=dict(parts.vocab),
-        merges=[*parts.merges],  # type: ignore[list-item]
+        merges=[*parts.merges],
         model_max_length=parts.max_length,
         **parts.special,
     )
     for text in parts.added:
-        clip.add_tokens([AddedToken(text, normalized=False)])
+        clip.add_tokens([added_token(text, normalized=False)])
     return clip
 
 

@@ -92,7 +92,8 @@ def _plain_merges(path: Path) -> tuple[tuple[str, str], ...]:
         lines = path.read_text(encoding="utf-8").split("\n")
     except UnicodeDecodeError as error:
         raise ValueError(f"The file {path} is not text in UTF-8; fetch it again.") from error
-    pairs = [line.rstrip("\r").split(" ") for line in lines if not line.startswith("#version")]
+    lines = lines[1:] if lines[0].startswith("#version") else lines
+    pairs = [line.rstrip("\r").split(" ") for line in lines]
     return _pairs(path, [pair for pair in pairs if pair != [""]])
 
 

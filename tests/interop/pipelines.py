@@ -1,5 +1,6 @@
 """Tiny pipelines and their folders, made once."""
 
+import atexit
 import functools
 import json
 import pathlib
@@ -26,7 +27,9 @@ def tiny(kind: str = "sd1", dtype: str = "float32"):
 
 @functools.cache
 def _master(kind: str) -> pathlib.Path:
-    return save(tiny(kind), pathlib.Path(tempfile.mkdtemp()) / kind)
+    home = pathlib.Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, home, ignore_errors=True)
+    return save(tiny(kind), home / kind)
 
 
 def folder(path: pathlib.Path, kind: str = "sd1", *, fingerprints: bool = False) -> pathlib.Path:

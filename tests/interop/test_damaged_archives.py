@@ -51,6 +51,47 @@ def squeezed(path: pathlib.Path) -> None:
     write_zip(path, mapping(ONE), {"0": bytes(2**22)}, compression=zipfile.ZIP_DEFLATED)
 
 
+def lies_about_its_pickle(path: pathlib.Path) -> None:
+    """A pickle of megabytes, compressed, whose size is stated as 40 bytes in both places."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", bytes(2**24))
+    data = bytearray(path.read_bytes())
+    for mark, offset in ((b"PK\x03\x04", 22), (b"PK\x01\x02", 24)):
+        place = data.index(mark)
+        data[place + offset : place + offset + 4] = struct.pack("<I", 40)
+    path.write_bytes(bytes(data))
+
+
+def one_storage_as_many(path: pathlib.Path) -> None:
+    """Many entries of the directory point at the same bytes."""
+    write_zip(path, mapping(ONE), {f"{k:03d}": numbers(250) for k in range(2)})
+    data = path.read_bytes()
+    entry = data.index(b"PK\x01\x02", data.index(b"PK\x01\x02") + 1)
+    end = data.index(b"PK\x01\x02", entry + 1)
+    copies = [data[entry:end].replace(b"data/000", b"data/%03d" % (k + 2)) for k in range(90)]
+    directory = data[:entry] + b"".join(copies) + data[entry:]
+    tail = bytearray(directory)
+    place = tail.index(b"PK\x05\x06")
+    count = struct.unpack("<H", tail[place + 8 : place + 10])[0] + 90
+    size = struct.unpack("<I", tail[place + 12 : place + 16])[0] + 90 * (end - entry)
+    tail[place + 8 : place + 16] = struct.pack("<HHI", count, count, size)
+    path.write_bytes(bytes(tail))
+
+
+def is_locked(path: pathlib.Path) -> None:
+    """Every member is marked as encrypted."""
+    data = bytearray(path.read_bytes())
+    for mark, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        place = -1
+        while (place := data.find(mark, place + 1)) >= 0:
+            data[place + offset] |= 1
+    path.write_bytes(bytes(data))
+
+
+def crowded(path: pathlib.Path) -> None:
+    write_zip(path, mapping(ONE), others={f"archive/extra/{k}": b"" for k in range(60)})
+
+
 DAMAGED = {
     "is empty": (cut_at(0), "neither a torch archive"),
     "is cut": (cut_at(300), "damaged"),
@@ -61,6 +102,14 @@ DAMAGED = {
     "climbs": (member("archive/../../x"), "points out of the archive"),
     "is absolute": (member("/etc/x"), "points out of the archive"),
     "climbs with backslashes": (member("..\\x"), "points out of the archive"),
+    "lies about its pickle": (lies_about_its_pickle, "damaged"),
+    "repeats one storage": (one_storage_as_many, "declares .* bytes of tensors in"),
+    "is encrypted": (is_locked, "encrypted"),
+    "has a huge byte order": (
+        lambda path: write_zip(path, mapping(ONE), others={"archive/byteorder": bytes(9000)}),
+        "declares 9000 bytes for 'archive/byteorder'",
+    ),
+    "is crowded": (crowded, "members, too many"),
     "has two pickles": (member("other/data.pkl"), "one folder"),
     "is another zip": (
         lambda path: zipfile.ZipFile(path, "w").writestr("a.txt", "x"),
@@ -87,6 +136,7 @@ DAMAGED = {
 @pytest.mark.parametrize("case", DAMAGED)
 def test_damaged_files_are_refused_in_one_sentence(tmp_path, monkeypatch, case):
     monkeypatch.setattr(torch_archive, "MAX_PICKLE_BYTES", 8000)
+    monkeypatch.setattr(torch_archive, "MAX_MEMBERS", 50 if case == "is crowded" else 200)
     path = write_zip(tmp_path / "w.pt", mapping(ONE))
     damage, message = DAMAGED[case]
     damage(path)

@@ -14,7 +14,6 @@ from tests.interop.pipelines import WEIGHTS, assert_sentence, change, folder, pu
 
 UNET, VAE, TEXT = (WEIGHTS[part] for part in ("unet", "vae", "text_encoder"))
 INDEX = "unet/diffusion_pytorch_model.safetensors.index.json"
-SECRET = "secret of another folder"
 
 
 def set_json(name: str, **settings):
@@ -190,7 +189,7 @@ HOSTILE = {
     "latents that do not fit": (set_json("vae/config.json", latent_channels=8), "are 4 and 8"),
     "text that does not fit": (narrow_text, "hidden_size are 32 and 16"),
     "a longer prompt": (set_json("tokenizer/tokenizer_config.json", model_max_length=99), "99 to"),
-    "a latent that does not halve": (set_json("unet/config.json", sample_size=7), "config.json.*divisible by 2"),
+    "a latent that does not halve": (set_json("unet/config.json", sample_size=7), "divisible by 2"),
     "a latent of text": (set_json("unet/config.json", sample_size="64"), "sample_size='64'"),
     # Tokenizers.
     "a number that is no id": (vocabulary(lambda v: v | {"a": 1.5}), "does not number its"),
@@ -327,3 +326,4 @@ def test_a_target_is_not_written_through_a_hostile_model(tmp_path):
     assert os.listdir(tmp_path / "out") == ["copy"]
     written = json.loads((tmp_path / "out/copy/model_index.json").read_text())
     assert "evil" not in written
+    assert written["scheduler"] == ["diffusers", "DDIMScheduler"]

@@ -51,6 +51,8 @@ def hub(tmp_path, monkeypatch):
             save_file(halves, f"{stem}.fp16.safetensors")
             save_file(halves, f"{stem}.non_ema.safetensors")
         (repository / part / "pytorch_model.bin").write_bytes(b"pickled")
+    shard = "diffusion_pytorch_model-00001-of-00002.fp16.safetensors"
+    (repository / "vae" / shard).write_bytes(b"a variant in shards")
     (repository / "v1-5-pruned.safetensors").write_bytes(b"seven gigabytes")
     (repository / "safety_checker").mkdir()
     (repository / "safety_checker/model.safetensors").write_bytes(b"one gigabyte")
@@ -91,8 +93,21 @@ def test_a_variant_and_what_lacks_it(hub):
     assert weights == {
         "unet/diffusion_pytorch_model.fp16.safetensors",
         "vae/diffusion_pytorch_model.fp16.safetensors",
+        "vae/diffusion_pytorch_model-00001-of-00002.fp16.safetensors",
         "text_encoder/model.safetensors",
     }
+
+
+def test_no_pipeline_and_no_safetensors(hub):
+    (hub.repository / WEIGHTS["vae"]).unlink()
+    with pytest.raises(ValueError, match="has no safetensors of vae under their") as caught:
+        load("owner/model")
+    assert "--variant=fp16" in assert_sentence(caught.value)
+    (hub.repository / "model_index.json").rename(hub.repository / "other.json")
+    shutil.rmtree(hub.cache)
+    with pytest.raises(ValueError, match=r"owner/model has no model_index\.json, so") as caught:
+        load("owner/model")
+    assert_sentence(caught.value)
 
 
 def test_sharded_weights_are_fetched(hub):

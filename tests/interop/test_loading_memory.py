@@ -33,8 +33,8 @@ print(json.dumps([peak, sum(leaf.nbytes for leaf in jax.tree.leaves(pipeline.par
 """
 
 
-@pytest.fixture(scope="module")
-def large(tmp_path_factory):
+@pytest.fixture
+def large(tmp_path):
     """A folder of about 360 MB, none of whose tensors is more than a twentieth of it."""
     base = tiny()
     config = dataclasses.replace(
@@ -51,16 +51,19 @@ def large(tmp_path_factory):
         "norm_num_groups": 32,
     }
     pipeline = base._replace(unet=networks.unet, unet_params=params, settings=settings)
-    return save(pipeline, tmp_path_factory.mktemp("large") / "m")
+    return save(pipeline, tmp_path / "large")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_memory_beside_the_weights(tmp_path, large, dtype):
-    """The goal is 1.3 times the weights; some 40 MB are the traces and the allocator's own."""
+def test_memory_beside_the_weights(tmp_path, large):
+    """In bfloat16, where the float32 tensors that pass through weigh most.
+
+    Some 40 MB of what is measured are traces and the allocator's own, whatever the size.
+    """
     small = folder(tmp_path / "small", fingerprints=True)
-    command = [sys.executable, "-c", MEASURE, str(small), str(large), dtype]
+    command = [sys.executable, "-c", MEASURE, str(small), str(large), "bfloat16"]
     run = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
     peak, size = json.loads(run.stdout.splitlines()[-1])
-    assert size > (340e6 if dtype == "float32" else 170e6)
+    assert size > 170e6
     assert peak < 1.3 * size

@@ -4,14 +4,8 @@ import dataclasses
 
 import pytest
 
-from memjax.interop.network_settings import (
-    text_config,
-    text_settings,
-    unet_config,
-    unet_settings,
-    vae_config,
-    vae_settings,
-)
+from memjax.interop.network_settings import text_config, unet_config, vae_config
+from memjax.interop.settings_writer import text_settings, unet_settings, vae_settings
 from memjax.models.clip_text import CLIPTextConfig
 from memjax.models.unet import UNetConfig
 from memjax.models.vae import VAEConfig
@@ -153,6 +147,7 @@ REFUSED = {
     "time_embedding_type": "fourier",
     "timestep_post_act": "silu",
     "transformer_layers_per_block": [1, 1],
+    "use_linear_projection": "yes",
 }
 
 

@@ -1,5 +1,6 @@
 """What is written comes back bit for bit; targets are whole, or not there."""
 
+import dataclasses
 import json
 import os
 
@@ -182,3 +183,18 @@ def test_progress_and_a_wrong_variant(tmp_path):
     assert told[-1] == (size, size)
     with pytest.raises(ValueError, match="variant is 'a/b'"):
         save(tiny(), tmp_path / "n", variant="a/b")
+
+
+def test_settings_that_no_longer_describe_the_networks(tmp_path):
+    """A network that was replaced without its settings would come back as the old one."""
+    vae = type(tiny().vae)(dataclasses.replace(tiny().vae.config, scaling_factor=0.5))
+    changes = {
+        "scaling_factor 0.5 and 0.18215": {"vae": vae},
+        "beta_end 0.02 and 0.012": {"spec": dataclasses.replace(tiny().spec, beta_end=0.02)},
+        "prediction 'v' and 'eps'": {"prediction": "v"},
+    }
+    for message, change in changes.items():
+        with pytest.raises(ValueError, match=f"differ in {message}: change") as caught:
+            save(tiny()._replace(**change), tmp_path / "m")
+        assert_sentence(caught.value)
+    assert os.listdir(tmp_path) == []

@@ -69,3 +69,8 @@ def test_half_precision_is_summed_in_float32(dtype):
     norm = per_example_norm(x)
     assert norm.dtype == jnp.float32
     np.testing.assert_allclose(norm, [300.0 * 32], rtol=1e-6)
+
+
+def test_what_is_not_a_number_stays_so_in_its_own_row():
+    x = jnp.array([[jnp.nan, 1.0], [3.0, 4.0], [jnp.inf, 0.0]])
+    np.testing.assert_array_equal(per_example_norm(x), [np.nan, 5.0, np.inf])

@@ -1,16 +1,29 @@
 """What the commands on a trained model share: opening it, how it samples, progress, provenance."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from tqdm.auto import tqdm
 
-from memjax.cli.configs import plain
-from memjax.cli.defaults import base_config
+from memjax.cli.models import Model, load_model, source_of, with_defaults
 from memjax.evaluate.options import SamplingOptions
 from memjax.evaluate.provenance import provenance
-from memjax.training.run import Run, open_run
+from memjax.training.run import Run
+
+__all__ = [
+    "Model",
+    "load_model",
+    "model_provenance",
+    "one_line",
+    "out_file",
+    "out_folder",
+    "progress_bar",
+    "require",
+    "safe_names",
+    "sampling_options",
+    "with_defaults",
+]
 
 
 def require(**values: Any) -> None:
@@ -20,32 +33,8 @@ def require(**values: Any) -> None:
         raise ValueError(f"{' and '.join(missing)} must be given: see --help.")
 
 
-def load_model(path: str) -> Run:
-    """Opens what ``--model`` names."""
-    run = open_run(path)
-    run = run._replace(config=with_defaults(run.config))
-    for step, reason in run.bundle.info["skipped_checkpoints"]:
-        print(f"checkpoint {step} was passed over: {reason}")
-    return run
-
-
-def with_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a run's configuration with the fields that its version did not have yet."""
-    return _filled(config, plain(base_config()))
-
-
-def _filled(config: Mapping[str, Any], usual: Mapping[str, Any]) -> dict[str, Any]:
-    out = dict(config)
-    for name, value in usual.items():
-        if name not in out:
-            out[name] = value
-        elif isinstance(value, Mapping) and isinstance(out[name], Mapping):
-            out[name] = _filled(out[name], value)
-    return out
-
-
 def sampling_options(
-    run: Run, num_steps: int | None = None, guidance_scale: float | None = None
+    run: Run | Model, num_steps: int | None = None, guidance_scale: float | None = None
 ) -> SamplingOptions:
     """Returns how the run samples, with the command line's changes."""
     chosen = dict(run.config["sampling"])
@@ -56,13 +45,18 @@ def sampling_options(
     return SamplingOptions(**chosen)
 
 
-def progress_bar(what: str) -> Callable[[int, int], None]:
-    """Returns ``(done, total) →`` a bar with the time left."""
+def progress_bar(what: str, already: int = 0) -> Callable[[int, int], None]:
+    """Returns ``(done, total) →`` a bar with the time left.
+
+    Args:
+        what: What is being done.
+        already: How many an earlier run has done; they do not count as speed.
+    """
     bar: tqdm | None = None
 
     def update(done: int, total: int) -> None:
         nonlocal bar
-        bar = bar or tqdm(total=total, desc=what, unit="prompt", leave=False)
+        bar = bar or tqdm(total=total, desc=what, unit="prompt", leave=False, initial=already)
         bar.update(done - bar.n)
         if done >= total:
             bar.close()
@@ -70,13 +64,21 @@ def progress_bar(what: str) -> Callable[[int, int], None]:
     return update
 
 
-def model_provenance(run: Run, seed: int, **extra: Any) -> dict[str, Any]:
+def model_provenance(run: Model, seed: int, **extra: Any) -> dict[str, Any]:
     """Returns what made an output: model, checkpoint, versions, seed, settings."""
+    source = {} if run.pipeline is None else {"source": source_of(run.pipeline.info)}
     return {
         **provenance(run.config, seed, run.step),
-        "model": run.path.name,
+        "model": run.name,
+        **source,
         **extra,
     }
+
+
+def one_line(text: str, width: int = 60) -> str:
+    """Returns text for the terminal: one line of that width, nothing that steers the terminal."""
+    shown = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return shown if len(shown) <= width else shown[: width - 2].rstrip() + " …"
 
 
 def out_folder(path: str | Path, flag: str = "out") -> Path:

@@ -15,7 +15,8 @@ from memjax.cli.configs import bundled_configs
 
 _NEEDED = (
     "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "ml_collections", "numpy",
-    "scipy", "scikit-learn", "pillow", "matplotlib", "jinja2", "tensorboardX",
+    "scipy", "scikit-learn", "pillow", "matplotlib", "jinja2", "tensorboardX", "safetensors",
+    "transformers", "huggingface_hub",
 )  # fmt: skip
 _OPTIONAL = {
     "torch": "parity tests and memjax bench: pip install 'memjax[parity]'",
@@ -70,6 +71,19 @@ def _devices() -> bool:
     return True
 
 
+def _hub_cache() -> str:
+    """Returns where models of the hub are kept, and whether the hub may be asked."""
+    try:
+        from huggingface_hub import constants
+    except ImportError:
+        return "none (huggingface_hub is not installed)"
+    folder = Path(constants.HF_HUB_CACHE)
+    kept = sum(1 for _ in folder.glob("models--*")) if folder.is_dir() else 0
+    if constants.HF_HUB_OFFLINE:
+        return f"{folder}, {kept} models; offline (HF_HUB_OFFLINE), so no other can be fetched"
+    return f"{folder}, {kept} models (HF_HOME moves it)"
+
+
 def _settings() -> None:
     import jax
 
@@ -79,6 +93,7 @@ def _settings() -> None:
     print(f"  compilation cache   {cache or hint}")
     kept = "kept mapped (fewer page faults)" if keep_freed_memory() else "left to the allocator"
     print(f"  freed memory        {kept}")
+    print(f"  hub cache           {_hub_cache()}")
     free = shutil.disk_usage(".").free / 2**30
     print(f"  free disk here      {free:.0f} GiB")
     print(f"  configurations      {', '.join(bundled_configs())}")

@@ -1,100 +1,217 @@
-"""memjax explain --model=RUN --prompts=FILE.jsonl --out=DIR
+"""memjax explain --model=MODEL --prompts=FILE.jsonl --out=DIR
 
-Shows which token of each prompt drives the copying: one bar chart a prompt and tokens.jsonl.
+Shows which words of each prompt drive the copying (Wen et al., ICLR 2024, Eq. 4): words.html with
+the words shaded, one bar chart a prompt, and tokens.jsonl with a weight for every token. MODEL is a
+memjax run, a diffusers folder, a single .safetensors file or a hub id.
 """
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 from absl import flags
+from jaxtyping import Float
 from tqdm.auto import tqdm
 
 from memjax.cli.common import (
-    load_model,
     model_provenance,
+    one_line,
     out_folder,
+    progress_bar,
     require,
     safe_names,
-    sampling_options,
 )
-from memjax.cli.prompts import initial_noise, read_prompts, write_rows
-from memjax.core.condition import take_rows
+from memjax.cli.flag_sets import (
+    chunk_flag,
+    initial_noise_flag,
+    model_flags,
+    noise_flags,
+    prompts_flag,
+    sampling_flags,
+)
+from memjax.cli.models import Model, with_remat
+from memjax.cli.prompts import (
+    check_rows,
+    encoder,
+    initial_noise,
+    read_prompts,
+    say_cut,
+    write_rows,
+)
+from memjax.core.types import Array, Cond
 from memjax.detectors import null_or_refuse
 from memjax.evaluate.figures import token_bars
+from memjax.evaluate.micro_batch import certainly_fits, over_rows, usual_size
+from memjax.evaluate.options import SamplingOptions
+from memjax.evaluate.token_page import Explained, render_token_page
+from memjax.evaluate.token_words import Word, normal, shares, token_weights, words_of
 from memjax.explain import ATTRIBUTIONS, explain_tokens
 from memjax.training.atomic import write_bytes
 
 FLAGS = flags.FlagValues()
-_MODEL = flags.DEFINE_string("model", "", "Folder of a trained run.", flag_values=FLAGS)
-_PROMPTS = flags.DEFINE_string(
-    "prompts", "", "JSONL file with one prompt a line.", flag_values=FLAGS
-)
-_OUT = flags.DEFINE_string("out", "", "Folder for pictures and tokens.jsonl.", flag_values=FLAGS)
+_MODEL = model_flags(FLAGS)
+_PROMPTS = prompts_flag(FLAGS)
+_OUT = flags.DEFINE_string("out", "", "Folder for the page and tokens.jsonl.", flag_values=FLAGS)
 _EVERY = flags.DEFINE_integer(
     "every", 10, "Differentiate at every so many steps.", lower_bound=1, flag_values=FLAGS
 )
-_GENERATIONS = flags.DEFINE_integer(
-    "generations", 4, "Initial noises.", lower_bound=1, flag_values=FLAGS
-)
+_NOISE = noise_flags(FLAGS)
+_INITIAL = initial_noise_flag(FLAGS)
+_SAMPLING = sampling_flags(FLAGS)
 _ATTRIBUTION = flags.DEFINE_enum(
     "attribution", "grad_norm", ATTRIBUTIONS, "How to attribute.", flag_values=FLAGS
 )
-_SEED = flags.DEFINE_integer("seed", 0, "Seed of the noise.", flag_values=FLAGS)
+_CHUNK = chunk_flag(FLAGS)
+_PRINTED = 20  # prompts; the page has them all
 
-_explain = jax.jit(
-    explain_tokens,
-    static_argnames=(
-        "eps_fn",
-        "steps",
-        "attribution",
-        "num_steps",
-        "stepper",
-        "spacing",
-        "steps_offset",
-        "clip_x0",
-    ),
+_STATIC = (
+    "eps_fn",
+    "steps",
+    "attribution",
+    "num_steps",
+    "stepper",
+    "spacing",
+    "steps_offset",
+    "set_alpha_to_one",
+    "clip_x0",
 )
+_explain = jax.jit(explain_tokens, static_argnames=_STATIC)
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenProgram:
+    """Token significance of any number of prompts; a ``RowProgram``."""
+
+    static: Mapping[str, Any]
+    traced: Mapping[str, Any]
+
+    def __call__(self, cond: Cond, compiled: Any = None) -> Float[Array, "p g s l"]:
+        return compiled(cond=cond, **self.traced)
+
+    def trace(self, cond: Cond) -> jax.stages.Traced:
+        return _explain.trace(cond=cond, **self.static, **self.traced)
 
 
 def main() -> int:
     """Runs the command."""
     require(model=_MODEL.value, prompts=_PROMPTS.value, out=_OUT.value)
     rows = read_prompts(_PROMPTS.value)
-    run = load_model(_MODEL.value)
-    bundle = run.bundle
-    options = sampling_options(run)
-    cond = bundle.encode(rows)
-    null = null_or_refuse(bundle.null_cond)
-    folder = out_folder(_OUT.value)
-    noise = initial_noise(None, bundle, _GENERATIONS.value, _SEED.value)
+    model = _MODEL.load()
+    options = _SAMPLING.options(model)
     steps = tuple(range(0, options.num_steps, _EVERY.value))
+    cut = check_rows(model, rows)
+    program = _program(model, options, steps)
+    folder = out_folder(_OUT.value)
+    say_cut(cut)
     made = model_provenance(
-        run, _SEED.value, sampling=vars(options), attribution=_ATTRIBUTION.value, steps=steps
+        model,
+        _NOISE.seed.value,
+        sampling=vars(options),
+        attribution=_ATTRIBUTION.value,
+        steps=steps,
+        initial_noise=Path(_INITIAL.value).name if _INITIAL.value else None,
     )
-    out = []
-    stems = safe_names([row["id"] for row in rows])
-    for i in tqdm(range(len(rows)), desc="explaining", unit="prompt", leave=False):
-        weights = _explain(
-            bundle.eps_fn,
-            bundle.params,
-            noise,
-            take_rows(cond, slice(i, i + 1)),
-            null,
-            bundle.schedule,
-            steps=steps,
-            attribution=_ATTRIBUTION.value,
-            **options.static(),
-        )
-        mean = np.asarray(jax.device_get(weights))[0].mean(axis=(0, 1))
-        names = bundle.describe(rows[i])
-        tokens = {name: float(w) for name, w in zip(names, mean, strict=True)}
-        picture = token_bars(
-            names[1:], mean[1:], highlight=[n for n in names if n.startswith("Marker")]
-        )
-        name = f"{stems[i]}.png"
-        write_bytes(folder / name, picture)
-        out.append({**rows[i], "tokens": tokens, "picture": name, "provenance": made})
-        top = sorted(zip(names[1:], mean[1:], strict=True), key=lambda item: -item[1])[:3]
-        print(f"{rows[i]['id']}: " + ", ".join(f"{n} ({w:.3g})" for n, w in top))
+    out, shown = [], []
+    stems, update = safe_names([row["id"] for row in rows]), progress_bar("explaining")
+    for i, weights in enumerate(_weights(model, program, rows)):
+        entry, page = _explained(model, rows[i], weights, None if cut is None else cut[i])
+        write_bytes(folder / f"{stems[i]}.png", _bars(page.words))
+        out.append({**rows[i], **entry, "picture": f"{stems[i]}.png", "provenance": made})
+        shown.append(page)
+        if i < _PRINTED:
+            _print_top(page)
+        update(i + 1, len(rows))
     write_rows(folder / "tokens.jsonl", out)
-    print(f"{len(rows)} prompts explained in {folder}")
+    title = f"Which words drive the copying: {model.name}"
+    html = render_token_page(shown, title=title, attribution=_ATTRIBUTION.value, facts=_facts(made))
+    write_bytes(folder / "words.html", html.encode())
+    print(f"{len(rows)} prompts explained: {folder / 'words.html'}")
     return 0
+
+
+def _print_top(page: Explained) -> None:
+    top = sorted(page.words, key=lambda w: -w.weight)[:3]
+    said = ", ".join(f"{one_line(w.text, 30)} ({w.weight:.3g})" for w in top)
+    tqdm.write(f"{one_line(page.name, 40)}: {said}")
+
+
+def _program(model: Model, options: SamplingOptions, steps: tuple[int, ...]) -> TokenProgram:
+    bundle, settings = model.bundle, options.static()
+    noise = initial_noise(_INITIAL.value, bundle, _NOISE.generations.value, _NOISE.seed.value)
+    traced = {
+        "params": bundle.params,
+        "x_T": noise,
+        "null_cond": null_or_refuse(bundle.null_cond),
+        "schedule": bundle.schedule,
+        "guidance_scale": settings.pop("guidance_scale"),
+    }
+    static = {
+        **settings,
+        "eps_fn": bundle.eps_fn,
+        "steps": steps,
+        "attribution": _ATTRIBUTION.value,
+    }
+    program = TokenProgram(static, traced)
+    if not certainly_fits(program.trace(bundle.null_cond)):  # recompute rather than keep
+        static["eps_fn"] = with_remat(bundle).eps_fn
+    return program
+
+
+def _weights(model: Model, program: TokenProgram, rows: list[dict]) -> Iterator[np.ndarray]:
+    """Yields the mean significance of each row's tokens over generations and steps, in order."""
+    batches = over_rows(
+        program,
+        encoder(model, rows),
+        np.arange(len(rows)),
+        size=_CHUNK.value,
+        most=usual_size(_NOISE.generations.value),
+    )
+    for numbers, weights in batches:
+        if not np.isfinite(weights).all():
+            raise ValueError(
+                f"the gradients of {rows[int(numbers[0])]['id']} and those after it are not "
+                "finite: compute in --dtype=float32, or look at the model's weights."
+            )
+        yield from np.asarray(weights, np.float32).mean(axis=(1, 2))
+
+
+def _explained(
+    model: Model, row: Mapping[str, Any], weights: np.ndarray, cut: int | None
+) -> tuple[dict[str, Any], Explained]:
+    """Returns what the row's output holds, and what the page shows."""
+    is_text = model.pipeline is not None
+    caption = normal(row["caption"]) if is_text else None
+    tokens = token_weights(model.bundle.describe(row), [float(w) for w in weights], text=is_text)
+    words, parts = words_of(tokens, caption), shares(tokens)
+    entry = {
+        "tokens": [token._asdict() for token in tokens],
+        "words": [{"word": w.text, "weight": w.weight, "tokens": w.tokens} for w in words],
+        "shares": parts,
+    }
+    page = Explained(row["id"], caption, words, parts, cut or 0)
+    return entry if cut is None else {"tokens_cut": cut, **entry}, page
+
+
+def _bars(words: Sequence[Word]) -> bytes:
+    """Draws the words; burned-in markers of radiographs stand out."""
+    shown = words or [Word("(no word)", 0.0, ())]
+    names = [one_line(w.text, 26) for w in shown]
+    marked = [name for name in names if name.startswith("Marker")]
+    return token_bars(names, [w.weight for w in shown], highlight=marked)
+
+
+def _facts(made: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the provenance as names and texts for the page."""
+    sampling = ", ".join(f"{name} {value}" for name, value in made["sampling"].items())
+    return {
+        "model": made["model"],
+        "steps": ", ".join(str(s) for s in made["steps"]),
+        "attribution": made["attribution"],
+        "sampling": sampling,
+        "seed": str(made["seed"]),
+        "versions": ", ".join(f"{name} {v}" for name, v in made["versions"].items()),
+        "utc": made["utc"],
+    }

@@ -1,18 +1,26 @@
 """Prompts in, rows out: JSONL that is read strictly and written whole."""
 
 import json
-from collections.abc import Iterable, Mapping
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from memjax.core.types import Bundle
+from memjax.cli.models import Model
+from memjax.core.types import Bundle, Cond
 from memjax.training.atomic import write_bytes
+from memjax.training.network import prompt_ids
+
+EXAMPLE = '{"caption": "a film of a chest"} or {"labels": {"Edema": "positive", "view": "AP"}}'
 
 
 def read_prompts(path: str) -> list[dict[str, Any]]:
-    """Reads prompt rows; each needs ``labels`` or ``caption`` and gets an ``id`` if it has none.
+    """Reads prompt rows; each needs ``caption`` or ``labels`` and gets an ``id`` if it has none.
+
+    Other fields are carried along. A row with neither, but with a text called ``prompt``, is taken
+    as a caption.
 
     Raises:
         ValueError: If the file is missing, empty, or a line is no such row; names the line.
@@ -31,15 +39,18 @@ def read_prompts(path: str) -> list[dict[str, Any]]:
             rows.append(_row(line, f"{path} line {number}", len(rows)))
     if not rows:
         raise ValueError(
-            f"{path} holds no prompt: write one JSON object a line, such as "
-            '{"labels": {"Edema": "positive", "view": "AP"}}.'
+            f"{path} holds no prompt: write one JSON object a line, such as {EXAMPLE}."
         )
-    seen: dict[str, int] = {}
+    _refuse_repeated_ids(path, rows)
+    return rows
+
+
+def _refuse_repeated_ids(path: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    seen: set[str] = set()
     for row in rows:
         if row["id"] in seen:
             raise ValueError(f"{path} has two prompts with id {row['id']!r}: make ids unique.")
-        seen[row["id"]] = 1
-    return rows
+        seen.add(row["id"])
 
 
 def _row(line: str, where: str, index: int) -> dict[str, Any]:
@@ -47,24 +58,99 @@ def _row(line: str, where: str, index: int) -> dict[str, Any]:
         row = json.loads(line)
     except json.JSONDecodeError as error:
         raise ValueError(f"{where} is not JSON ({error.msg} at column {error.colno}).") from error
-    if not isinstance(row, dict) or not (row.get("labels") is not None or row.get("caption")):
+    except RecursionError as error:
+        raise ValueError(f"{where} is nested too deeply: write a plain object.") from error
+    if isinstance(row, dict) and not _says_something(row) and isinstance(row.get("prompt"), str):
+        row["caption"] = row["prompt"]
+    if not isinstance(row, dict) or not _says_something(row):
         raise ValueError(
-            f"{where} has neither 'labels' nor 'caption': write an object such as "
-            '{"labels": {"Edema": "positive", "view": "AP"}}.'
+            f"{where} has neither 'labels' nor 'caption': write an object such as {EXAMPLE}."
         )
+    if row.get("caption") is not None and not isinstance(row["caption"], str):
+        raise ValueError(f"{where} has the caption {row['caption']!r}, expected a text in quotes.")
+    _refuse_half_signs(row, where)
     name = row.get("id")
     return {**row, "id": f"prompt-{index:04d}" if name in (None, "") else str(name)}
 
 
+def _says_something(row: Mapping[str, Any]) -> bool:
+    return row.get("labels") is not None or bool(row.get("caption"))
+
+
+def _refuse_half_signs(row: Mapping[str, Any], where: str) -> None:
+    """A lone surrogate is no text: it could be read, but never be written again."""
+    try:
+        json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{where} holds half a character (\\u{ord(error.object[error.start]):04x} alone): "
+            "write both halves, or the character itself."
+        ) from error
+
+
+def check_rows(model: Model, rows: Sequence[Mapping[str, Any]]) -> list[int] | None:
+    """Checks that a model understands the rows, before anything is compiled.
+
+    Returns:
+        How many tokens of each caption are cut off its end, where the model reads text.
+
+    Raises:
+        ValueError: Naming the row and what is wrong with it.
+    """
+    if model.pipeline is None:
+        if model.run is not None:
+            prompt_ids(rows, model.run.label_space)
+        return None
+    for row in rows:
+        if not row.get("caption"):
+            raise ValueError(
+                f"prompt {row['id']} has labels only, and {model.name} reads text: give it a "
+                "'caption'."
+            )
+    return [int(n) for n in model.pipeline.tokenizer.encode([r["caption"] for r in rows]).cut]
+
+
+def say_cut(cut: Sequence[int] | None) -> None:
+    """Prints how many captions are longer than the model reads."""
+    long = sum(n > 0 for n in cut or ())
+    if cut and long:
+        print(
+            f"{long} of {len(cut)} captions are longer than the model reads: their ends, "
+            f"{sum(cut)} tokens in all, are cut off"
+        )
+
+
+def encoder(model: Model, rows: Sequence[Mapping[str, Any]]) -> Callable[[Sequence[int]], Cond]:
+    """Returns row numbers → conditions; what is cut off was said by :func:`say_cut`."""
+    log = logging.getLogger("memjax.interop.bundle")
+
+    def encode(numbers: Sequence[int]) -> Cond:
+        before, log.disabled = log.disabled, True
+        try:
+            return model.bundle.encode([rows[i] for i in numbers])
+        finally:
+            log.disabled = before
+
+    return encode
+
+
 def write_rows(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Writes JSONL; the file appears whole or not at all."""
+    """Writes JSONL; the file appears whole or not at all.
+
+    Signs that some readers take for line ends (U+0085, U+2028, U+2029) are written as escapes.
+    """
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    for sign in "\x85\u2028\u2029":
+        text = text.replace(sign, f"\\u{ord(sign):04x}")
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     write_bytes(path, text.encode())
 
 
 def initial_noise(path: str | None, bundle: Bundle, generations: int, seed: int) -> np.ndarray:
     """Returns the initial noise shared by all prompts, drawn from a seed or read from a file.
+
+    A file in torch's order ``[generations, channels, height, width]`` is turned, and it is said so,
+    where its shape allows no other reading.
 
     Raises:
         ValueError: If the file is missing or of another shape or type.
@@ -80,11 +166,16 @@ def initial_noise(path: str | None, bundle: Bundle, generations: int, seed: int)
         noise = np.load(path, allow_pickle=False)
     except (ValueError, OSError) as error:
         raise ValueError(f"--initial_noise={path} cannot be read as .npy ({error}).") from error
-    expected = (generations, *bundle.sample_shape)
-    if noise.shape[1:] != bundle.sample_shape or noise.shape[0] != generations:
+    height, width, channels = bundle.sample_shape
+    expected, torch_order = (height, width, channels), (channels, height, width)
+    if noise.shape[1:] == torch_order != expected and noise.shape[0] == generations:
+        print(f"--initial_noise={path} is read as [generations, channels, height, width]")
+        noise = np.ascontiguousarray(noise.transpose(0, 2, 3, 1))
+    if noise.shape != (generations, *expected):
         raise ValueError(
-            f"--initial_noise={path} has shape {noise.shape}, expected {expected} "
-            "[generations, height, width, channels]: change --generations or the file."
+            f"--initial_noise={path} has shape {noise.shape}, expected {(generations, *expected)} "
+            f"[generations, height, width, channels] or {(generations, *torch_order)}: change "
+            "--generations or the file."
         )
     if noise.dtype != np.float32 or not np.isfinite(noise).all():
         raise ValueError(f"--initial_noise={path} is {noise.dtype}, expected finite float32.")

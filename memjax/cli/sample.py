@@ -1,90 +1,187 @@
-"""memjax sample --model=RUN --prompts=FILE.jsonl --out=DIR
+"""memjax sample --model=MODEL --prompts=FILE.jsonl --out=DIR
 
-Makes pictures for prompts: one PNG a picture, one grid, and prompts.jsonl with provenance.
+Makes pictures for prompts: one PNG a picture, one grid, and prompts.jsonl with provenance. MODEL is
+a memjax run, a diffusers folder, a single .safetensors file or a hub id.
 """
 
-from functools import partial
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import flags
-from tqdm.auto import tqdm
+from jaxtyping import Float, UInt32
 
-from memjax.cli.common import (
-    load_model,
-    model_provenance,
-    out_folder,
-    require,
-    safe_names,
-    sampling_options,
+from memjax.cli.common import model_provenance, out_folder, progress_bar, require, safe_names
+from memjax.cli.flag_sets import (
+    chunk_flag,
+    initial_noise_flag,
+    model_flags,
+    noise_flags,
+    prompts_flag,
+    sampling_flags,
 )
-from memjax.cli.prompts import read_prompts, write_rows
-from memjax.core.condition import repeat_cond, take_rows
+from memjax.cli.models import Model
+from memjax.cli.picture_grid import PictureGrid
+from memjax.cli.prompts import (
+    check_rows,
+    encoder,
+    initial_noise,
+    read_prompts,
+    say_cut,
+    write_rows,
+)
+from memjax.core.condition import repeat_cond
+from memjax.core.types import Array, Cond, EpsFn, Params
 from memjax.data.images import to_uint8
-from memjax.sampling import sample
+from memjax.evaluate.micro_batch import over_rows
+from memjax.evaluate.options import SamplingOptions
+from memjax.sampling import sample, timesteps
 from memjax.training.atomic import write_bytes
-from memjax.training.samples import png_bytes, write_grid
+from memjax.training.samples import png_bytes
 
 FLAGS = flags.FlagValues()
-_MODEL = flags.DEFINE_string("model", "", "Folder of a trained run.", flag_values=FLAGS)
-_PROMPTS = flags.DEFINE_string(
-    "prompts", "", "JSONL file with one prompt a line.", flag_values=FLAGS
-)
+_MODEL = model_flags(FLAGS)
+_PROMPTS = prompts_flag(FLAGS)
 _OUT = flags.DEFINE_string("out", "", "Folder for the pictures.", flag_values=FLAGS)
-_GENERATIONS = flags.DEFINE_integer(
-    "generations", 4, "Pictures a prompt.", lower_bound=1, flag_values=FLAGS
+_NOISE = noise_flags(FLAGS, "Pictures a prompt.")
+_INITIAL = initial_noise_flag(FLAGS)
+_SAMPLING = sampling_flags(FLAGS)
+_CHUNK = chunk_flag(FLAGS)
+_BLOCK = 8  # prompts whose noise is drawn together
+_STATIC = (
+    "eps_fn",
+    "num_steps",
+    "stepper",
+    "spacing",
+    "steps_offset",
+    "set_alpha_to_one",
+    "clip_x0",
 )
-_STEPS = flags.DEFINE_integer(
-    "num_steps", None, "Sampling steps (default: the run's).", flag_values=FLAGS
-)
-_SCALE = flags.DEFINE_float(
-    "guidance_scale", None, "Guidance scale (default: the run's).", flag_values=FLAGS
-)
-_STEPPER = flags.DEFINE_string(
-    "stepper", "", "ddim, ddpm or dpm-solver++ (default: the run's).", flag_values=FLAGS
-)
-_SEED = flags.DEFINE_integer("seed", 0, "Seed of the noise.", flag_values=FLAGS)
-_CHUNK = 8
+
+
+class Draw(NamedTuple):
+    """What each prompt starts from, with a leading axis of prompts.
+
+    Attributes:
+        cond: Condition.
+        noise: Initial noises.
+        key: Key data of the noise that the ddpm stepper adds; a batch takes its first.
+    """
+
+    cond: Cond
+    noise: Float[Array, "p g *d"]
+    key: UInt32[Array, "p k"]
+
+
+@partial(jax.jit, static_argnames=_STATIC)
+def _sample(cond: Draw, eps_fn: EpsFn, params: Params, null_cond: Cond | None, **sampling):
+    prompts, generations = cond.noise.shape[:2]
+    x_T = cond.noise.reshape(-1, *cond.noise.shape[2:])
+    rows = repeat_cond(cond.cond, generations)
+    key = jax.random.wrap_key_data(cond.key[0])
+    end = sample(eps_fn, params, x_T, rows, null_cond, key=key, **sampling).x
+    return end.reshape(prompts, generations, *end.shape[1:])
+
+
+@dataclasses.dataclass(frozen=True)
+class SampleProgram:
+    """Pictures of any number of prompts; a ``RowProgram``."""
+
+    static: Mapping[str, Any]
+    traced: Mapping[str, Any]
+
+    def __call__(self, cond: Draw, compiled: Any = None) -> Float[Array, "p g *d"]:
+        return compiled(cond=cond, **self.traced)
+
+    def trace(self, cond: Draw) -> jax.stages.Traced:
+        return _sample.trace(cond=cond, **self.static, **self.traced)
 
 
 def main() -> int:
     """Runs the command."""
     require(model=_MODEL.value, prompts=_PROMPTS.value, out=_OUT.value)
     rows = read_prompts(_PROMPTS.value)
-    run = load_model(_MODEL.value)
-    options = sampling_options(run, _STEPS.value, _SCALE.value)
-    if _STEPPER.value:
-        options = type(options)(**{**vars(options), "stepper": _STEPPER.value})
-    bundle, g = run.bundle, _GENERATIONS.value
-    cond = bundle.encode(rows)
-    settings = options.static()
+    model = _MODEL.load()
+    options = _SAMPLING.options(model)
+    generations = _NOISE.generations.value
+    program, draw = _program(model, options), _drawer(model, rows, generations)
+    cut = check_rows(model, rows)
     folder = out_folder(_OUT.value)
-    key = jax.random.key(_SEED.value)
-    draw = jax.jit(partial(sample, bundle.eps_fn, **settings))
-    pictures = []
-    for start in tqdm(range(0, len(rows), _CHUNK), desc="sampling", unit="batch", leave=False):
-        part = take_rows(cond, np.arange(start, start + _CHUNK).clip(max=len(rows) - 1))
-        x_T = jax.random.normal(jax.random.fold_in(key, start), (_CHUNK * g, *bundle.sample_shape))
-        end = draw(
-            bundle.params,
-            x_T,
-            repeat_cond(part, g),
-            bundle.null_cond,
-            bundle.schedule,
-            key=jax.random.fold_in(key, start + 1),
-        )
-        images = np.asarray(bundle.decode(np.asarray(end.x)))
-        pictures.append(images.reshape(_CHUNK, g, *images.shape[1:]))
-    images = np.concatenate(pictures)[: len(rows)]
-    made = model_provenance(run, _SEED.value, sampling=vars(options))
-    out_rows = []
-    stems = safe_names([row["id"] for row in rows])
-    for i, row in enumerate(rows):
-        names = [f"{stems[i]}_{k}.png" for k in range(g)]
-        for name, image in zip(names, images[i], strict=True):
-            write_bytes(folder / name, png_bytes(to_uint8(image)))
-        out_rows.append({**row, "images": names, "provenance": made})
-    write_grid(folder / "grid.png", images.reshape(-1, *images.shape[2:]), columns=g)
-    write_rows(folder / "prompts.jsonl", out_rows)
-    print(f"{len(rows) * g} pictures in {folder} (grid.png shows them all)")
+    say_cut(cut)
+    made = model_provenance(
+        model,
+        _NOISE.seed.value,
+        sampling=vars(options),
+        initial_noise=Path(_INITIAL.value).name if _INITIAL.value else None,
+    )
+    stems, update = safe_names([row["id"] for row in rows]), progress_bar("sampling")
+    grid, out, broken = PictureGrid(len(rows), generations), [], 0
+    batches = over_rows(program, draw, np.arange(len(rows)), size=_CHUNK.value, most=_BLOCK)
+    for numbers, states in batches:
+        for i, row_states in zip(numbers, states, strict=True):
+            decoded = np.asarray(model.bundle.decode(row_states))
+            broken += int(np.sum(~np.isfinite(decoded).all(axis=(1, 2, 3))))
+            images = to_uint8(np.nan_to_num(decoded, nan=-1.0))
+            names = [f"{stems[i]}_{k}.png" for k in range(generations)]
+            for name, image in zip(names, images, strict=True):
+                write_bytes(folder / name, png_bytes(image))
+            grid.add(images)
+            text = {} if cut is None else {"tokens_cut": cut[i]}
+            out.append({**rows[i], **text, "images": names, "provenance": made})
+            update(len(out), len(rows))
+    grid.write(folder / "grid.png")
+    write_rows(folder / "prompts.jsonl", out)
+    if broken:
+        print(f"{broken} pictures are not finite, and black there: try --dtype=float32")
+    print(f"{len(rows) * generations} pictures in {folder} (grid.png shows them all)")
     return 0
+
+
+def _program(model: Model, options: SamplingOptions) -> SampleProgram:
+    bundle, settings = model.bundle, options.static()
+    timesteps(  # a number of steps that the schedule does not have is refused here
+        bundle.schedule.num_timesteps, options.num_steps, options.spacing, options.steps_offset
+    )
+    traced = {
+        "params": bundle.params,
+        "null_cond": bundle.null_cond,
+        "schedule": bundle.schedule,
+        "guidance_scale": settings.pop("guidance_scale"),
+    }
+    return SampleProgram({**settings, "eps_fn": bundle.eps_fn}, traced)
+
+
+def _drawer(
+    model: Model, rows: Sequence[Mapping[str, Any]], generations: int
+) -> Callable[[Sequence[int]], Draw]:
+    """Returns row numbers → what they start from; the same whatever is computed at once."""
+    shape, encode = model.bundle.sample_shape, encoder(model, rows)
+    key = jax.random.key(_NOISE.seed.value)
+    shared = None
+    if _INITIAL.value:
+        shared = initial_noise(_INITIAL.value, model.bundle, generations, _NOISE.seed.value)
+
+    @lru_cache(maxsize=4)
+    def block(start: int) -> np.ndarray:
+        size = (_BLOCK * generations, *shape)
+        drawn = jax.random.normal(jax.random.fold_in(key, start), size)
+        return np.asarray(drawn).reshape(_BLOCK, generations, *shape)
+
+    def one(i: int) -> tuple[np.ndarray, np.ndarray]:
+        start, offset = i - i % _BLOCK, i % _BLOCK
+        step_key = jax.random.fold_in(key, start + 1)
+        if offset:
+            step_key = jax.random.fold_in(step_key, offset)
+        noise = block(start)[offset] if shared is None else shared
+        return noise, np.asarray(jax.random.key_data(step_key))
+
+    def draw(numbers: Sequence[int]) -> Draw:
+        noises, keys = zip(*(one(i) for i in numbers), strict=True)
+        return Draw(encode(numbers), jnp.asarray(np.stack(noises)), jnp.asarray(np.stack(keys)))
+
+    return draw

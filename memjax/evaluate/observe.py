@@ -1,6 +1,6 @@
 """One look at a model: make the pictures of some prompts and compare them with real ones."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -13,13 +13,17 @@ from memjax.core.condition import num_rows, repeat_cond, take_rows
 from memjax.core.types import Array, Bundle, Cond
 from memjax.detectors import Detection, detect
 from memjax.evaluate.audit_inputs import Gallery
+from memjax.evaluate.clip_score import ClipScore
+from memjax.evaluate.decoding import decoded
 from memjax.evaluate.finding_classifier import Judge
 from memjax.evaluate.ladder import CalibratedRung, RungResult, apply_ladder
 from memjax.evaluate.options import SamplingOptions
+from memjax.evaluate.picture_size import as_unit, reduced
 from memjax.evaluate.similarity import SimilarityResult, copy_report
 from memjax.sampling import sample
 
 NEIGHBOURS = 50
+Progress = Callable[[str], Callable[[int, int], None]]
 
 
 class Scene(NamedTuple):
@@ -34,6 +38,11 @@ class Scene(NamedTuple):
         noise: Initial noises ``[generation, ...]``, shared by all prompts.
         background: Copy rules on held-out real pictures.
         chunk: Prompts evaluated together.
+        side: Short side at which distances of pixels are measured; 0 compares pictures as they
+            are. Above 0 pictures are kept as bytes, see :mod:`memjax.evaluate.picture_size`.
+        clip: Scores pictures against captions; None where there are no weights.
+        compared: The gallery's training pictures at that size; None: as they are.
+        progress: Name → ``(prompts done, prompts in all) →`` nothing, for pictures that take long.
     """
 
     bundle: Bundle
@@ -44,6 +53,10 @@ class Scene(NamedTuple):
     noise: Float[Array, "g *d"]
     background: SimilarityResult
     chunk: int = 8
+    side: int = 0
+    clip: ClipScore | None = None
+    compared: Float[np.ndarray, "n h w c"] | None = None
+    progress: Progress | None = None
 
 
 class Observation(NamedTuple):
@@ -51,29 +64,36 @@ class Observation(NamedTuple):
 
     Attributes:
         detection: Magnitudes; None where the model has no null condition.
-        images: Pictures in [-1, 1].
+        images: Pictures in [-1, 1], or bytes where distances are measured on smaller ones.
         similarity: Copy rules against the training pictures.
         ladder: Each rung's likeness to the training pictures.
         agreement: Labels as asked for, per prompt and generation; NaN where not judged.
+        clip: CLIP score with the caption asked for, likewise; None without weights.
     """
 
     detection: Detection | None
-    images: Float[np.ndarray, "p g h w c"]
+    images: Shaped[np.ndarray, "p g h w c"]
     similarity: SimilarityResult
     ladder: dict[str, RungResult]
     agreement: Float[np.ndarray, "p g"]
+    clip: Float[np.ndarray, "p g"] | None = None
 
     @property
-    def flat(self) -> Float[np.ndarray, "r h w c"]:
+    def flat(self) -> Shaped[np.ndarray, "r h w c"]:
         """The pictures, one a row."""
         return self.images.reshape(-1, *self.images.shape[2:])
 
 
-def background_of(gallery: Gallery) -> SimilarityResult:
-    """Returns the copy rules on held-out real pictures, the same patient excluded."""
+def background_of(gallery: Gallery, side: int = 0) -> SimilarityResult:
+    """Returns the copy rules on held-out real pictures, the same patient excluded.
+
+    Args:
+        gallery: Real pictures.
+        side: Short side at which they are compared; 0: as they are.
+    """
     return copy_report(
-        gallery.held_out,
-        gallery.train,
+        reduced(gallery.held_out, side),
+        reduced(gallery.train, side),
         patients=gallery.patients,
         query_patients=gallery.held_patients,
         n=min(NEIGHBOURS, len(gallery.train)),
@@ -85,6 +105,7 @@ def look(
     cond: Cond,
     asked: Int[np.ndarray, "p f"],
     strata: Shaped[np.ndarray, " p"] | None = None,
+    captions: Sequence[str] | None = None,
 ) -> Observation:
     """Makes the pictures of some prompts and compares them with the real ones.
 
@@ -93,13 +114,16 @@ def look(
         cond: Conditions of the prompts.
         asked: Labels asked for: 1 present, 0 absent, −1 not mentioned.
         strata: Class of each prompt.
+        captions: What was asked in words, for the CLIP score.
     """
     detection, states = _generate(scene, cond)
-    images = np.asarray(scene.bundle.decode(states))
+    images = (
+        decoded(scene.bundle, states) if scene.side else np.asarray(scene.bundle.decode(states))
+    )
     flat, generations = images.reshape(-1, *images.shape[2:]), images.shape[1]
     similarity = copy_report(
-        flat,
-        scene.gallery.train,
+        reduced(flat, scene.side),
+        scene.gallery.train if scene.compared is None else scene.compared,
         patients=scene.gallery.patients,
         background=scene.background,
         n=min(NEIGHBOURS, len(scene.gallery.train)),
@@ -110,7 +134,16 @@ def look(
         agreement = scene.judge.agreement(flat, wanted).reshape(images.shape[:2])
     each = None if strata is None else np.repeat(strata, generations)
     ladder = apply_ladder(scene.ladder, flat, strata=each)
-    return Observation(detection, images, similarity, ladder, agreement)
+    clip = None if captions is None else _clip(scene, images, captions)
+    return Observation(detection, images, similarity, ladder, agreement, clip)
+
+
+def _clip(scene: Scene, images: np.ndarray, captions: Sequence[str]) -> np.ndarray | None:
+    """CLIP scores, prompt by prompt: a picture of bytes is a float for a moment only."""
+    if scene.clip is None:
+        return None
+    pairs = zip(images, captions, strict=True)
+    return np.stack([scene.clip(as_unit(of), [text] * len(of)) for of, text in pairs])
 
 
 def _generate(scene: Scene, cond: Cond) -> tuple[Detection | None, np.ndarray]:
@@ -126,6 +159,7 @@ def _generate(scene: Scene, cond: Cond) -> tuple[Detection | None, np.ndarray]:
         bundle.null_cond,
         bundle.schedule,
         chunk=scene.chunk,
+        progress=None if scene.progress is None else scene.progress("making pictures"),
         **scene.sampling.static(),
     )
     if found.images is None:
@@ -133,7 +167,15 @@ def _generate(scene: Scene, cond: Cond) -> tuple[Detection | None, np.ndarray]:
     return found, found.images
 
 
-_STATIC = ("eps_fn", "num_steps", "stepper", "spacing", "steps_offset", "clip_x0")
+_STATIC = (
+    "eps_fn",
+    "num_steps",
+    "stepper",
+    "spacing",
+    "steps_offset",
+    "set_alpha_to_one",
+    "clip_x0",
+)
 
 
 @partial(jax.jit, static_argnames=_STATIC)

@@ -93,6 +93,16 @@ def run(demo):
     return demo[0]
 
 
+@pytest.fixture(scope="session")
+def text_model(tmp_path_factory):
+    """A tiny random model in Stable Diffusion's layout, as a folder; only to be read."""
+    from memjax.interop import save, tiny_pipeline
+
+    small = {"block_out_channels": (16, 32), "cross_attention_dim": 16, "norm_num_groups": 8}
+    pipeline = tiny_pipeline("sd1", latent_size=8, unet=small)
+    return save(pipeline, tmp_path_factory.mktemp("text") / "tiny")
+
+
 @pytest.fixture(autouse=True)
 def _leave_the_allocator_alone(monkeypatch):
     monkeypatch.setenv("MEMJAX_KEEP_MEMORY", "0")

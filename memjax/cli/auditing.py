@@ -12,6 +12,7 @@ import numpy as np
 
 from memjax.cli.common import sampling_options
 from memjax.cli.ladder import build_rungs, calibrated
+from memjax.cli.models import Model
 from memjax.cli.prompts import write_rows
 from memjax.cli.training import FILMS, audit_options, data_of
 from memjax.data.captions import classes_text
@@ -64,7 +65,7 @@ class Clock:
         self._name = ""
 
 
-def read_pictures(run: Run) -> tuple[Gallery, list[Record], list[Record]]:
+def read_pictures(run: Run | Model) -> tuple[Gallery, list[Record], list[Record]]:
     """Reads the run's data again: the gallery, the record of each training row, held-out records.
 
     Raises:
@@ -95,7 +96,7 @@ def _some(records: list, seed: int) -> list:
 
 
 def draw_prompts(
-    run: Run,
+    run: Run | Model,
     gallery: Gallery,
     kept: Sequence[Record],
     held: Sequence[Record],
@@ -152,7 +153,7 @@ def readable(row: Mapping[str, Any]) -> str:
 
 
 def audit_run(
-    run: Run, workdir: str | Path, published: Sequence[str] = ()
+    run: Run | Model, workdir: str | Path, published: Sequence[str] = ()
 ) -> tuple[ReportPaths, dict[str, Any]]:
     """Audits a run and writes its report.
 
@@ -248,10 +249,17 @@ def summary_table(results: Mapping[str, Any]) -> str:
         ("copies: other prompts", similarity, "copy_rate_other"),
         ("copies: real held-out pictures", similarity, "copy_rate_background"),
         ("copies after mitigation", mitigation, "copy_rate_after"),
-        ("findings as asked, before", mitigation, "label_agreement_before"),
-        ("findings as asked, after", mitigation, "label_agreement_after"),
+        *_asked_rows(results),
     ]
     return "\n".join(f"  {name:<32}{_figure(section, key)}" for name, section, key in rows)
+
+
+def _asked_rows(results: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any], str]]:
+    """What pictures show of what was asked: by the classifier, or by CLIP for models of text."""
+    text = "foreign" in results.get("data", {})
+    name, key = ("CLIP score", "clip") if text else ("findings as asked", "label_agreement")
+    mitigation = results["mitigation"]
+    return [(f"{name}, {when}", mitigation, f"{key}_{when}") for when in ("before", "after")]
 
 
 def _figure(section: Mapping[str, Any], key: str) -> str:

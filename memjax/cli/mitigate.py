@@ -1,42 +1,37 @@
-"""memjax mitigate --model=RUN --prompts=FILE.jsonl --out=DIR
+"""memjax mitigate --model=RUN_OR_FOLDER --prompts=FILE.jsonl --out=DIR
 
 Optimises each prompt's embedding until it no longer pulls towards one picture (Wen et al., ICLR
-2024), and shows before and after from the same noise. Writes embeddings.npz, mitigated.jsonl and
-before_after.png.
+2024), and shows before and after from the same noise. --targets=1,2,3,4,5 leaves one optimisation
+at several magnitudes. With training pictures (the rows' field image, or --references) it measures
+likeness to them (--sscd=FILE; without weights, pixels), with --clip=FOLDER whether the pictures
+still show what was asked. Writes embeddings.npz, mitigated.jsonl, before_after.png,
+mitigation.html with the trade-off curve, and the pictures. A run that was stopped goes on.
 """
 
-import dataclasses
-from functools import partial
-from typing import Any
-
-import jax
-import numpy as np
 from absl import flags
 
-from memjax.cli.common import (
-    load_model,
-    model_provenance,
-    out_folder,
-    progress_bar,
-    require,
-    sampling_options,
+from memjax.cli.flag_sets import (
+    chunk_flag,
+    initial_noise_flag,
+    model_flags,
+    noise_flags,
+    prompts_flag,
+    sampling_flags,
 )
-from memjax.cli.prompts import initial_noise, read_prompts, write_rows
-from memjax.cli.training import audit_options
-from memjax.core.condition import embeddings_of
-from memjax.detectors import detect, null_or_refuse
-from memjax.evaluate.options import ARMS, FIRST_STEP, AuditOptions
-from memjax.evaluate.repair import mitigate_prompts, ordinary_level
-from memjax.training.atomic import write_bytes
-from memjax.training.samples import write_grid
+from memjax.evaluate.options import ARMS
 
 FLAGS = flags.FlagValues()
-_MODEL = flags.DEFINE_string("model", "", "Folder of a trained run.", flag_values=FLAGS)
-_PROMPTS = flags.DEFINE_string(
-    "prompts", "", "JSONL file with one prompt a line.", flag_values=FLAGS
-)
+_MODEL = model_flags(FLAGS)
+_PROMPTS = prompts_flag(FLAGS)
 _OUT = flags.DEFINE_string("out", "", "Folder for the results.", flag_values=FLAGS)
-_METHOD = flags.DEFINE_enum("method", ARMS[0], ARMS, "Which mitigation.", flag_values=FLAGS)
+_METHOD = flags.DEFINE_enum(
+    "method",
+    None,
+    ARMS,
+    "Which mitigation (default: embedding_optimization for a memjax run, embedding_first_step, the "
+    "published setting, for other models).",
+    flag_values=FLAGS,
+)
 _AT = flags.DEFINE_list(
     "steps", None, "Step indices to minimise over (default: the run's).", flag_values=FLAGS
 )
@@ -46,11 +41,24 @@ _ITERS = flags.DEFINE_integer(
 _RATE = flags.DEFINE_float(
     "learning_rate", None, "AdamW's rate (default: the run's).", flag_values=FLAGS
 )
+_DECAY = flags.DEFINE_float(
+    "weight_decay",
+    None,
+    "AdamW's weight decay (default: 0 for a memjax run, 0.01 for other models, as published).",
+    lower_bound=0.0,
+    flag_values=FLAGS,
+)
 _TARGET = flags.DEFINE_float(
     "target", None, "Stop a prompt at this raw magnitude.", flag_values=FLAGS
 )
 _TARGET_RMS = flags.DEFINE_float(
     "target_rms", None, "Stop a prompt at this RMS magnitude.", flag_values=FLAGS
+)
+_TARGETS = flags.DEFINE_list(
+    "targets", None, "Several raw magnitudes, such as 1,2,3,4,5, in one run.", flag_values=FLAGS
+)
+_TARGETS_RMS = flags.DEFINE_list(
+    "targets_rms", None, "Several RMS magnitudes in one run.", flag_values=FLAGS
 )
 _RADIUS = flags.DEFINE_float(
     "radius", None, "Keep the embedding in an l2 ball of this radius.", flag_values=FLAGS
@@ -67,120 +75,66 @@ _PROTECT = flags.DEFINE_list(
     "Labels whose tokens stay fixed, e.g. findings,View (default: the run's).",
     flag_values=FLAGS,
 )
-_GENERATIONS = flags.DEFINE_integer(
-    "generations", 4, "Pictures a prompt.", lower_bound=1, flag_values=FLAGS
+_REFERENCES = flags.DEFINE_string(
+    "references",
+    "",
+    "Folder with training pictures called after the prompts' ids (or the rows' field image).",
+    flag_values=FLAGS,
 )
-_SEED = flags.DEFINE_integer("seed", 0, "Seed of the noise.", flag_values=FLAGS)
-
-
-def _options(options: AuditOptions, dim: int) -> AuditOptions:
-    """Returns the run's options with the command line's changes."""
-    if _TARGET.value is not None and _TARGET_RMS.value is not None:
-        raise ValueError("--target and --target_rms are both given: give one of them.")
-    target = _TARGET_RMS.value
-    if _TARGET.value is not None:
-        target = _TARGET.value / dim**0.5
-    changes: dict[str, Any] = {
-        "mitigate_steps": _step_indices(),
-        "num_iters": _ITERS.value,
-        "first_step_iters": _ITERS.value,
-        "learning_rate": _RATE.value,
-        "first_step_learning_rate": _RATE.value,
-        "target_rms": target,
-        "radius": _RADIUS.value,
-        "protect": None if _PROTECT.value is None else tuple(_PROTECT.value),
-        "generations": _GENERATIONS.value,
-        "seed": _SEED.value,
-    }
-    return dataclasses.replace(options, **{k: v for k, v in changes.items() if v is not None})
-
-
-def _step_indices() -> tuple[int, ...] | None:
-    given = _AT.value or []
-    try:
-        return tuple(int(s) for s in given) or None
-    except ValueError as error:
-        raise ValueError(f"--steps={','.join(given)}: expected step indices.") from error
+_SSCD = flags.DEFINE_string(
+    "sscd", "", "SSCD's weights, for likeness to the training pictures.", flag_values=FLAGS
+)
+_CLIP = flags.DEFINE_string(
+    "clip", "", "Folder of a CLIP model, for the CLIP score.", flag_values=FLAGS
+)
+_BASELINES = flags.DEFINE_list(
+    "baselines",
+    [],
+    "Baselines to compare with: random_word, random_number, word_repetition, random_token, "
+    "embedding_noise, or all.",
+    flag_values=FLAGS,
+)
+_INSERTIONS = flags.DEFINE_list(
+    "insertions", ["4"], "Insertions of the text baselines, such as 1,2,4.", flag_values=FLAGS
+)
+_SAVE = flags.DEFINE_boolean(
+    "pictures", True, "Keep every picture as a PNG file.", flag_values=FLAGS
+)
+_NOISE = noise_flags(FLAGS, "Pictures a prompt.")
+_INITIAL = initial_noise_flag(FLAGS)
+_SAMPLING = sampling_flags(FLAGS)
+_CHUNK = chunk_flag(FLAGS)
 
 
 def main() -> int:
     """Runs the command."""
-    require(model=_MODEL.value, prompts=_PROMPTS.value, out=_OUT.value)
-    rows = read_prompts(_PROMPTS.value)
-    negatives = read_prompts(_NEGATIVES.value) if _NEGATIVES.value else []
-    run = load_model(_MODEL.value)
-    bundle, sampling = run.bundle, sampling_options(run)
-    null = null_or_refuse(bundle.null_cond)
-    dim = int(np.prod(bundle.sample_shape))
-    options = _options(audit_options(run.config), dim)
-    cond = bundle.encode(rows)
-    folder = out_folder(_OUT.value)
-    noise = initial_noise(None, bundle, _GENERATIONS.value, _SEED.value)
-    measure = partial(
-        detect,
-        bundle.eps_fn,
-        bundle.params,
-        noise,
-        null_cond=null,
-        schedule=bundle.schedule,
-        chunk=options.chunk,
-        **sampling.static(),
-    )
-    before = measure(cond=cond, progress=progress_bar("before"))
-    target = options.target_rms or 0.0
-    if negatives:
-        ordinary = measure(cond=bundle.encode(negatives), progress=progress_bar("negatives"))
-        steps = (0,) if _METHOD.value == FIRST_STEP else options.mitigate_steps
-        target = options.target_ordinary * ordinary_level(ordinary.per_step, steps, dim)
-    print(f"target: RMS magnitude {target:.4f}" + ("" if target else " (all updates are run)"))
-    mitigated = mitigate_prompts(
-        _METHOD.value,
-        bundle,
-        noise,
-        rows,
-        cond,
-        cond,
-        sampling,
-        options,
-        target_rms=target,
-    )
-    after = measure(cond=mitigated, progress=progress_bar("after"))
-    made = model_provenance(
-        run, _SEED.value, sampling=vars(sampling), method=_METHOD.value, options=vars(options)
-    )
-    out = []
-    scores = before.scores(), after.scores()
-    for i, row in enumerate(rows):
-        print(f"{row['id']}: magnitude {scores[0][i]:.3f} -> {scores[1][i]:.3f}")
-        out.append(
-            {
-                **row,
-                "magnitude_before": float(scores[0][i]),
-                "magnitude_after": float(scores[1][i]),
-                "provenance": made,
-            }
-        )
-    embeddings = folder / "embeddings.npz"
-    _write_npz(
-        embeddings,
-        ids=np.asarray([row["id"] for row in rows]),
-        before=np.asarray(jax.device_get(embeddings_of(cond))),
-        after=np.asarray(jax.device_get(embeddings_of(mitigated))),
-    )
-    write_rows(folder / "mitigated.jsonl", out)
-    pairs = np.concatenate([before.images, after.images], axis=1)
-    write_grid(
-        folder / "before_after.png",
-        np.asarray(bundle.decode(pairs.reshape(-1, *pairs.shape[2:]))),
-        columns=pairs.shape[1],
-    )
-    print(f"left half before, right half after: {folder / 'before_after.png'}")
-    return 0
+    from memjax.cli.mitigate_asked import Asked
+    from memjax.cli.mitigate_run import mitigate
 
-
-def _write_npz(path, **arrays: np.ndarray) -> None:
-    import io
-
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, allow_pickle=False, **arrays)
-    write_bytes(path, buffer.getvalue())
+    asked = Asked(
+        prompts=_PROMPTS.value,
+        out=_OUT.value,
+        method=_METHOD.value,
+        steps=_AT.value,
+        num_iters=_ITERS.value,
+        learning_rate=_RATE.value,
+        weight_decay=_DECAY.value,
+        target=_TARGET.value,
+        target_rms=_TARGET_RMS.value,
+        targets=_TARGETS.value,
+        targets_rms=_TARGETS_RMS.value,
+        radius=_RADIUS.value,
+        negatives=_NEGATIVES.value,
+        protect=_PROTECT.value,
+        references=_REFERENCES.value,
+        sscd=_SSCD.value,
+        clip=_CLIP.value,
+        baselines=_BASELINES.value,
+        insertions=_INSERTIONS.value,
+        pictures=_SAVE.value,
+        generations=_NOISE.generations.value,
+        seed=_NOISE.seed.value,
+        initial_noise=_INITIAL.value,
+        chunk=_CHUNK.value,
+    )
+    return mitigate(_MODEL, _SAMPLING, asked)

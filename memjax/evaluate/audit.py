@@ -12,10 +12,12 @@ from memjax.core.condition import take_rows
 from memjax.core.types import Bundle, Cond
 from memjax.detectors import null_or_refuse
 from memjax.evaluate.audit_inputs import HELD_OUT, MEMORIZED, ONCE, Gallery, Prompts
+from memjax.evaluate.clip_score import ClipScore
 from memjax.evaluate.finding_classifier import Judge
 from memjax.evaluate.ladder import CalibratedRung
-from memjax.evaluate.observe import Observation, Scene, background_of, look
+from memjax.evaluate.observe import Observation, Progress, Scene, background_of, look
 from memjax.evaluate.options import AuditOptions, SamplingOptions
+from memjax.evaluate.picture_size import reduced
 from memjax.evaluate.repair import (
     chunks,
     explain_prompts,
@@ -70,6 +72,10 @@ def run_audit(
     options: AuditOptions,
     ladder: Mapping[str, CalibratedRung] | None = None,
     say: Say = lambda text: None,
+    *,
+    side: int = 0,
+    clip: ClipScore | None = None,
+    progress: Progress | None = None,
 ) -> Audit:
     """Detects, validates, explains and mitigates.
 
@@ -82,6 +88,10 @@ def run_audit(
         options: What to measure.
         ladder: Measures of likeness besides the copy rules, calibrated.
         say: Told what is being done.
+        side: Short side at which distances of pixels are measured; 0 compares pictures as they
+            are. For large pictures, which are then kept as bytes.
+        clip: Scores pictures against the prompts' captions.
+        progress: See :class:`~memjax.evaluate.observe.Scene`.
 
     Raises:
         ValueError: If the model has no null condition (the magnitude has no meaning then).
@@ -89,11 +99,13 @@ def run_audit(
     null_or_refuse(bundle.null_cond)
     key = jax.random.key(options.seed)
     x_T = jax.random.normal(key, (options.generations, *bundle.sample_shape))
-    background = background_of(gallery)
-    scene = Scene(bundle, gallery, judge, ladder or {}, sampling, x_T, background, options.chunk)
+    scene = Scene(
+        bundle, gallery, judge, ladder or {}, sampling, x_T, background_of(gallery, side),
+        options.chunk, side, clip, reduced(gallery.train, side) if side else None, progress,
+    )  # fmt: skip
     cond = bundle.encode(prompts.rows)
     say(f"detecting: {len(prompts.rows)} prompts, {options.generations} pictures each")
-    before = look(scene, cond, prompts.asked, prompts.strata)
+    before = look(scene, cond, prompts.asked, prompts.strata, _captions(prompts, clip))
     memorized, source = memorized_prompts(prompts, before.similarity, options.generations)
     chosen = np.flatnonzero(memorized)
     say(f"explaining: {len(chosen)} prompts")
@@ -104,7 +116,13 @@ def run_audit(
         _try(name, scene, prompts, chosen, cond, states, before, options, say)
         for name in (options.arms if len(chosen) else ())
     ]
-    return Audit(before, background, memorized, source, significance, arms, chosen, prompts.strata)
+    return Audit(
+        before, scene.background, memorized, source, significance, arms, chosen, prompts.strata
+    )
+
+
+def _captions(prompts: Prompts, clip: ClipScore | None) -> list[str] | None:
+    return None if clip is None else [str(row["caption"]) for row in prompts.rows]
 
 
 def _try(
@@ -137,7 +155,9 @@ def _try(
     seconds = time.monotonic() - began
     if name != options.arms[0]:
         scene = scene._replace(ladder={})  # the report climbs it for the chosen one alone
-    after = look(scene, mitigated, prompts.asked[chosen], prompts.strata[chosen])
+    captions = _captions(prompts, scene.clip)
+    asked = None if captions is None else [captions[i] for i in chosen]
+    after = look(scene, mitigated, prompts.asked[chosen], prompts.strata[chosen], asked)
     return ArmResult(name, after, seconds)
 
 

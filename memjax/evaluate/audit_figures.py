@@ -10,7 +10,7 @@ from memjax.detectors.base import step_window
 from memjax.evaluate.audit import Audit
 from memjax.evaluate.audit_inputs import HELD_OUT, MEMORIZED, ONCE, Gallery, Prompts
 from memjax.evaluate.audit_results import found_magnitudes, ordinary_prompts
-from memjax.evaluate.dots import dot_panels, repair_panels
+from memjax.evaluate.dots import clip_panel, dot_panels, repair_panels
 from memjax.evaluate.figure_tables import (
     dots_table,
     families_table,
@@ -29,14 +29,18 @@ from memjax.evaluate.figures import (
     token_bars,
 )
 from memjax.evaluate.ladder import RungResult
+from memjax.evaluate.observe import Observation
 from memjax.evaluate.options import AuditOptions
+from memjax.evaluate.picture_size import reduced
 from memjax.evaluate.scatter import family_bars, paired_dots, scatter_with_margins
 from memjax.evaluate.walls import before_after, sorted_wall
-from memjax.evaluate.wording import correlation_title
+from memjax.evaluate.word_weights import word_weights
+from memjax.evaluate.wording import correlation_title, decimal
 
 Caption = Callable[[Mapping[str, Any]], str]
 Columns = dict[str, list[Any]]
 _TOKEN_CHARTS, _WALL, _OTHERS = 4, 8, 8
+_WALL_SIDE = 400  # pixels of a picture on a wall
 _SCATTERS = 2  # rungs that get a scatter of their own, at most
 _NAMES = {ONCE: "trained once", HELD_OUT: "never trained on"}
 _WINDOWS = {"first_step": "first step", "all_steps": "all steps"}
@@ -116,8 +120,8 @@ def _walls(scene: _Scene, out: Figures) -> None:
         captions = [scene.text(row // generations) for row in best]
         likeness, copies = -near.ratio_adaptive[best], near.is_copy_adaptive[best].tolist()
         png = sorted_wall(
-            scene.audit.before.flat[best],
-            scene.gallery.train[near.index[best]],
+            _drawn(scene.audit.before.flat[best]),
+            _drawn(scene.gallery.train[near.index[best]]),
             captions=captions,
             similarity=likeness,
             copies=copies,
@@ -185,7 +189,10 @@ def _repair(scene: _Scene, out: Figures) -> None:
     films = scene.results["data"].get("unit") == "films"
     panels = repair_panels(scene.results["mitigation"], "findings" if films else "labels")
     if panels:
-        out.add("arms", dot_panels(panels, shares=True, write_values=True), dots_table(panels))
+        shares = [True] * len(panels)
+        scored = clip_panel(scene.results["mitigation"])
+        panels, shares = panels | scored, shares + [False] * len(scored)
+        out.add("arms", dot_panels(panels, shares=shares, write_values=True), dots_table(panels))
 
 
 def _pictures_before_after(scene: _Scene, out: Figures) -> None:
@@ -197,22 +204,32 @@ def _pictures_before_after(scene: _Scene, out: Figures) -> None:
     after = order * generations + best % generations
     captions = [scene.text(row // generations) for row in best]
     png = before_after(
-        scene.gallery.train[audit.before.similarity.index[best]],
-        audit.before.flat[best],
-        arm.after.flat[after],
+        _drawn(scene.gallery.train[audit.before.similarity.index[best]]),
+        _drawn(audit.before.flat[best]),
+        _drawn(arm.after.flat[after]),
         captions=captions,
         before_copies=audit.before.similarity.is_copy_adaptive[best].tolist(),
         after_copies=arm.after.similarity.is_copy_adaptive[after].tolist(),
-        before_notes=_notes(audit.before.agreement.ravel(), best),
-        after_notes=_notes(arm.after.agreement.ravel(), after),
+        before_notes=_notes(audit.before, best),
+        after_notes=_notes(arm.after, after),
     )
     ratio = audit.before.similarity.ratio_adaptive[best], arm.after.similarity.ratio_adaptive[after]
     table = paired_table(*ratio, captions, "calibrated distance")
     out.add("before_after", png, table)
 
 
-def _notes(agreement: np.ndarray, rows: np.ndarray) -> list[str]:
+def _notes(seen: Observation, rows: np.ndarray) -> list[str]:
+    """Under each picture: whether it shows what was asked, by the judge or by CLIP."""
+    agreement = seen.agreement.ravel()
+    if seen.clip is not None:
+        scores = seen.clip.ravel()
+        return [f"CLIP {decimal(float(scores[r]))}" for r in rows]
     return ["" if np.isnan(agreement[r]) else f"as asked: {agreement[r]:.0%}" for r in rows]
+
+
+def _drawn(pictures: np.ndarray) -> np.ndarray:
+    """Returns pictures in [-1, 1], no larger than a wall draws them."""
+    return reduced(pictures, _WALL_SIDE)
 
 
 def _signal(scene: _Scene, out: Figures) -> None:
@@ -259,7 +276,8 @@ def _tokens(scene: _Scene, out: Figures) -> None:
     score = found_magnitudes(audit).scores(scene.options.window)
     shown = np.argsort(-score[audit.mitigated])[:_TOKEN_CHARTS]
     for i, weights in zip(audit.mitigated[shown], audit.significance[shown], strict=True):
-        names = scene.bundle.describe(scene.prompts.rows[i])[1:]
-        markers = [name for name in names if name.startswith("Marker")]
-        png = token_bars(names, weights[1:], highlight=markers)
-        out.add(f"tokens/{scene.text(i)}", png, token_table(names, weights[1:]))
+        words = word_weights(scene.bundle.describe(scene.prompts.rows[i]), weights)
+        markers = [name for name in words.names if name.startswith("Marker")]
+        if words.names:
+            png = token_bars(words.names, words.weights, highlight=markers)
+            out.add(f"tokens/{scene.text(i)}", png, token_table(words.names, words.weights))

@@ -18,6 +18,7 @@ from memjax.evaluate.bootstrap import (
 from memjax.evaluate.finding_classifier import Judge
 from memjax.evaluate.options import AuditOptions
 from memjax.evaluate.roc import detection_summary
+from memjax.evaluate.word_weights import word_weights
 
 
 def audit_results(
@@ -154,12 +155,18 @@ def _arm(
         **before,
         **with_interval("copy_rate_after", rate_interval(copies_after, clusters=clusters)),
         **with_interval("label_agreement_after", _mean_interval(arm.after.agreement)),
+        **_clip("clip_after", arm.after.clip),
         **with_interval("copy_rate_change", change),
         "magnitude_before": float(found_magnitudes(audit).scores(window, rms=True)[rows].mean()),
         "magnitude_after": None if after is None else float(after.scores(window, rms=True).mean()),
         "seconds": arm.seconds,
         "seconds_per_prompt": arm.seconds / max(len(rows), 1),
     }
+
+
+def _clip(name: str, scores: np.ndarray | None) -> dict[str, float | None]:
+    """Returns the mean CLIP score, or nothing where there were no weights."""
+    return {} if scores is None else with_interval(name, _mean_interval(scores))
 
 
 def _mitigation(audit: Audit, options: AuditOptions) -> dict[str, Any]:
@@ -173,11 +180,13 @@ def _mitigation(audit: Audit, options: AuditOptions) -> dict[str, Any]:
             "arms": [],
         }
     rows, n = np.flatnonzero(audit.memorized), options.generations
+    scores = audit.before.clip
     before = {
         **with_interval(
             "copy_rate_before", _rate(audit.before.similarity.is_copy_adaptive, rows, n)
         ),
         **with_interval("label_agreement_before", _mean_interval(audit.before.agreement[rows])),
+        **_clip("clip_before", None if scores is None else scores[rows]),
     }
     arms = [_arm(arm, audit, before, options) for arm in audit.arms]
     chosen = {k: v for k, v in arms[0].items() if k != "name"}
@@ -197,12 +206,12 @@ def _data(gallery: Gallery) -> dict[str, Any]:
 def _explain(audit: Audit, prompts: Prompts, bundle: Bundle, caption) -> dict[str, Any]:
     rows = []
     for i, weights in zip(audit.mitigated, audit.significance, strict=True):
-        names = bundle.describe(prompts.rows[i])
-        share = weights[1:] / max(float(weights[1:].sum()), 1e-12)
-        order = np.argsort(-share)
-        tokens = [{"token": names[1 + k], "share": float(share[k])} for k in order]
         row = prompts.rows[i]
-        rows.append({"id": row["id"], "caption": caption(row), "tokens": tokens})
+        words = word_weights(bundle.describe(row), weights)
+        share = words.weights / max(float(words.weights.sum()), 1e-12)
+        order = np.argsort(-share)
+        tokens = [{"token": words.names[k], "share": float(share[k])} for k in order]
+        rows.append({"id": row["id"], "caption": caption(row), "tokens": tokens, **words.specials})
     return {"prompts": rows, "note": "the constant first token (BOS) is left out"}
 
 

@@ -123,6 +123,15 @@ def repair_panels(
     return panels
 
 
+def clip_panel(mitigation: Mapping[str, Any]) -> dict[str, dict[str, list[Estimate]]]:
+    """Returns the CLIP scores of no repair and each repair; empty where none were measured."""
+    rows = {"no repair": [_estimate(mitigation, "clip_before")]}
+    for arm in mitigation.get("arms") or ():
+        rows[str(arm["name"]).replace("_", " ")] = [_estimate(arm, "clip_after")]
+    known = any(e.known() for row in rows.values() for e in row)
+    return {"CLIP score with the prompt as asked": rows} if known else {}
+
+
 def _estimate(figures: Mapping[str, Any], key: str) -> Estimate:
     return Estimate(figures.get(key), figures.get(f"{key}_low"), figures.get(f"{key}_high"))
 

@@ -83,6 +83,12 @@ def _training(results: Results) -> str:
     data, run = results.get("data", {}), results.get("training", {})
     pictures = f"{data['num_images']:,} " if data.get("num_images") else ""
     kind = wording(results).data
+    if data.get("foreign"):
+        repeats = f", {data['num_repeated']} of them repeated" if data.get("num_repeated") else ""
+        return (
+            f"The image generator {data['foreign']} was asked for pictures by their captions and "
+            f"compared with {pictures}{kind} of its training data{repeats}."
+        )
     steps = f" for {run['steps']:,} steps" if run.get("steps") else ""
     first = f"An image generator was trained on {pictures}{kind}{steps}"
     if not data.get("num_repeated"):
@@ -190,6 +196,10 @@ def _repair(results: Results) -> str:
     method = f" ({str(repair['method']).replace('_', ' ')})" if repair.get("method") else ""
     said = f"After the repair{method}, copies went from {percent(before)} to {percent(after)}"
     kept = repair.get("label_agreement_after")
+    scores = repair.get("clip_before"), repair.get("clip_after")
+    if kept is None and None not in scores:
+        was, now = (decimal(score, 3) for score in scores)
+        return f"{said}, and the CLIP score of pictures and prompts as asked from {was} to {now}."
     if kept is None:
         return said + "; whether what was asked for is still shown was not measured."
     was = repair.get("label_agreement_before")

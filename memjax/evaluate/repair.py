@@ -25,6 +25,7 @@ _collect = jax.jit(
         "stepper",
         "spacing",
         "steps_offset",
+        "set_alpha_to_one",
         "clip_x0",
     ),
 )
@@ -51,6 +52,17 @@ def states_of(
     options: AuditOptions,
 ) -> States:
     """Returns the states of some prompts at the steps that are explained and mitigated."""
+    return collect_at(bundle, x_T, cond, sampling, options.mitigate_steps)
+
+
+def collect_at(
+    bundle: Bundle,
+    x_T: Float[Array, "g *d"],
+    cond: Cond,
+    sampling: SamplingOptions,
+    steps: tuple[int, ...],
+) -> States:
+    """Returns the states of some prompts at some steps of their guided trajectory."""
     return _collect(
         bundle.eps_fn,
         bundle.params,
@@ -58,7 +70,7 @@ def states_of(
         cond,
         null_or_refuse(bundle.null_cond),
         bundle.schedule,
-        steps=options.mitigate_steps,
+        steps=steps,
         **sampling.static(),
     )
 
@@ -162,7 +174,7 @@ def mitigate_prompts(
     first, parts = name == FIRST_STEP, chunks(cond, options.chunk)
     movable = chunks(may_move(bundle, rows, () if first else options.protect), options.chunk)
     if first:
-        states = [_first_states(bundle, x_T, part, sampling) for part in parts]
+        states = [first_states(bundle, x_T, part, sampling) for part in parts]
     elif states is None:
         states = [states_of(bundle, x_T, part, sampling, options) for part in parts]
     done = [
@@ -184,7 +196,7 @@ def mitigate_prompts(
     return jax.block_until_ready(take_rows(joined, np.arange(len(rows))))
 
 
-def _first_states(
+def first_states(
     bundle: Bundle, x_T: Float[Array, "g *d"], cond: Cond, sampling: SamplingOptions
 ) -> States:
     """Returns the paper's setting: the initial noise at the first timestep."""

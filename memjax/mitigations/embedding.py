@@ -6,19 +6,12 @@ References:
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
-import optax
 from jaxtyping import Bool, Float, Int
 
-from memjax.core.condition import (
-    embeddings_of,
-    repeat_cond,
-    token_mask,
-    with_embeddings,
-)
-from memjax.core.guidance import CachedNull
+from memjax.core.condition import with_embeddings
 from memjax.core.types import Array, Cond, EpsFn, Params, Statistic
+from memjax.mitigations.targets import optimize_targets
 from memjax.sampling.states import States
 
 
@@ -36,23 +29,6 @@ class EmbeddingResult(NamedTuple):
     cond: Cond
     losses: Float[Array, "i p"]
     loss: Float[Array, " p"]
-    iterations: Int[Array, " p"]
-
-
-def _project(e, start, radius):
-    """Pulls each prompt's embedding back into the l2 ball of ``radius`` around ``start``."""
-    offset = e - start
-    norm = jnp.sqrt(jnp.sum(offset**2, axis=(1, 2), keepdims=True))
-    return start + offset * jnp.minimum(1.0, radius / jnp.maximum(norm, 1e-12))
-
-
-class _Loop(NamedTuple):
-    iteration: Int[Array, ""]
-    e: Float[Array, "p l d"]
-    opt_state: optax.OptState
-    active: Bool[Array, " p"]
-    loss: Float[Array, " p"]
-    losses: Float[Array, "i p"]
     iterations: Int[Array, " p"]
 
 
@@ -98,43 +74,19 @@ def optimize_embedding(
         decay move the protected row. The statistic is the mean of per-example norms; the official
         loss is one norm over all generations, so its target 3 at n=4 is about 1.5 here.
     """
-    prompts, per_prompt = states.x_t.shape[:2]
-    start = embeddings_of(cond)
-    if trainable is None:
-        trainable = jnp.arange(start.shape[1])[None, :] > 0
-    may_move = (token_mask(cond) & jnp.atleast_2d(jnp.asarray(trainable)))[..., None]
-    flat = jax.tree.map(lambda a: a.reshape(prompts * per_prompt, *a.shape[2:]), states)
-    target = jnp.broadcast_to(jnp.asarray(target, jnp.float32), (prompts,))
-    tx = optax.adamw(learning_rate, weight_decay=weight_decay)
-
-    def losses_of(e):
-        rows = repeat_cond(with_embeddings(cond, e), per_prompt)
-        values = statistic(eps_fn, params, flat.x_t, flat.t, rows, CachedNull(flat.null))
-        return jnp.mean(values.reshape(prompts, per_prompt), axis=1)
-
-    def value_and_grad(e):
-        loss, pullback = jax.vjp(losses_of, e)
-        return loss, pullback(jnp.ones_like(loss))[0]
-
-    def update(s: _Loop) -> _Loop:
-        loss, grads = value_and_grad(s.e)
-        moving = s.active & (loss > target) & (s.iteration < num_iters)
-        updates, opt_state = tx.update(grads, s.opt_state, s.e)
-        moved = jnp.where(may_move, optax.apply_updates(s.e, updates), s.e)
-        e = jnp.where(moving[:, None, None], _project(moved, start, radius), s.e)
-        losses = s.losses.at[s.iteration].set(jnp.where(s.active, loss, jnp.nan))
-        seen = jnp.where(s.active, loss, s.loss)
-        return _Loop(s.iteration + 1, e, opt_state, moving, seen, losses, s.iterations + moving)
-
-    initial = _Loop(
-        jnp.zeros((), jnp.int32),
-        start,
-        tx.init(start),
-        jnp.ones((prompts,), bool),
-        jnp.zeros((prompts,), jnp.float32),
-        jnp.full((num_iters + 1, prompts), jnp.nan, jnp.float32),
-        jnp.zeros((prompts,), jnp.int32),
+    target = jnp.asarray(target, jnp.float32)
+    found = optimize_targets(
+        statistic,
+        eps_fn,
+        params,
+        states,
+        cond,
+        targets=target[None],
+        num_iters=num_iters,
+        learning_rate=learning_rate,
+        radius=radius,
+        weight_decay=weight_decay,
+        trainable=trainable,
     )
-    # The last pass only measures: it reuses the loop's program instead of compiling another.
-    end = jax.lax.while_loop(lambda s: jnp.any(s.active), update, initial)
-    return EmbeddingResult(with_embeddings(cond, end.e), end.losses, end.loss, end.iterations)
+    moved = with_embeddings(cond, found.embeddings[0])
+    return EmbeddingResult(moved, found.losses, found.loss[0], found.iterations[0])

@@ -328,11 +328,15 @@ def test_explain_draws_a_chart_and_one_weight_a_token(run, prompts, tmp_path):
     for row, prompt in zip(rows, read_rows(prompts), strict=True):
         assert row["labels"] == prompt["labels"]
         assert len(row["tokens"]) == 1 + 14 + 3 + 2  # BOS, findings, view, sex, age, markers
-        assert f"Marker 1: {prompt['labels']['markers'][0]}" in row["tokens"]
-        assert all(math.isfinite(w) and w >= 0 for w in row["tokens"].values())
-        assert max(row["tokens"].values()) > 0
+        names = [token["token"] for token in row["tokens"]]
+        assert f"Marker 1: {prompt['labels']['markers'][0]}" in names
+        assert [word["word"] for word in row["words"]] == names[1:]
+        weights = [token["weight"] for token in row["tokens"]]
+        assert all(math.isfinite(w) and w >= 0 for w in weights)
+        assert max(weights) > 0
         assert picture(out / row["picture"]).ndim == 3
     assert rows[0]["provenance"]["steps"] == [0, 4]
+    assert "Marker 1" in (out / "words.html").read_text()
     assert rows[0]["provenance"]["attribution"] == "grad_norm"
 
 

@@ -1,0 +1,208 @@
+"""The pictures behind an audit of a text model: a captioned folder, or prompts that name them."""
+
+import collections
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool
+
+from memjax.cli.models import Model
+from memjax.cli.prompts import read_prompts
+from memjax.cli.references import reference_paths
+from memjax.cli.training import data_of
+from memjax.data.captioned_folder import read_folder
+from memjax.data.images import load_image
+from memjax.data.planted_duplicates import plant_duplicates
+from memjax.data.records import Record, picture_record
+from memjax.evaluate.audit_inputs import Gallery
+from memjax.evaluate.caption_prompts import caption_gallery
+
+_MOST_BYTES = 1 << 30  # of the gallery's pictures in memory
+_LEAST = 2
+
+
+class Captioned(NamedTuple):
+    """Real pictures with captions.
+
+    Attributes:
+        train: Training records; a repeated picture stands once, ``repeats`` says how often.
+        held: Records of pictures that were not trained on.
+        memorized: Which of ``train`` are memorised; None: those that are repeated.
+        source: How memorised prompts are known, in a few words.
+        words: What the data are, for the report's provenance.
+    """
+
+    train: list[Record]
+    held: list[Record]
+    memorized: Bool[np.ndarray, " n"] | None
+    source: str
+    words: dict[str, Any]
+
+
+def from_folder(data: str, held_out: str, *, fraction: float = 0.0, seed: int = 0) -> Captioned:
+    """Reads a captioned folder: exact copies and the field ``repeats`` mark what was repeated.
+
+    Args:
+        data: Folder of the training pictures; its sub-folders ``valid`` or ``test`` are held out.
+        held_out: Folder of pictures that were not trained on, or "".
+        fraction: Share held out by content, where the training held out the same.
+        seed: Of that share.
+
+    Raises:
+        ValueError: If nothing is held out or no picture has a caption.
+    """
+    train, held, problems = read_folder(data, held_out_fraction=fraction, seed=seed)
+    if held_out:
+        others = read_folder(held_out)
+        held = [*held, *others[0], *others[1]]
+    if not held:
+        raise ValueError(
+            f"--data={data} holds no pictures that were not trained on, which say what counts as a "
+            "copy by chance: put some with captions into its sub-folder valid, or give "
+            "--held_out=FOLDER."
+        )
+    bare = [record.path for record in [*train, *held] if not record.caption]
+    if bare:
+        raise ValueError(
+            f"{Path(bare[0]).name} in --data={data} has no caption: put one into a .txt file "
+            "beside it, or into metadata.jsonl."
+        )
+    words = {
+        "root": Path(data).name,
+        "train": len(train),
+        "held_out": len(held),
+        "problems": problems.counts,
+    }
+    return Captioned(_together(train), held, None, "repeated in training", words)
+
+
+def _together(records: Sequence[Record]) -> list[Record]:
+    """One record a file: a list that names a file often says the same as ``repeats``."""
+    times: collections.Counter[str] = collections.Counter()
+    for record in records:
+        times[record.path] += record.repeats
+    first = {record.path: record for record in reversed(records)}
+    return [first[path]._replace(repeats=count) for path, count in times.items()]
+
+
+def from_prompts(prompts: str, negatives: str) -> Captioned:
+    """Reads prompts said to be memorised and ordinary ones, with their pictures.
+
+    A negative whose ``family`` is ``once`` was trained on once; all others are held out.
+
+    Raises:
+        ValueError: If a memorised prompt has no picture, or no negative has one.
+    """
+    rows, others = read_prompts(prompts), read_prompts(negatives)
+    own = _records(rows, prompts)
+    bare = [row["id"] for row, found in zip(rows, own, strict=True) if not found]
+    if bare:
+        raise ValueError(
+            f"prompt {bare[0]!r} of {prompts} names no training picture: an audit compares with "
+            "it, write its path into the field 'image'."
+        )
+    told = _records(others, negatives)
+    once = [str(row.get("family")) == "once" for row in others]
+    shown_once = [r for found, yes in zip(told, once, strict=True) if yes for r in found]
+    held = [r for found, yes in zip(told, once, strict=True) if not yes for r in found]
+    if not held:
+        raise ValueError(
+            f"no prompt of {negatives} names a picture that was not trained on, which say what "
+            "counts as a copy by chance: write paths into the field 'image'."
+        )
+    memorized = [record for found in own for record in found[:1]]
+    extra = [record for found in own for record in found[1:]]
+    flags = [True] * len(memorized) + [False] * (len(shown_once) + len(extra))
+    words = {"prompts": len(rows), "negatives": len(others)}
+    train = [*memorized, *(r._replace(caption="") for r in extra), *shown_once]
+    return Captioned(train, held, np.asarray(flags), "named in --prompts", words)
+
+
+def _records(rows: Sequence[Mapping[str, Any]], file: str) -> list[list[Record]]:
+    """Every row's pictures as records; a row without a caption is refused."""
+    paths = reference_paths(rows, file)
+    for row in rows:
+        if not row.get("caption"):
+            raise ValueError(
+                f"prompt {row['id']!r} of {file} has no caption: a text model needs one."
+            )
+    return [
+        [
+            picture_record(
+                str(path), f"{row['id']}-{k}", caption=" ".join(str(row["caption"]).split())
+            )
+            for k, path in enumerate(found)
+        ]
+        for row, found in zip(rows, paths, strict=True)
+    ]
+
+
+def from_fine_tuning(model: Model) -> Captioned:
+    """Reads the data of a fine-tuned run again, and what it repeated.
+
+    Raises:
+        ValueError: If the model is no fine-tuned run, or its data are not there any more.
+    """
+    config = model.record.get("config")
+    if not config:
+        raise ValueError(
+            f"{model.name} does not say what it was trained on: give --data=FOLDER, or "
+            "--prompts=FILE and --negatives=FILE with pictures in the field 'image'."
+        )
+    data = data_of({**config, "data": {**config["data"], "check": False}}, model.path)
+    section = config["fine_tune"]
+    planted = plant_duplicates(
+        data.train,
+        data.root,
+        seed=config["seed"],
+        memorized=section["memorized"],
+        repeats=section["repeats"],
+        others_ratio=section["others_ratio"],
+        fraction=config["data"]["duplicate_fraction"],
+        factor=config["data"]["duplicate_factor"],
+    )
+    weights = planted.weights
+    times = np.asarray(planted.repeats) if weights is None else np.rint(weights)
+    rows = [r._replace(repeats=int(t)) for r, t in zip(data.train, times, strict=True)]
+    train = [row for row in rows if row.repeats > 0]
+    held = [*data.held_out, *(row for row in rows if row.repeats == 0)]
+    if not held:
+        raise ValueError(
+            f"{model.name} was fine-tuned with nothing held out, which says what counts as a copy "
+            "by chance: give --data=FOLDER with a sub-folder valid."
+        )
+    words = {"root": Path(data.root).name, "train": len(train), "held_out": len(held)}
+    return Captioned(_together(train), held, None, "repeated in training", words)
+
+
+def read_gallery(
+    data: Captioned, side: int, channels: int = 3
+) -> tuple[Gallery, list[Record], Bool[np.ndarray, " n"] | None]:
+    """Loads the pictures, repeated ones first where not all fit into a gibibyte.
+
+    Returns:
+        The gallery, the record of each row, and which rows are memorised (None: the repeated).
+
+    Raises:
+        ValueError: If fewer than two different training pictures are left, or one cannot be read.
+    """
+    most = max(_MOST_BYTES // (side * side * channels * 2), _LEAST)
+    marked = data.memorized if data.memorized is not None else np.zeros(len(data.train), bool)
+    weight = [-(r.repeats + 10**9 * bool(m)) for r, m in zip(data.train, marked, strict=True)]
+    rows = np.sort(np.argsort(weight, kind="stable")[:most])
+    train, held = [data.train[i] for i in rows], data.held[:most]
+    images, others = (
+        np.stack([load_image(r.path, side, channels) for r in part]) for part in (train, held)
+    )
+    gallery, kept = caption_gallery(train, images, held, others)
+    if len(kept) < _LEAST:
+        raise ValueError(
+            f"{len(kept)} different training picture was found, expected at least {_LEAST}: add "
+            "pictures."
+        )
+    if data.memorized is None:
+        return gallery, kept, None
+    names = {train[i].patient for i in np.flatnonzero(marked[rows])}
+    return gallery, kept, np.asarray([record.patient in names for record in kept])

@@ -1,0 +1,186 @@
+"""The files of ``memjax mitigate``: embeddings, rows, walls and the page."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from memjax.cli.mitigate_parts import Part, npz_bytes
+from memjax.cli.mitigating import Job, caption_of, picture_names
+from memjax.cli.prompts import write_rows
+from memjax.core.condition import embeddings_of
+from memjax.evaluate.repair_page import RepairStudy, write_repair_page
+from memjax.evaluate.repair_study import BEFORE, Arm, arm_summaries
+from memjax.evaluate.repair_wall import Cell, PromptBand, repair_wall
+from memjax.evaluate.tradeoff import short_title
+from memjax.evaluate.wording import decimal
+from memjax.training.atomic import write_bytes
+
+_A_WALL = 6  # prompts of one picture
+
+
+def write_outputs(
+    out: Path, job: Job, parts: Sequence[Part], made: dict[str, Any], *, several: bool
+) -> None:
+    """Writes everything.
+
+    Args:
+        out: The folder.
+        job: What was done.
+        parts: What came of it, chunk by chunk.
+        made: Provenance.
+        several: Whether ``embeddings.npz`` has an axis of targets.
+    """
+    records = [record for part in parts for record in part.records]
+    after = np.concatenate([part.arrays["after"] for part in parts], axis=1)
+    arrays: dict[str, np.ndarray] = {
+        "ids": np.asarray([row["id"] for row in job.rows]),
+        "before": np.asarray(jax.device_get(embeddings_of(job.cond))),
+        "after": after if several else after[0],
+    }
+    if several:
+        arrays["targets_rms"] = np.asarray([t.rms for t in job.targets], np.float32)
+    write_bytes(out / "embeddings.npz", npz_bytes(**arrays))
+    write_rows(out / "mitigated.jsonl", _rows(job, records, made))
+    walls = _walls(job, parts, records)
+    write_bytes(out / "before_after.png", walls[0])
+    _say(job, records)
+    page = write_repair_page(out, _study(job, records, made), walls)
+    print(f"before and after: {out / 'before_after.png'}; page: {page}")
+
+
+def _rows(job: Job, records: Sequence[dict[str, Any]], made: dict[str, Any]) -> list[dict]:
+    """One row a prompt and arm but ``before``, whose figures stand beside those after."""
+    before = {r["number"]: r for r in records if r["arm"] == BEFORE}
+    arms = {arm.key: arm for arm in job.arms}
+    return [
+        _row(job, arms[record["arm"]], before[record["number"]], record, made)
+        for record in records
+        if record["arm"] != BEFORE
+    ]
+
+
+def _row(
+    job: Job, arm: Arm, was: dict[str, Any], now: dict[str, Any], made: dict[str, Any]
+) -> dict[str, Any]:
+    own = ("target", "target_rms", "iterations", "reached", "caption_used")
+    out = {
+        **job.rows[now["number"]],
+        "arm": arm.key,
+        **{name: now[name] for name in own if now.get(name) is not None},
+        "magnitude_before": was["magnitude"],
+        "magnitude_after": now["magnitude"],
+        "first_step_before": was["first_step"],
+        "first_step_after": now["first_step"],
+    }
+    if now.get("statistic_rms") is not None:
+        out |= {"statistic_rms_before": was["statistic_rms"]}
+        out |= {"statistic_rms_after": now["statistic_rms"]}
+    if now["likeness"]:
+        out["likeness"] = {
+            key: {
+                "measure": job.measures.names[key],
+                "before": was["likeness"][key],
+                "after": found,
+            }
+            for key, found in now["likeness"].items()
+        }
+    if "clip" in now:
+        name = job.measures.names["clip"]
+        out["clip"] = {"measure": name, "before": was["clip"], "after": now["clip"]}
+    if job.folder is not None:
+        number, first = now["number"], job.arms[0]
+        out["images_before"] = [f"pictures/{n}" for n in picture_names(job, first, number)]
+        out["images_after"] = [f"pictures/{n}" for n in picture_names(job, arm, number)]
+    return {**out, "provenance": made}
+
+
+def _say(job: Job, records: Sequence[dict[str, Any]]) -> None:
+    """Prints one line a prompt for one repair, one line an arm for many prompts."""
+    if len(job.rows) * len(job.repairs) <= 40:
+        before = {r["number"]: r["magnitude"] for r in records if r["arm"] == BEFORE}
+        keys = {arm.key for arm in job.repairs}
+        for r in records:
+            if r["arm"] in keys:
+                what = f" ({r['title']})" if len(keys) > 1 else ""
+                change = f"{before[r['number']]:.3f} -> {r['magnitude']:.3f}"
+                print(f"{r['id']}: magnitude {change}{what}")
+        return
+    for s in arm_summaries(job.arms, records):
+        if s.magnitude is not None:
+            print(f"{s.arm.title}: mean magnitude {s.magnitude.value:.3f} of {s.prompts} prompts")
+
+
+def _walls(job: Job, parts: Sequence[Part], records: Sequence[dict[str, Any]]) -> list[bytes]:
+    arrays = {name: a for part in parts for name, a in part.arrays.items()}
+    known = {(r["number"], r["arm"]): r for r in records}
+    shown = [job.arms[i] for i in job.shown[0]]
+    bands = []
+    for number in range(min(job.walls, len(job.rows))):
+        cells = []
+        if any(job.references):
+            cells.append(_reference_cell(arrays, number, shown[0]))
+        for arm in shown:
+            pictures = arrays[f"picture-{number}-{arm.key}"]
+            for g, picture in enumerate(pictures):
+                title = arm.title if len(pictures) == 1 else f"{arm.title}, noise {g + 1}"
+                cells.append(Cell(title, picture, _notes(known[number, arm.key], g)))
+        bands.append(PromptBand(_head(job, number), cells))
+    return [repair_wall(bands[i : i + _A_WALL]) for i in range(0, len(bands), _A_WALL)]
+
+
+def _head(job: Job, number: int) -> str:
+    row = job.rows[number]
+    caption = caption_of(row)
+    return str(row["id"]) if caption is None else f"{number + 1}. {caption}"
+
+
+def _reference_cell(arrays: dict[str, np.ndarray], number: int, first: Arm) -> Cell:
+    found = arrays.get(f"reference-{number}")
+    if found is not None:
+        return Cell("training picture", found[0])
+    blank = np.full_like(arrays[f"picture-{number}-{first.key}"][0], 235)
+    return Cell("no training picture", blank)
+
+
+def _notes(record: dict[str, Any], g: int) -> list[str]:
+    notes = [
+        f"{short_title(key)} {decimal(found['each'][g])}"
+        for key, found in list(record["likeness"].items())[:1]
+    ]
+    if "clip" in record:
+        notes.append(f"CLIP {decimal(record['clip']['each'][g])}")
+    return notes
+
+
+def _study(job: Job, records: Sequence[dict[str, Any]], made: dict[str, Any]) -> RepairStudy:
+    notes = []
+    if not any(job.references):
+        notes.append(
+            "Likeness to training pictures was not measured: no prompt names one (field 'image', "
+            "or --references)."
+        )
+    elif not any(key.startswith("sscd") for key in job.measures.names):
+        notes.append(
+            "Without SSCD's weights (--sscd) likeness is that of pixels: it misses copies that are "
+            "shifted, mirrored or recoloured, and figures with SSCD cannot be compared with it."
+        )
+    if job.measures.clip is None:
+        notes.append("Whether pictures show what was asked was not measured: no --clip weights.")
+    asked = {number: caption_of(row) or "" for number, row in enumerate(job.rows)}
+    return RepairStudy(
+        model=job.model.name,
+        generations=len(job.noise),
+        summaries=arm_summaries(job.arms, records),
+        records=[{**r, "asked": asked[r["number"]]} for r in records],
+        names=job.measures.names,
+        method=job.setting.words(),
+        notes=notes,
+        provenance={k: v for k, v in made.items() if k != "config"} | _flat_sampling(job),
+    )
+
+
+def _flat_sampling(job: Job) -> dict[str, Any]:
+    return {f"sampling_{name}": value for name, value in vars(job.sampling).items()}

@@ -1,0 +1,186 @@
+"""From the flags of ``memjax mitigate`` to its files."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from memjax.cli.common import model_provenance, out_folder, progress_bar, require
+from memjax.cli.fitting import fitting
+from memjax.cli.flag_sets import ModelFlags, SamplingFlags
+from memjax.cli.mitigate_asked import (
+    Asked,
+    check,
+    measures_of,
+    options_of,
+    pools_of,
+    targets_of,
+    whole_numbers,
+)
+from memjax.cli.mitigate_options import baseline_arms, make_setting
+from memjax.cli.mitigate_output import write_outputs
+from memjax.cli.mitigate_parts import Part, Parts
+from memjax.cli.mitigating import Job, run_part
+from memjax.cli.models import Model
+from memjax.cli.parts import content_digest
+from memjax.cli.prompts import check_rows, encoder, initial_noise, read_prompts, say_cut
+from memjax.cli.references import reference_paths
+from memjax.detectors import null_or_refuse
+from memjax.evaluate.micro_batch import exhausted, usual_size
+from memjax.evaluate.options import SamplingOptions
+from memjax.evaluate.repair import may_move
+from memjax.evaluate.repair_study import Measures
+from memjax.evaluate.repair_wall import shown_columns
+
+_WALLS = 24  # prompts that the page shows with pictures
+
+
+def mitigate(model_flags: ModelFlags, sampling_flags: SamplingFlags, asked: Asked) -> int:
+    """Runs the command."""
+    require(model=model_flags.value, prompts=asked.prompts, out=asked.out)
+    rows = read_prompts(asked.prompts)
+    negatives = read_prompts(asked.negatives) if asked.negatives else []
+    references = reference_paths(rows, asked.prompts, asked.references)
+    check(asked, rows)
+    measures = measures_of(asked, references)
+    model = model_flags.load()
+    null_or_refuse(model.bundle.null_cond)
+    say_cut(check_rows(model, rows))
+    check_rows(model, negatives)
+    job = _job(model, sampling_flags.options(model), asked, rows, negatives, references, measures)
+    made = _made(job)
+    job, parts, done = _all_parts(job, asked, made)
+    write_outputs(Path(asked.out), job, done, made, several=asked.several)
+    parts.remove()
+    return 0
+
+
+def _job(
+    model: Model,
+    sampling: SamplingOptions,
+    asked: Asked,
+    rows: list[dict[str, Any]],
+    negatives: list[dict[str, Any]],
+    references: list[list[Path]],
+    measures: Measures,
+) -> Job:
+    options = options_of(model, asked)
+    steps = whole_numbers(asked.steps, "steps")
+    setting = make_setting(
+        model, options, method=asked.method, steps=steps, weight_decay=asked.weight_decay
+    )
+    may_move(model.bundle, rows[:1], setting.protect)
+    noise = initial_noise(asked.initial_noise, model.bundle, asked.generations, asked.seed)
+    arms = baseline_arms(
+        asked.baselines, whole_numbers(asked.insertions, "insertions"), options.noise_scale
+    )
+    out = out_folder(asked.out)
+    targets = targets_of(model, asked, negatives, noise, sampling, options, setting)
+    repairs = len(targets) if setting.optimises else 1
+    return Job(
+        model=model,
+        rows=rows,
+        cond=encoder(model, rows)(range(len(rows))),
+        noise=noise,
+        sampling=sampling,
+        setting=setting,
+        options=options,
+        targets=targets,
+        baselines=arms,
+        references=references,
+        measures=measures,
+        pools=pools_of(model, [*rows, *negatives], arms),
+        chunk=asked.chunk,
+        frugal=False,
+        shown=shown_columns(repairs, len(arms), asked.generations, any(references)),
+        walls=_WALLS,
+        folder=out / "pictures" if asked.pictures else None,
+    )
+
+
+def _made(job: Job) -> dict[str, Any]:
+    """Returns what made the outputs."""
+    return model_provenance(
+        job.model,
+        job.options.seed,
+        sampling=vars(job.sampling),
+        method=job.setting.method,
+        options=vars(job.options),
+        repair=dataclasses.asdict(job.setting),
+        targets_rms=[target.rms for target in job.targets] if job.setting.optimises else [],
+        measures=job.measures.names,
+    )
+
+
+def _all_parts(job: Job, asked: Asked, made: dict[str, Any]) -> tuple[Job, Parts, list[Part]]:
+    """Runs all chunks, smaller ones where the device's memory runs out."""
+    job = _fitting(job, asked)
+    while True:
+        parts = Parts(Path(asked.out), _fingerprint(job, made))
+        try:
+            return job, parts, _run_parts(job, parts)
+        except (jax.errors.JaxRuntimeError, MemoryError) as error:
+            if not exhausted(error):
+                raise
+            job = _smaller(job, asked, error)
+
+
+def _run_parts(job: Job, parts: Parts) -> list[Part]:
+    done, progress = [], progress_bar("mitigating")
+    for number in range(job.parts):
+        part = parts.read(number)
+        if part is None:
+            part = run_part(job, number)
+            if job.parts > 1:
+                parts.write(number, part)
+        done.append(part)
+        progress(min((number + 1) * job.chunk, len(job.rows)), len(job.rows))
+    return done
+
+
+def _fitting(job: Job, asked: Asked) -> Job:
+    """Returns the job with as many prompts at a time as fit: the given number, or a found one."""
+    if asked.chunk or job.model.run is not None:
+        size = asked.chunk or job.options.chunk
+        return job._replace(chunk=min(size, len(job.rows)))
+    count = len(job.rows)
+    if not job.setting.optimises:
+        return job._replace(chunk=min(usual_size(asked.generations), count))
+    steps, iters = len(job.setting.steps), job.setting.num_iters
+    size, frugal = fitting(job.model, asked.generations, steps, iters, count, len(job.targets))
+    return job._replace(chunk=size, frugal=frugal)
+
+
+def _smaller(job: Job, asked: Asked, error: BaseException) -> Job:
+    """Returns the job with half the prompts at a time, then with one picture at a time.
+
+    Raises:
+        ValueError: If neither is left to try.
+    """
+    if asked.chunk:
+        raise ValueError(
+            f"--chunk={asked.chunk} prompts at once do not fit into the device's memory: give a "
+            "smaller --chunk, or 0 to take what fits."
+        ) from error
+    if job.chunk > 1:
+        return job._replace(chunk=-(-job.chunk // 2))
+    if not job.frugal:
+        return job._replace(frugal=True)
+    raise ValueError(
+        "the device's memory does not hold one prompt at a time: lower --generations, or compute "
+        "in --dtype=bfloat16."
+    ) from error
+
+
+def _fingerprint(job: Job, made: dict[str, Any]) -> dict[str, Any]:
+    """Returns what decides the chunks: prompts, settings, noise and how they are cut up."""
+    fixed = {name: value for name, value in made.items() if name not in ("utc", "versions")}
+    return {
+        "made": fixed,
+        "rows": job.rows,
+        "chunk": job.chunk,
+        "arms": [list(arm) for arm in job.arms],
+        "references": [[str(p) for p in paths] for paths in job.references],
+        "numbers": content_digest((job.model.bundle.params, job.noise)),
+    }

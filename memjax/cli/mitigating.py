@@ -1,0 +1,287 @@
+"""Repairs prompts chunk by chunk: pictures before and after, and what they are measured with."""
+
+import json
+import math
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Float
+
+from memjax.cli.common import safe_names
+from memjax.cli.mitigate_options import EMBEDDING_NOISE, Setting, Target, before_arm
+from memjax.cli.mitigate_parts import Part
+from memjax.cli.models import Model, with_remat
+from memjax.cli.references import load_references
+from memjax.core.condition import embeddings_of, take_rows
+from memjax.core.types import Cond
+from memjax.evaluate.likeness import rows_of
+from memjax.evaluate.options import AuditOptions, SamplingOptions
+from memjax.evaluate.repair import may_move, mitigate_prompts
+from memjax.evaluate.repair_study import TARGET, Arm, Measures, make_pictures, measured
+from memjax.evaluate.repair_targets import TargetedRepair, repair_targets
+from memjax.evaluate.repair_wall import small
+from memjax.mitigations import (
+    add_embedding_noise,
+    add_random_numbers,
+    add_random_tokens,
+    add_random_words,
+    repeat_words,
+)
+from memjax.training.atomic import write_bytes
+from memjax.training.samples import png_bytes
+
+Row = dict[str, Any]
+
+
+class Job(NamedTuple):
+    """Everything that stays the same from chunk to chunk.
+
+    Attributes:
+        model: The model.
+        rows: All prompts.
+        cond: Their conditions.
+        noise: Initial noises, shared by all prompts.
+        sampling: How pictures are made.
+        setting: How prompts are repaired.
+        options: The run's, for the baselines.
+        targets: Where prompts are left; one stands for methods without targets.
+        baselines: Arms of the baselines.
+        references: Paths of every prompt's training pictures.
+        measures: What pictures are measured with.
+        pools: What the text baselines draw from: ``words`` and ``pieces``.
+        chunk: Prompts at a time.
+        frugal: Optimise one picture at a time and recompute blocks, where memory is short.
+        shown: Columns and generations of the wall, see :func:`shown_columns`.
+        walls: How many prompts a wall shows.
+        folder: Where pictures go, or None to keep none.
+    """
+
+    model: Model
+    rows: Sequence[Row]
+    cond: Cond
+    noise: np.ndarray
+    sampling: SamplingOptions
+    setting: Setting
+    options: AuditOptions
+    targets: Sequence[Target]
+    baselines: Sequence[Arm]
+    references: Sequence[Sequence[Path]]
+    measures: Measures
+    pools: Mapping[str, Sequence[str]]
+    chunk: int
+    frugal: bool
+    shown: tuple[Sequence[int], int]
+    walls: int
+    folder: Path | None
+
+    @property
+    def repairs(self) -> list[Arm]:
+        """The arms of the repair."""
+        if self.setting.optimises:
+            return [target.arm for target in self.targets]
+        method = self.setting.method
+        return [Arm(method, method.replace("_", " "), TARGET)]
+
+    @property
+    def arms(self) -> list[Arm]:
+        """All arms, the prompts as they are first."""
+        return [before_arm(), *self.repairs, *self.baselines]
+
+    def numbers(self, part: int) -> list[int]:
+        """The prompts of a chunk."""
+        start = part * self.chunk
+        return list(range(start, min(start + self.chunk, len(self.rows))))
+
+    @property
+    def parts(self) -> int:
+        """How many chunks there are."""
+        return -(-len(self.rows) // self.chunk)
+
+
+def caption_of(row: Row) -> str | None:
+    """Returns what was asked in words, or None for labels."""
+    return str(row["caption"]) if row.get("caption") else None
+
+
+def run_part(job: Job, part: int) -> Part:
+    """Makes, repairs and measures one chunk of prompts; shapes are those of a full chunk."""
+    numbers = job.numbers(part)
+    padded = np.asarray(numbers + [numbers[-1]] * (job.chunk - len(numbers)))
+    conds = _conditions(job, padded)
+    records: list[Row] = []
+    shown: dict[int, dict[str, np.ndarray]] = {}
+    references: list[np.ndarray | None] = []
+    rows: list[dict[str, np.ndarray] | None] = []
+    captions = [caption_of(job.rows[i]) for i in numbers]
+    for place, arm in enumerate(job.arms):
+        found, pictures = make_pictures(
+            job.model.bundle, job.noise, conds.by_arm[arm.key], job.sampling, job.chunk
+        )
+        if not references:
+            shape = pictures.shape[2:]
+            references = [load_references(job.references[i], shape) for i in numbers]
+            measures = job.measures.likeness
+            rows = [None if r is None else rows_of(measures, r) for r in references]
+        marks = measured(job.measures, pictures[: len(numbers)], rows, captions)
+        for at, number in enumerate(numbers):
+            row = _record(job, arm, number, found.per_step[at])
+            records.append({**row, **marks[at], **conds.extra[arm.key][at]})
+            if number < job.walls and place in job.shown[0]:
+                kept = small(pictures[at][: job.shown[1]])
+                shown.setdefault(number, {})[f"picture-{number}-{arm.key}"] = kept
+            _write_pictures(job, arm, number, pictures[at])
+    arrays = {name: a for of_prompt in shown.values() for name, a in of_prompt.items()}
+    for at, number in enumerate(numbers):
+        if number < job.walls and references[at] is not None:
+            arrays[f"reference-{number}"] = small(np.asarray(references[at])[:1])
+    after = [np.asarray(embeddings_of(conds.by_arm[arm.key])) for arm in job.repairs]
+    arrays["after"] = np.stack(after)[:, : len(numbers)]
+    order = {number: place for place, number in enumerate(numbers)}
+    return Part(sorted(records, key=lambda r: order[r["number"]]), arrays)
+
+
+class _Conditions(NamedTuple):
+    by_arm: dict[str, Cond]
+    extra: dict[str, list[Row]]
+
+
+def _conditions(job: Job, numbers: np.ndarray) -> _Conditions:
+    """Every arm's conditions of some prompts, and what is known about how they came about."""
+    own = take_rows(job.cond, numbers)
+    by_arm: dict[str, Cond] = {job.arms[0].key: own}
+    extra: dict[str, list[Row]] = {job.arms[0].key: [{} for _ in numbers]}
+    if job.setting.optimises:
+        found = _repaired(job, numbers, own)
+        extra[job.arms[0].key] = [_statistic(v, job) for v in found.before]
+        for k, arm in enumerate(job.repairs):
+            by_arm[arm.key] = found.conds[k]
+            extra[arm.key] = _of_target(job, found, k)
+    else:
+        arm = job.repairs[0]
+        by_arm[arm.key] = take_rows(_whole(job, job.setting.method), numbers)
+        extra[arm.key] = [{} for _ in numbers]
+    for place, arm in enumerate(job.baselines):
+        by_arm[arm.key], extra[arm.key] = _baseline(job, place, arm, numbers)
+    return _Conditions(by_arm, extra)
+
+
+def _statistic(rms: float, job: Job) -> Row:
+    """What is minimised, raw and RMS."""
+    dim = int(np.prod(job.model.bundle.sample_shape))
+    return {"statistic": float(rms) * math.sqrt(dim), "statistic_rms": float(rms)}
+
+
+def _of_target(job: Job, found: TargetedRepair, k: int) -> list[Row]:
+    target = job.targets[k]
+    raw = None if target.unit == "rms" else target.given
+    return [
+        {
+            "target": raw,
+            "target_rms": target.rms,
+            **_statistic(found.after[k, i], job),
+            "iterations": int(found.iterations[k, i]),
+            "reached": bool(found.reached[k, i]) if target.rms > 0 else None,
+        }
+        for i in range(found.after.shape[1])
+    ]
+
+
+def _repaired(job: Job, numbers: np.ndarray, own: Cond) -> TargetedRepair:
+    setting, bundle = job.setting, job.model.bundle
+    rows = [job.rows[i] for i in numbers]
+    return repair_targets(
+        with_remat(bundle) if job.frugal else bundle,
+        job.noise,
+        own,
+        job.sampling,
+        targets_rms=[target.rms for target in job.targets],
+        steps=setting.steps,
+        num_iters=setting.num_iters,
+        learning_rate=setting.learning_rate,
+        weight_decay=setting.weight_decay,
+        radius=setting.radius,
+        trainable=may_move(bundle, rows, setting.protect),
+        group=1 if job.frugal else None,
+    )
+
+
+def _whole(job: Job, method: str) -> Cond:
+    """A method without optimiser, on all prompts at once: chunks do not change its draws."""
+    return mitigate_prompts(
+        method, job.model.bundle, job.noise, job.rows, job.cond, job.cond, job.sampling, job.options
+    )
+
+
+def _baseline(job: Job, place: int, arm: Arm, numbers: np.ndarray) -> tuple[Cond, list[Row]]:
+    """A baseline's conditions of some prompts, and the captions it used."""
+    name = arm.key.rpartition("-")[0]
+    if name == EMBEDDING_NOISE:
+        key = jax.random.fold_in(jax.random.key(job.options.seed), 1)
+        noisy = add_embedding_noise(key, job.cond, arm.strength)
+        return take_rows(noisy, numbers), [{} for _ in numbers]
+    count = int(arm.strength)
+    texts = []
+    for number in numbers:
+        rng = np.random.default_rng([job.options.seed, 91, place, int(number)])
+        texts.append(perturbed(name, str(job.rows[number]["caption"]), rng, count, job.pools))
+    rows = [{**job.rows[i], "caption": text} for i, text in zip(numbers, texts, strict=True)]
+    return job.model.bundle.encode(rows), [{"caption_used": text} for text in texts]
+
+
+def perturbed(
+    name: str,
+    caption: str,
+    rng: np.random.Generator,
+    count: int,
+    pools: Mapping[str, Sequence[str]],
+) -> str:
+    """Returns a caption perturbed by one of the text baselines."""
+    if name == "random_number":
+        return add_random_numbers(caption, rng, count)
+    if name == "word_repetition":
+        return repeat_words(caption, rng, count)
+    if name == "random_token":
+        return add_random_tokens(caption, rng, count, pools["pieces"])
+    return add_random_words(caption, rng, count, pools["words"])
+
+
+def word_pool(rows: Sequence[Row]) -> list[str]:
+    """Returns the different words of all captions."""
+    return sorted({word for row in rows for word in str(row.get("caption") or "").split()})
+
+
+def token_pool(tokenizer: Any) -> list[str]:
+    """Returns a tokenizer's pieces that are plain words or parts of words."""
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer.save(folder)
+        vocabulary = json.loads((Path(folder) / "vocab.json").read_text(encoding="utf-8"))
+    pieces = {piece.removesuffix("</w>") for piece in vocabulary if not piece.startswith("<|")}
+    return sorted(piece for piece in pieces if piece.isascii() and piece.isprintable() and piece)
+
+
+def _record(job: Job, arm: Arm, number: int, per_step: Float[np.ndarray, "g s"]) -> Row:
+    return {
+        "number": number,
+        "id": job.rows[number]["id"],
+        "arm": arm.key,
+        "title": arm.title,
+        "magnitude": float(per_step.mean()),
+        "first_step": float(per_step[:, 0].mean()),
+    }
+
+
+def _write_pictures(job: Job, arm: Arm, number: int, pictures: np.ndarray) -> None:
+    if job.folder is None:
+        return
+    for name, picture in zip(picture_names(job, arm, number), pictures, strict=True):
+        write_bytes(job.folder / name, png_bytes(picture))
+
+
+def picture_names(job: Job, arm: Arm, number: int) -> list[str]:
+    """Returns the files of a prompt's pictures under one arm."""
+    plain = safe_names([str(job.rows[number]["id"])])[0]
+    return [f"{number:04d}-{plain}-{arm.key}-{g}.png" for g in range(len(job.noise))]

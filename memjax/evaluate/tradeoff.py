@@ -1,0 +1,179 @@
+"""What a repair gains and what it costs: likeness to training against CLIP score, over targets.
+
+References:
+    Wen et al., ICLR 2024, Figure 4 (SSCD similarity against CLIP score over targets and baselines).
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+
+from memjax.evaluate.bootstrap import Interval
+from memjax.evaluate.canvas import (
+    FULL,
+    HELD_OUT,
+    INK,
+    MEMORISED,
+    ONCE,
+    TEXT,
+    axes_at,
+    escape_math,
+    new_figure,
+    text_at,
+    tidy,
+    to_png,
+    wrapped,
+)
+from memjax.evaluate.dots import Estimate, dot_panels
+from memjax.evaluate.repair_study import BASELINE, BEFORE, TARGET, ArmSummary
+
+_PANEL = 3.3  # inches: height of the axes
+_COLOURS = ("#009E73", "#CC79A7", "#56B4E9", "#E69F00", HELD_OUT, INK)
+_MARKERS = ("^", "D", "v", "P", "X", "*")
+_SHORT = {
+    "sscd": "SSCD",
+    "sscd_center_crop": "SSCD (crop 224)",
+    "pixel_correlation": "Pixel correlation",
+    "tiled_distance": "Tiled distance (negated)",
+}
+
+
+def short_title(key: str) -> str:
+    """Returns a measure in a word, for the line under a picture."""
+    return {"pixel_correlation": "pixels", "tiled_distance": "tiles"}.get(key, "SSCD")
+
+
+def measure_title(key: str) -> str:
+    """Returns a measure's short title; unknown ones by their key."""
+    return _SHORT.get(key, key.replace("_", " "))
+
+
+def tradeoff_table(summaries: Sequence[ArmSummary]) -> dict[str, list[Any]]:
+    """Returns every arm's means with their 95 % intervals as columns, for the CSV file."""
+    keys = list(dict.fromkeys(key for s in summaries for key in s.likeness))
+    columns: dict[str, list[Any]] = {
+        "arm": [s.arm.key for s in summaries],
+        "kind": [s.arm.kind for s in summaries],
+        "strength": [None if s.arm.kind == BEFORE else s.arm.strength for s in summaries],
+        "prompts": [s.prompts for s in summaries],
+        "mean_updates": [s.iterations for s in summaries],
+        "share_reached": [s.reached for s in summaries],
+    }
+    columns |= _interval_columns("magnitude_all_steps", [s.magnitude for s in summaries])
+    columns |= _interval_columns("magnitude_minimised", [s.statistic for s in summaries])
+    for key in keys:
+        columns |= _interval_columns(key, [s.likeness.get(key) for s in summaries])
+    if any(s.clip for s in summaries):
+        columns |= _interval_columns("clip_score", [s.clip for s in summaries])
+    return columns
+
+
+def _interval_columns(name: str, found: Sequence[Interval | None]) -> dict[str, list[Any]]:
+    return {
+        name: [None if i is None else i.value for i in found],
+        f"{name}_low": [None if i is None else i.low for i in found],
+        f"{name}_high": [None if i is None else i.high for i in found],
+    }
+
+
+def tradeoff_figure(summaries: Sequence[ArmSummary], names: Mapping[str, str]) -> bytes | None:
+    """Draws likeness (left is better) against CLIP score (up is better), one panel a measure.
+
+    Without CLIP scores the likeness alone, one row an arm. None where no likeness was measured.
+
+    Args:
+        summaries: One an arm; the one called ``before`` first.
+        names: Measure → weights and preprocessing, written under its panel.
+    """
+    keys = list(dict.fromkeys(key for s in summaries for key in s.likeness))[:2]
+    if not keys:
+        return None
+    if not any(s.clip for s in summaries):
+        return _likeness_alone(summaries, keys)
+    width = (FULL - 0.2) / 2
+    left, room = 0.75, width - 0.95
+    legend = 0.2 * -(-len(_series(summaries)) // 2) + 0.12
+    figure = new_figure(width * len(keys) + 0.1, legend + _PANEL + 0.95)
+    for place, key in enumerate(keys):
+        axes = axes_at(figure, left + place * width, legend, room, _PANEL)
+        _draw_panel(axes, summaries, key, named=place == 0)
+        title = f"{measure_title(key)}, likeness to the training picture"
+        tidy(axes, title, "CLIP score with the prompt as asked" if place == 0 else "")
+        below = wrapped(f"{names.get(key, key)}", int(room * 15.5), 3)
+        text_at(
+            figure, left + place * width, legend + _PANEL + 0.5, below,
+            fontsize=TEXT - 1.5, color="#56606b",
+        )  # fmt: skip
+    first = figure.axes[0]
+    first.legend(
+        loc="lower left", bbox_to_anchor=(0, 1.01), ncols=2, frameon=False,
+        fontsize=TEXT - 0.5, borderaxespad=0.1, handlelength=2.2, labelspacing=0.3,
+        columnspacing=1.2, labelcolor=INK,
+    )  # fmt: skip
+    return to_png(figure)
+
+
+def _series(summaries: Sequence[ArmSummary]) -> dict[str, list[ArmSummary]]:
+    """The prompt as asked, the targets, then every baseline by itself."""
+    out: dict[str, list[ArmSummary]] = {}
+    for s in summaries:
+        name = {BEFORE: "as asked", TARGET: "embedding optimised, by target"}.get(s.arm.kind)
+        out.setdefault(name or _baseline_name(s), []).append(s)
+    return out
+
+
+def _baseline_name(s: ArmSummary) -> str:
+    return s.arm.title.rpartition(",")[0] or s.arm.title
+
+
+def _draw_panel(axes: Axes, summaries: Sequence[ArmSummary], key: str, *, named: bool) -> None:
+    spare = 0
+    for name, group in _series(summaries).items():
+        known = [s for s in group if s.clip is not None and key in s.likeness]
+        known.sort(key=lambda s: s.arm.strength)
+        if not known:
+            continue
+        colour, marker, line = MEMORISED, "o", "none"
+        if known[0].arm.kind == TARGET:
+            colour, marker, line = ONCE, "s", "-"
+        elif known[0].arm.kind == BASELINE:
+            colour, marker, line = _COLOURS[spare % 6], _MARKERS[spare % 6], ":"
+            spare += 1
+        xs = [s.likeness[key].value for s in known]
+        ys = [s.clip.value for s in known if s.clip is not None]
+        label = escape_math(name) if named else None
+        asked = known[0].arm.kind == BEFORE  # larger, and below a target that changed nothing
+        axes.plot(xs, ys, color=colour, marker=marker, ls=line, lw=1.6, ms=11 if asked else 7,
+                  mec="white", mew=0.6, label=label, zorder=2.5 if asked else 3)  # fmt: skip
+        for s in known:
+            _whiskers(axes, s, key, colour)
+            if s.arm.kind != BEFORE and (len(known) > 1 or s.arm.kind == TARGET):
+                number = f"{s.arm.strength:g}" if s.arm.strength else "all"
+                axes.annotate(
+                    number, (s.likeness[key].value, s.clip.value if s.clip else 0),
+                    xytext=(5, 5), textcoords="offset points", fontsize=TEXT - 1, color=colour,
+                    zorder=4,
+                )  # fmt: skip
+    axes.margins(0.12)
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+
+
+def _whiskers(axes: Axes, s: ArmSummary, key: str, colour: str) -> None:
+    x, y = s.likeness[key], s.clip
+    if y is None:
+        return
+    look: dict[str, Any] = {"color": colour, "lw": 1.2, "alpha": 0.45, "zorder": 2}
+    axes.plot([x.low, x.high], [y.value, y.value], **look)
+    axes.plot([x.value, x.value], [y.low, y.high], **look)
+
+
+def _likeness_alone(summaries: Sequence[ArmSummary], keys: Sequence[str]) -> bytes:
+    panels = {
+        f"{measure_title(key)} (further left = less alike)": {
+            s.arm.title: [Estimate(*s.likeness[key])] for s in summaries if key in s.likeness
+        }
+        for key in keys
+    }
+    return dot_panels(panels)

@@ -21,6 +21,7 @@ def get_config(arg: str = "") -> ConfigDict:
     # All rungs but those that compile for long; five minutes are short.
     slow = ("ncc", "ms_ssim")
     config.audit.rungs = tuple(name for name in config.audit.rungs if name not in slow)
+    config.audit.options.arms = ("embedding_optimization", "embedding_first_step")
     if arg == "short":
         config.data.phantoms.update(num_images=60, num_held_out=56, num_duplicated=3, copies=20)
         config.model.update(block_out_channels=(16, 16), cross_attention_dim=16)

@@ -106,10 +106,10 @@ def test_every_configuration_named_is_bundled():
 
 
 def test_every_configuration_flag_named_is_a_field():
-    from memjax.cli.defaults import base_config
+    from memjax.cli.fine_tune_defaults import fine_tune_config
 
     for dotted in re.findall(r"--config\.([\w.]+)", README):
-        section = base_config()
+        section = fine_tune_config()
         for name in dotted.split("."):
             assert name in section, dotted
             section = section[name]

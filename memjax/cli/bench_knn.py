@@ -7,7 +7,6 @@ import multiprocessing
 import statistics
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +20,7 @@ from memjax.cli.bench_timing import (
     machine,
     usable_cores,
 )
+from memjax.cli.bench_worker import peak_host_bytes
 from memjax.evaluate.neighbors import knn
 from memjax.training.atomic import write_bytes
 
@@ -89,7 +89,7 @@ def peak_memory(settings: KnnSettings, side: str) -> int | None:
     queries, rows = _vectors(settings)
     search = knn if side == "memjax" else _faiss_search(rows)
     _ = search(queries, rows, settings.k)
-    return _high_water()
+    return peak_host_bytes()
 
 
 def knn_table(report: Mapping[str, Any]) -> str:
@@ -187,16 +187,6 @@ def _apart(fn: Callable[..., Any], *arguments: Any) -> Any:
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context) as pool:
         return pool.submit(fn, *arguments).result()
-
-
-def _high_water() -> int | None:
-    """Peak resident bytes; the kernel's per-process figure, as getrusage's outlives an exec."""
-    status = Path("/proc/self/status")
-    if not status.is_file():
-        return None
-    lines = status.read_text().splitlines()
-    found = [line.split()[1] for line in lines if line.startswith("VmHWM:")]
-    return 1024 * int(found[0]) if found else None
 
 
 def _versions() -> dict[str, str]:

@@ -14,9 +14,9 @@ from memjax.cli.bench_memjax import MemjaxSide
 from memjax.cli.bench_timing import CASES, alternate, load_average, summarise, usable_cores
 from memjax.cli.bench_torch import TorchSide
 from memjax.cli.bench_torch_network import torch_missing
+from memjax.cli.bench_worker import KEEP
 from memjax.cli.bench_workload import Settings, Workload, make_workload
 
-KEEP, DEFAULT = "keep", "default"
 BUSY = 0.5  # load a core before the start from which on the figures are not to be trusted
 
 

@@ -9,7 +9,8 @@ def base_config() -> ConfigDict:
     c.seed = 0
     c.data = ConfigDict(
         {
-            # phantoms, chexpert, nih, mimic (radiographs); folder, tfds, digits (any pictures)
+            # phantoms, chexpert, nih, mimic (radiographs); folder, scenes, tfds, digits (any
+            # pictures; scenes in fine-tunings alone)
             "kind": "phantoms",
             "root": "",  # folder of the data, or gs://...; "" = under the workdir (phantoms)
             "size": 32,

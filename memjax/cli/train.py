@@ -1,12 +1,14 @@
 """memjax train --config=NAME_OR_PATH[:arg] --workdir=DIR [--config.a.b=c ...]
 
-Trains a diffusion model. The run resumes by itself: start the same command again after a stop.
+Trains a diffusion model, or fine-tunes one (--config=finetune_...). The run resumes by itself:
+start the same command again after a stop.
 """
 
 from absl import flags
 from ml_collections import config_flags
 
 from memjax.cli.configs import check_config, plain
+from memjax.cli.fine_tuning import fine_tune_run
 from memjax.cli.training import train_run
 
 FLAGS = flags.FlagValues()
@@ -31,6 +33,7 @@ def main() -> int:
         )
     config = plain(_CONFIG.value)
     check_config(config)
-    result = train_run(config, _WORKDIR.value, allow_config_change=_ALLOW.value)
+    run = fine_tune_run if "fine_tune" in config else train_run
+    result = run(config, _WORKDIR.value, allow_config_change=_ALLOW.value)
     print(f"done: {_WORKDIR.value} at step {int(result.state.step)}")
     return 0

@@ -44,7 +44,8 @@ def data_of(config: Mapping[str, Any], workdir: Path) -> RunData:
     return prepare_data(workdir, seed=config["seed"], **config["data"])
 
 
-def _optimizer(train_config: Mapping[str, Any]):
+def optimizer_of(train_config: Mapping[str, Any]):
+    """Returns the optimiser a configuration describes, and its learning rate by update."""
     arguments = {
         "warmup_steps": train_config["warmup_steps"],
         "total_steps": train_config["steps"],
@@ -60,7 +61,8 @@ def _optimizer(train_config: Mapping[str, Any]):
     return tx, rate
 
 
-def _options(config: Mapping[str, Any]) -> TrainOptions:
+def options_of(config: Mapping[str, Any], prediction: str) -> TrainOptions:
+    """Unpacks what of ``config.train`` a step needs; ``prediction`` is ``eps`` or ``v``."""
     names = (
         "cond_dropout",
         "ema_decay",
@@ -71,7 +73,7 @@ def _options(config: Mapping[str, Any]) -> TrainOptions:
         "filter_rms",
     )
     return TrainOptions(
-        prediction=config["diffusion"]["prediction"],
+        prediction=prediction,
         **{name: config["train"][name] for name in names},
     )
 
@@ -122,8 +124,9 @@ def train_run(
     check_sections(config)
     data = data_of(config, workdir)
     network = network_of(config, data.label_space)
-    options, train_config = _options(config), config["train"]
-    tx, rate = _optimizer(train_config)
+    options = options_of(config, config["diffusion"]["prediction"])
+    train_config = config["train"]
+    tx, rate = optimizer_of(train_config)
     key = jax.random.key(config["seed"])
     params = network.module.init_params(jax.random.fold_in(key, 0))
     if network.module.unet.dtype != "float32":
@@ -166,7 +169,7 @@ def train_run(
     )
     if result.start_step == train_config["steps"]:  # nothing was left to do
         _write_run(workdir, config, data)
-    _write_summary(workdir, config, data, result, time.time() - began)
+    write_summary(workdir, config, data, result, time.time() - began)
     return result
 
 
@@ -177,8 +180,8 @@ def check_sections(config: Mapping[str, Any]) -> None:
         ValueError: If a value does not fit, naming it.
     """
     network_of(config, chexpert_label_space())
-    _options(config)
-    _optimizer(config["train"])
+    options_of(config, config["diffusion"]["prediction"])
+    optimizer_of(config["train"])
     SamplingOptions(**config["sampling"]).static()
     sampling = config["sampling"]
     timesteps(
@@ -200,19 +203,18 @@ def audit_options(config: Mapping[str, Any]) -> AuditOptions:
 
 
 def _write_run(workdir: Path, config: Mapping[str, Any], data: RunData) -> None:
-    write_run_file(
-        workdir,
-        config,
-        data.label_space,
-        data={
-            "root": str(data.root),
-            "train": len(data.train),
-            "held_out": len(data.held_out),
-            "problems": data.problems.counts,
-            "examples": data.problems.examples,
-        },
-        versions=versions(),
-    )
+    write_run_file(workdir, config, data.label_space, data=data_record(data), versions=versions())
+
+
+def data_record(data: RunData) -> dict[str, Any]:
+    """Returns what ``run.json`` says about the data."""
+    return {
+        "root": str(data.root),
+        "train": len(data.train),
+        "held_out": len(data.held_out),
+        "problems": data.problems.counts,
+        "examples": data.problems.examples,
+    }
 
 
 def _announce(config: Mapping[str, Any], data: RunData, params: Params) -> None:
@@ -227,7 +229,7 @@ def _announce(config: Mapping[str, Any], data: RunData, params: Params) -> None:
     )
 
 
-def _write_summary(
+def write_summary(
     workdir: Path, config: Mapping[str, Any], data: RunData, result: TrainResult, seconds: float
 ) -> None:
     """Writes ``training.json`` and, with the filter, ``filtered_rows.json``."""
@@ -253,7 +255,7 @@ def _write_summary(
         record = jax.device_get(result.state.filter)
         rows = [
             {
-                "row": i,
+                "row": int(i),
                 "path": data.train[i].path,
                 "seen": int(record.seen[i]),
                 "flagged": int(record.flagged[i]),

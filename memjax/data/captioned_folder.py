@@ -6,6 +6,9 @@
 ``cat/1.jpg``, ``dog/2.jpg``         the first sub-folder is the class, where neither of the above
 ===================================  ===========================================================
 
+A line's ``text`` may be a list of captions, the usual one first; ``repeats`` says how often the
+picture stands in an epoch of fine-tuning.
+
 Sub-folders ``valid``, ``val``, ``validation`` and ``test`` are held out, ``train`` is not part of
 a name. Without them a share is held out by the content of the files, so that a file and its copies
 are always on the same side.
@@ -34,6 +37,13 @@ class _Entry(NamedTuple):
     place: str
     caption: str = ""
     classes: tuple[tuple[str, str], ...] = ()
+    captions: tuple[str, ...] = ()
+    repeats: int = 1
+
+    def record(self, base: str) -> Record:
+        known = self._asdict()
+        place = known.pop("place")
+        return picture_record(f"{base}/{place}", place, **known)
 
 
 def read_folder(
@@ -206,16 +216,31 @@ def _entry(
         kind = "file of another kind" if place in files else "missing file"
         problems.add(kind, f"{where}: {place[:120]}")
         return None
-    text = row.get("text", "")
-    if not isinstance(text, str):
-        problems.add("text is no string", f"{where}: {str(text)[:40]!r}")
+    texts, repeats = _texts(row), row.get("repeats", 1)
+    if texts is None:
+        problems.add("text is no string", f"{where}: {str(row['text'])[:40]!r}")
+        return None
+    if not isinstance(repeats, int) or isinstance(repeats, bool) or repeats < 1:
+        problems.add("repeats is no count", f"{where}: {str(repeats)[:40]!r}")
         return None
     classes = _classes(row, fields, where, problems)
-    if not text.strip() and not fields:
+    if not texts and not fields:
         hint = "" if "text" in row else suggestion("text", row) or suggestion("caption", row)
         problems.add("empty caption", f"{where}{hint}")
         return None
-    return None if classes is None else _Entry(place, " ".join(text.split()), classes)
+    if classes is None:
+        return None
+    several = texts if len(texts) > 1 else ()
+    return _Entry(place, texts[0] if texts else "", classes, several, repeats)
+
+
+def _texts(row: Mapping[str, Any]) -> tuple[str, ...] | None:
+    """The captions of a line with single spaces, empty ones left out; None if one is no string."""
+    given = row.get("text", "")
+    texts = given if isinstance(given, list) else [given]
+    if not all(isinstance(text, str) for text in texts):
+        return None
+    return tuple(" ".join(text.split()) for text in texts if text.strip())
 
 
 def _inside(place: str, name: str) -> str | None:
@@ -249,11 +274,7 @@ def _split(
             held = [share < fraction for share in shares]
     else:
         entries, held = _without_copies(base, entries, held, problems)
-    records = [
-        picture_record(f"{base}/{e.place}", e.place, classes=e.classes, caption=e.caption)
-        for e in entries
-    ]
-    pairs = list(zip(records, held, strict=True))
+    pairs = list(zip([entry.record(base) for entry in entries], held, strict=True))
     return [r for r, out in pairs if not out], [r for r, out in pairs if out]
 
 

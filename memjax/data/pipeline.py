@@ -15,9 +15,9 @@ import grain
 import numpy as np
 from jaxtyping import Float, Float32, Int, Int32, UInt8
 
-from memjax.data.duplication import cumulative, repeat_indices
 from memjax.data.images import CorruptImageError, Square, load_image, to_unit
 from memjax.data.labels import NEGATIVE, POSITIVE
+from memjax.data.order import row_order
 from memjax.data.records import Batch, Record
 
 Augment: TypeAlias = Callable[[np.ndarray, np.random.Generator], np.ndarray]
@@ -171,15 +171,10 @@ def make_batches(
         ValueError: Lengths or sizes do not fit together.
     """
     _check(images, labels, batch_size, process_index, process_count, start_step)
-    if repeats is not None and weights is not None:
-        raise ValueError("Both repeats and weights are given; give one of them.")
-    for name, given in (("repeats", repeats), ("weights", weights)):
-        if given is not None and len(given) != len(labels):
-            raise ValueError(f"{name} has {len(given)} entries for {len(labels)} rows.")
     _check_resample(resample, labels)
     if on_corrupt not in ("error", "skip"):
         raise ValueError(f"on_corrupt is {on_corrupt!r}; expected 'error' or 'skip'.")
-    order = _order(len(labels), seed, repeats, weights)
+    order = row_order(len(labels), seed, repeats, weights)
     mine = order[start_step * batch_size + process_index :: process_count]
     fetch = _Fetch(images, np.asarray(labels, np.int32), augment, on_corrupt, resample)
     batches = mine.batch(batch_size // process_count).map(fetch)
@@ -218,29 +213,6 @@ def _check_resample(resample: np.ndarray | None, labels: np.ndarray) -> None:
             f"resample holds {chances[(chances < 0) | (chances > 1)][0]}; expected chances from 0 "
             "to 1, or NaN for tokens that stay."
         )
-
-
-def _order(
-    num: int, seed: int, repeats: np.ndarray | None, weights: np.ndarray | None
-) -> grain.MapDataset:
-    """The endless global sequence of ``{"row", "draw"}``; ``draw`` seeds the augmentation."""
-    rows = np.arange(num) if repeats is None else repeat_indices(repeats)
-    base = grain.MapDataset.range(len(rows)).seed(seed)
-    if weights is None:
-        drawn = base.shuffle().random_map(_Pick(rows, None))
-    else:
-        drawn = base.random_map(_Pick(rows, cumulative(weights)))
-    return drawn.repeat()
-
-
-class _Pick(NamedTuple):
-    rows: np.ndarray
-    cumulative: np.ndarray | None
-
-    def __call__(self, index: int, rng: np.random.Generator) -> dict[str, np.integer]:
-        if self.cumulative is not None:
-            index = int(np.searchsorted(self.cumulative, rng.random(), side="right"))
-        return {"row": np.int32(self.rows[index]), "draw": np.int64(rng.integers(2**62))}
 
 
 def _iterable(batches: grain.MapDataset, num_workers: int, decoding: bool) -> grain.IterDataset:

@@ -61,6 +61,9 @@ class Record(NamedTuple):
         caption: Free text, where the data set has one.
         group: Id shared by known duplicates, ``''`` where none is known.
         classes: Class labels as (name, value), such as ``(("Digit", "9"),)``.
+        captions: Every caption of a picture that has several, the first one included.
+        repeats: How often the picture is meant to stand in an epoch, where the data set says so;
+            read by fine-tuning alone.
     """
 
     path: str
@@ -75,6 +78,8 @@ class Record(NamedTuple):
     caption: str = ""
     group: str = ""
     classes: tuple[tuple[str, str], ...] = ()
+    captions: tuple[str, ...] = ()
+    repeats: int = 1
 
 
 def picture_record(
@@ -84,11 +89,15 @@ def picture_record(
     classes: Sequence[tuple[str, str]] = (),
     caption: str = "",
     group: str = "",
+    captions: Sequence[str] = (),
+    repeats: int = 1,
 ) -> Record:
     """The record of a picture that is no radiograph; ``name`` stands for the patient."""
     return Record(
-        path, name, "", "", "", None, True, UNMENTIONED, (), caption, group, tuple(classes)
-    )
+        path, name, "", "", "", None, True, UNMENTIONED,
+        caption=caption, group=group, classes=tuple(classes), captions=tuple(captions),
+        repeats=repeats,
+    )  # fmt: skip
 
 
 class Batch(NamedTuple):

@@ -56,7 +56,7 @@ def tiny_pipeline(
         unet: Changes to the U-Net's :class:`memjax.models.unet.UNetConfig`, by field.
         vae: Changes to the autoencoder's recipe.
         text: Changes to the text encoder's recipe; its width is the U-Net's
-            ``cross_attention_dim``.
+            ``cross_attention_dim``, and the tokenizer's prompts have its ``max_length``.
 
     Raises:
         ValueError: ``kind`` is another, or the changes do not fit each other.
@@ -65,7 +65,8 @@ def tiny_pipeline(
         raise ValueError(f"kind is {kind!r}, expected 'sd1' or 'sd2'.")
     check_dtype(dtype)
     second = kind == "sd2"
-    tokenizer = tiny_tokenizer(words, pad_token="!" if second else EOS_TOKEN)
+    length = (text or {}).get("max_length", _TEXT.max_length)
+    tokenizer = tiny_tokenizer(words, pad_token="!" if second else EOS_TOKEN, max_length=length)
     sizes = {"vocab_size": len(tokenizer), "eos_token_id": len(tokenizer) - 1}
     networks = _networks(second, compute_dtype(dtype), sizes, unet or {}, vae or {}, text or {})
     check_parts(networks, tokenizer, "tiny_pipeline")

@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Sequence
 
 from memjax.interop.tokenizer import PromptTokenizer, byte_names
-from memjax.interop.tokenizer_files import TokenizerParts
+from memjax.interop.tokenizer_files import MAX_LENGTH, TokenizerParts
 
 BOS_TOKEN, EOS_TOKEN = "<|startoftext|>", "<|endoftext|>"
 WORDS = (
@@ -19,12 +19,15 @@ WORDS = (
 Merge = tuple[str, str]
 
 
-def tiny_tokenizer(words: Sequence[str] = WORDS, *, pad_token: str = EOS_TOKEN) -> PromptTokenizer:
+def tiny_tokenizer(
+    words: Sequence[str] = WORDS, *, pad_token: str = EOS_TOKEN, max_length: int = MAX_LENGTH
+) -> PromptTokenizer:
     """Returns a tokenizer that writes each of ``words`` as one token, and all else in bytes.
 
     Args:
         words: In lower case.
         pad_token: Fills up short prompts: the end token in Stable Diffusion 1, ``"!"`` in 2.
+        max_length: Tokens a prompt, start and end included.
     """
     letters = byte_names()
     merges = word_merges(words)
@@ -37,7 +40,7 @@ def tiny_tokenizer(words: Sequence[str] = WORDS, *, pad_token: str = EOS_TOKEN) 
         "unk_token": EOS_TOKEN,
         "pad_token": pad_token,
     }
-    return PromptTokenizer(TokenizerParts(vocab, merges, special))
+    return PromptTokenizer(TokenizerParts(vocab, merges, special, max_length=max_length))
 
 
 def word_merges(words: Sequence[str]) -> tuple[Merge, ...]:

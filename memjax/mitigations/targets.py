@@ -111,11 +111,13 @@ def optimize_targets(
     targets = jnp.asarray(targets, jnp.float32)
     targets = targets[:, None] if targets.ndim == 1 else targets
     targets = jnp.broadcast_to(targets, (len(targets), prompts))
-    value_and_grad = _value_and_grad(statistic, eps_fn, params, states, cond, group or per_prompt)
+    value_and_gradient = _value_and_gradient(
+        statistic, eps_fn, params, states, cond, group or per_prompt
+    )
     tx = optax.adamw(learning_rate, weight_decay=weight_decay)
 
     def update(s: _Loop) -> _Loop:
-        loss, grads = value_and_grad(s.e)
+        loss, gradient = value_and_gradient(s.e)
         running = jnp.any(s.active, axis=0)
         moving = s.active & (loss[None] > targets) & (s.iteration < num_iters)
         kept = s.kept._replace(
@@ -123,6 +125,7 @@ def optimize_targets(
             loss=jnp.where(s.active, loss[None], s.kept.loss),
             iterations=s.kept.iterations + moving,
         )
+        grads = jax.lax.cond(jnp.any(moving), gradient, lambda: jnp.zeros_like(s.e))
         updates, opt_state = tx.update(grads, s.opt_state, s.e)
         moved = jnp.where(may_move, optax.apply_updates(s.e, updates), s.e)
         further = jnp.any(moving, axis=0)[:, None, None]
@@ -144,13 +147,13 @@ def optimize_targets(
             jnp.zeros(targets.shape, jnp.int32),
         ),
     )
-    # The last pass only measures: it reuses the loop's program instead of compiling another.
+    # The last pass only measures, in the loop's program instead of another; no gradient is taken.
     end = jax.lax.while_loop(lambda s: jnp.any(s.active), update, initial)
     return end.kept._replace(losses=end.losses)
 
 
-def _value_and_grad(statistic, eps_fn, params, states: States, cond: Cond, group: int):
-    """Returns ``e → (L_p [p], ∂L_p/∂e)``, with ``group`` states of every prompt at a time."""
+def _value_and_gradient(statistic, eps_fn, params, states: States, cond: Cond, group: int):
+    """Returns ``e → (L_p [p], () → ∂L_p/∂e)``, with ``group`` states of every prompt at a time."""
     prompts, per_prompt = states.x_t.shape[:2]
     calls = per_prompt // group
 
@@ -165,11 +168,19 @@ def _value_and_grad(statistic, eps_fn, params, states: States, cond: Cond, group
 
     def one(part: States, e):
         loss, pullback = jax.vjp(lambda moved: at(part, moved), e)
-        return loss, pullback(jnp.ones_like(loss))[0]
+        return loss, lambda: pullback(jnp.ones_like(loss))[0]
+
+    def both(part: States, e):
+        loss, gradient = one(part, e)
+        return loss, gradient()
+
+    def in_groups(e):
+        loss, grads = jax.tree.map(
+            lambda a: jnp.mean(a, axis=0), jax.lax.map(lambda part: both(part, e), parts)
+        )
+        return loss, lambda: grads
 
     parts = jax.tree.map(grouped, states)
     if calls == 1:
         return lambda e: one(jax.tree.map(lambda a: a[0], parts), e)
-    return lambda e: jax.tree.map(
-        lambda a: jnp.mean(a, axis=0), jax.lax.map(lambda part: one(part, e), parts)
-    )
+    return in_groups

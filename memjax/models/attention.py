@@ -14,34 +14,9 @@ from jaxtyping import Bool, Float
 
 from memjax.core.types import Array, TokenCond
 from memjax.models.layers import Dense, Dtype, GroupNorm
+from memjax.models.softmax_attention import attend
 
-SMALL_LOGITS = 128 * 128
-
-
-def attend(
-    query: Float[Array, "b n h d"],
-    key: Float[Array, "b l h d"],
-    value: Float[Array, "b l h d"],
-    mask: Bool[Array, "b l"] | None = None,
-) -> Float[Array, "b n h d"]:
-    """Returns ``softmax(q kᵀ / √d) v``, over the keys that ``mask`` allows.
-
-    .. note:: Up to ``SMALL_LOGITS`` query-key pairs it is written out, normalised after the product
-        with the values: on CPU about three quarters of the time of
-        ``jax.nn.dot_product_attention``, which takes over above.
-    """
-    if query.shape[1] * key.shape[1] > SMALL_LOGITS:
-        allowed = None if mask is None else mask[:, None, None, :]
-        return jax.nn.dot_product_attention(query, key, value, mask=allowed)
-    q, k, v = (y.transpose(0, 2, 1, 3) for y in (query, key, value))
-    logits = (q * q.shape[-1] ** -0.5 @ k.transpose(0, 1, 3, 2)).astype(jnp.float32)
-    if mask is not None:
-        logits = jnp.where(mask[:, None, None, :], logits, -1e30)
-    top = jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
-    weights = jnp.exp(logits - top)
-    total = jnp.sum(weights, axis=-1, keepdims=True)
-    y = (weights.astype(v.dtype) @ v) / total.astype(v.dtype)
-    return y.transpose(0, 2, 1, 3)
+__all__ = ["Attention", "FeedForward", "SpatialTransformer", "TransformerBlock", "attend", "gelu"]
 
 
 class Attention(nn.Module):

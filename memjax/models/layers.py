@@ -91,8 +91,19 @@ class Conv(nn.Module):
         return y + bias.astype(self.dtype)[None, None, None, :]
 
 
-# _PHASE[p, a, k]: whether kernel tap k meets low-resolution tap a in output pixels 2i + p.
-_PHASE = np.array([[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]], np.float32)
+def phase_taps(kernel: Float[Array, "3 3 c f"]) -> list[list[Float[Array, "2 2 c f"]]]:
+    """Returns the 2×2 taps with which output pixels ``(2i + p, 2j + q)`` see the small image.
+
+    Two neighbouring taps of the kernel meet the same pixel, so they are summed: the last two for
+    phase 0, the first two for phase 1. As sums of slices it is a tenth of the time of a product
+    with the 0/1 matrix of the phases, which at 1280 channels exceeds that of the convolution.
+    """
+
+    def pair(k: Array, axis: int) -> list[Array]:
+        one, two, three = jnp.split(k, 3, axis)
+        return [jnp.concatenate(ends, axis) for ends in ((one, two + three), (one + two, three))]
+
+    return [pair(rows, 1) for rows in pair(kernel, 0)]
 
 
 class UpsampleConv(nn.Module):
@@ -110,11 +121,11 @@ class UpsampleConv(nn.Module):
         b, h, w, c = x.shape
         kernel = self.param("kernel", initializer("kernel"), (3, 3, c, self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        taps = jnp.einsum("pak,qbl,klio->pqabio", _PHASE, _PHASE, kernel, precision="highest")
-        x, taps = x.astype(self.dtype), taps.astype(self.dtype)
+        taps = jax.tree.map(lambda k: k.astype(self.dtype), phase_taps(kernel))
+        x = x.astype(self.dtype)
         rows = []
         for p in (0, 1):
-            row = [convolve(x, taps[p, q], 1, ((1 - p, p), (1 - q, q))) for q in (0, 1)]
+            row = [convolve(x, taps[p][q], 1, ((1 - p, p), (1 - q, q))) for q in (0, 1)]
             rows.append(jnp.stack(row, axis=3))
         y = jnp.stack(rows, axis=2).reshape(b, 2 * h, 2 * w, self.features)
         return y + bias.astype(self.dtype)[None, None, None, :]

@@ -29,6 +29,7 @@ _DEFAULTS: Mapping[str, Any] = {
     "tfds_name": "",
     "tfds_dir": "",
     "digits": {},
+    "scenes": {},
 }
 
 

@@ -142,7 +142,7 @@ def train(
         for step in range(start + 1, total_steps + 1):
             batch = _next_batch(batches, step)
             state, metrics = step_fn(state, batch)
-            meter.add(metrics, batch.image.shape[0])
+            meter.add(metrics, batch.row.shape[0])
             stopping = stop.requested(step)
             saving = step % checkpoint_every == 0 or step == total_steps or stopping
             if step % log_every == 0 or saving:

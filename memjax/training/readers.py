@@ -119,6 +119,14 @@ def _folder(workdir: Path, settings: Mapping[str, Any]) -> Read:
     return Read(train, held, problems, root)
 
 
+def _scenes(workdir: Path, settings: Mapping[str, Any]) -> Read:
+    from memjax.data.scenes import write_scenes
+
+    folder = settings["root"] or str(workdir / "data" / "scenes")
+    write_scenes(folder, **settings["scenes"])
+    return _folder(workdir, {**settings, "root": folder})
+
+
 def _tfds(workdir: Path, settings: Mapping[str, Any]) -> Read:
     from memjax.data.tfds import read_tfds
 
@@ -148,6 +156,7 @@ READERS: dict[str, Reader] = {
     "nih": _nih,
     "mimic": _mimic,
     "folder": _folder,
+    "scenes": _scenes,
     "tfds": _tfds,
     "digits": _digits,
 }

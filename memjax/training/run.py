@@ -130,6 +130,11 @@ def open_run(path: str | Path, *, ema: bool = True, step: int | None = None) -> 
     """
     record = read_run_file(path)
     config, label_space = record["config"], label_space_of(record)
+    if "fine_tune" in config:
+        raise ValueError(
+            f"{path} is a fine-tuning of another model: open its folder 'pipeline', which is "
+            "written at the end of the training."
+        )
     restored = load_params(path, ema=ema, step=step)
     network = network_of(config, label_space)
     bundle = make_bundle(

@@ -1,7 +1,7 @@
 """One jitted training step: loss, guard, update, moving average."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ import optax
 from jaxtyping import Bool, Float, Int, PyTree
 
 from memjax.core.schedules import NoiseSchedule
-from memjax.core.types import Array
+from memjax.core.types import Array, Params
 from memjax.training.memorization_filter import FilterRecord, update_record
 from memjax.training.objective import DenoiseFn, EncodeFn, Judged, Noised, Objective, TrainBatch
 from memjax.training.optimizer import make_learning_rate, make_optimizer
@@ -19,7 +19,23 @@ from memjax.training.state import TrainState
 __all__ = ["TrainBatch", "TrainOptions", "make_learning_rate", "make_optimizer", "make_train_step"]
 
 Metrics = dict[str, Array]
-StepFn = Callable[[TrainState, Any], tuple[TrainState, Metrics]]
+StepFn = Callable[..., tuple[TrainState, Metrics]]
+
+
+class Inputs(Protocol):
+    """What stands between a batch and the objective where the two are not the same.
+
+    Fine-tuning draws latents from a batch's moments, and its network's weights are trained ones,
+    frozen ones and the batch's text embeddings together.
+    """
+
+    def draw(self, key: Array, batch: Any) -> Any:
+        """Returns a step's examples, a :class:`TrainBatch`; ``key`` is the step's own."""
+        ...
+
+    def params(self, trained: Params, frozen: Params, batch: Any) -> Params:
+        """Returns what the two functions of the network are given as ``params``."""
+        ...
 
 
 def make_train_step(
@@ -30,8 +46,9 @@ def make_train_step(
     options: TrainOptions | None = None,
     *,
     learning_rate: optax.Schedule | None = None,
+    inputs: Inputs | None = None,
 ) -> StepFn:
-    """Returns the jitted ``step(state, batch) -> (state, metrics)``.
+    """Returns the jitted ``step(state, batch, frozen=None) -> (state, metrics)``.
 
     The loss is ``mean_i w_i ‖f(x_t, t, c_i) − target_i‖²/d`` with ``t ~ U{0..T−1}`` and
     ``ε ~ N(0, I)`` drawn from ``fold_in(state.key, state.step)`` in the global batch's shape, so
@@ -45,23 +62,33 @@ def make_train_step(
         tx: The optimiser; clipping of the global norm belongs in it.
         options: See :class:`TrainOptions`.
         learning_rate: Update count → rate, only to report it.
+        inputs: See :class:`Inputs`; None takes batches and weights as they are.
 
     Returns:
-        The step. It donates ``state``. Metrics are float32 scalars: ``loss``, ``grad_norm`` (before
-        the clip), ``kept_frac``, ``skipped``, ``total_skipped``, and ``learning_rate`` if given;
-        with the filter also ``magnitude``, the batch's mean over rows with a condition.
+        The step. It donates ``state`` and leaves ``frozen`` alone. Metrics are float32 scalars:
+        ``loss``, ``grad_norm`` (before the clip), ``kept_frac``, ``skipped``, ``total_skipped``,
+        and ``learning_rate`` if given; with the filter also ``magnitude``, the batch's mean over
+        rows with a condition.
 
     .. note:: With the filter on, a step costs one more forward pass, without gradient.
     """
     options = options or TrainOptions()
     objective = Objective(denoise_fn, encode_fn, schedule, options)
 
-    def step(state: TrainState, batch: TrainBatch) -> tuple[TrainState, Metrics]:
+    def step(state: TrainState, batch: Any, frozen: Params = None) -> tuple[TrainState, Metrics]:
         _check_record(state, options)
-        noised = objective.noise(jax.random.fold_in(state.key, state.step), batch)
-        null_output = objective.null_output(state.params, noised)
-        gradient = jax.value_and_grad(objective.loss, has_aux=True)
-        (loss, judged), grads = gradient(state.params, noised, null_output)
+        key = jax.random.fold_in(state.key, state.step)
+        examples = batch if inputs is None else inputs.draw(_drawing_key(key), batch)
+        noised = objective.noise(key, examples)
+
+        def weights(trained: Params) -> Params:
+            return trained if inputs is None else inputs.params(trained, frozen, batch)
+
+        def loss_of(trained: Params) -> tuple[Array, Judged | None]:
+            return objective.loss(weights(trained), noised, null_output)
+
+        null_output = objective.null_output(weights(state.params), noised)
+        (loss, judged), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
         grad_norm = optax.tree.norm(grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
         apply = finite if judged is None else finite & (judged.weights.sum() > 0)
@@ -75,6 +102,11 @@ def make_train_step(
         return new, metrics
 
     return jax.jit(step, donate_argnums=0)
+
+
+def _drawing_key(key: Array) -> Array:
+    """A key for :meth:`Inputs.draw` that is none of those the noise of the step is drawn from."""
+    return jax.random.fold_in(jax.random.clone(key), 0x1A7E)
 
 
 def _check_record(state: TrainState, options: TrainOptions) -> None:

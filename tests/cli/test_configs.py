@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import pytest
+from absl import flags
 from ml_collections import config_flags
 
 from memjax.cli.configs import (
@@ -14,20 +15,27 @@ from memjax.cli.configs import (
     resolve_config_flags,
 )
 from memjax.cli.defaults import base_config
+from memjax.cli.fine_tune_defaults import fine_tune_config
+from memjax.cli.fine_tuning import check_fine_tune
 from memjax.cli.main import COMMANDS
 from memjax.cli.training import check_sections
 from memjax.data.labels import chexpert_label_space
 from memjax.training.run import network_of
 
-RUNS = [name for name in bundled_configs() if not name.startswith("sweep_")]
+RUNS = [name for name in bundled_configs() if not name.startswith(("sweep_", "finetune_"))]
+TUNINGS = [
+    "finetune_dcr",
+    *(f"finetune_dcr:{style}" for style in ("dup_both", "dup_image", "nodup")),
+    "finetune_tiny",
+    "finetune_tiny:short",
+    "finetune_wen",
+]
 NAMES = [*RUNS, "phantoms_demo:short", "digits:short"]
 LARGE = ("chexpert", "folder", "tfds")
 
 
 def load(name):
     """Loads a configuration as the commands do."""
-    from absl import flags
-
     values = flags.FlagValues()
     holder = config_flags.DEFINE_config_file("config", None, lock_config=True, flag_values=values)
     values(resolve_config_flags(["memjax", f"--config={name}"]))
@@ -39,7 +47,8 @@ def test_the_configurations_are_bundled():
     assert runs == RUNS
     questions = ("capacity", "conditions", "data_size", "duplication", "guidance", "steps")
     sweeps = [f"sweep_{name}" for name in (*questions, "validation")]
-    assert [name for name in bundled_configs() if name not in RUNS] == sweeps
+    tunings = ["finetune_dcr", "finetune_tiny", "finetune_wen"]
+    assert [name for name in bundled_configs() if name not in RUNS] == [*tunings, *sweeps]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -48,6 +57,37 @@ def test_a_bundled_configuration_is_sound(name):
     check_config(config)
     check_sections(config)
     assert config.keys() == plain(base_config()).keys()
+
+
+@pytest.mark.parametrize("name", TUNINGS)
+def test_a_fine_tuning_is_sound(name):
+    config = plain(load(name))
+    check_config(config)
+    if not name.startswith("finetune_tiny"):
+        with pytest.raises(ValueError, match=r"fine_tune.base is empty"):
+            check_fine_tune(config)
+        config["fine_tune"]["base"] = "somewhere"
+    assert check_fine_tune(config).method == "unet"
+    assert config.keys() == plain(fine_tune_config()).keys()
+    assert config["fine_tune"].keys() == plain(fine_tune_config().fine_tune).keys()
+
+
+def test_the_published_fine_tunings_are_as_published():
+    """Wen et al. 2024, §5.2, and Somepalli et al. 2023, arXiv 2305.20086, §4."""
+    wen, dcr = load("finetune_wen"), load("finetune_dcr:dup_image")
+    assert (wen.train.steps, wen.train.batch_size, wen.train.learning_rate) == (20_000, 8, 1e-5)
+    tuned = wen.fine_tune
+    assert (tuned.memorized, tuned.repeats, tuned.others_ratio) == ("200", 200, 3.0)
+    assert (wen.data.size, dcr.data.size, dcr.data.flip) == (512, 256, True)
+    assert (dcr.train.steps, dcr.train.batch_size, dcr.train.learning_rate) == (100_000, 16, 5e-6)
+    assert (dcr.train.lr_schedule, dcr.train.warmup_steps) == ("constant", 5_000)
+    assert (dcr.data.duplicate_fraction, dcr.data.duplicate_factor) == (0.05, 5.0)
+    assert dcr.fine_tune.captions == "duplicated"
+    assert load("finetune_dcr:dup_both").fine_tune.captions == "first"
+    assert load("finetune_dcr:nodup").data.duplicate_fraction == 0
+    assert wen.train.cond_dropout == dcr.train.cond_dropout == 0
+    with pytest.raises(flags.Error, match="dup_none is unknown"):
+        load("finetune_dcr:dup_none")
 
 
 @pytest.mark.parametrize("name", NAMES)

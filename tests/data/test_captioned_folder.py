@@ -190,3 +190,23 @@ def test_pictures_without_anything_to_say_are_refused_with_the_way_out(tmp_path)
     train, _, _ = read_folder(tmp_path)
     with pytest.raises(ValueError, match=r"neither class labels nor captions .*sub-folder a class"):
         label_space_of(train, "folder", SETTINGS)
+
+
+def test_several_captions_and_repeats(tmp_path):
+    for number in range(5):
+        picture(tmp_path / f"{number}.png", number)
+    rows = [
+        {"file_name": "0.png", "text": ["one  dog", " ", "a dog"], "repeats": 200},
+        {"file_name": "1.png", "text": ["alone"]},
+        {"file_name": "2.png", "text": "plain"},
+        {"file_name": "3.png", "text": ["good", 3]},
+        {"file_name": "4.png", "text": "x", "repeats": 0},
+    ]
+    (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    train, _, problems = read_folder(tmp_path)
+    assert [(r.caption, r.captions, r.repeats) for r in train] == [
+        ("one dog", ("one dog", "a dog"), 200),
+        ("alone", (), 1),
+        ("plain", (), 1),
+    ]
+    assert problems.counts == {"text is no string": 1, "repeats is no count": 1}

@@ -91,4 +91,6 @@ def test_policies_are_text_json_or_a_mapping():
 
 
 def test_every_kind_of_the_default_comment_is_known():
-    assert KINDS == ("phantoms", "chexpert", "nih", "mimic", "folder", "tfds", "digits")
+    assert KINDS == (
+        "phantoms", "chexpert", "nih", "mimic", "folder", "scenes", "tfds", "digits",
+    )  # fmt: skip

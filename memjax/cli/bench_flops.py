@@ -1,0 +1,51 @@
+"""Counts the products of a JAX function: what a rate of arithmetic is measured in.
+
+XLA's own count takes the body of a loop once; here it is taken as often as it runs.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+
+def count_flops(fn: Callable[..., Any], *arguments: Any) -> float:
+    """Returns the floating point operations of all matrix products and convolutions of ``fn``.
+
+    A multiplication and an addition are two. Of branches the first counts; the body of a
+    ``while`` counts once, that of a ``scan`` as often as it runs.
+
+    Args:
+        fn: What is traced.
+        *arguments: Arrays or ``jax.ShapeDtypeStruct``.
+    """
+    return _of_jaxpr(jax.make_jaxpr(fn)(*arguments).jaxpr)
+
+
+def _of_jaxpr(jaxpr: Any) -> float:
+    return sum(_of_equation(equation) for equation in jaxpr.eqns)
+
+
+def _of_equation(equation: Any) -> float:
+    name, params = equation.primitive.name, equation.params
+    if name == "dot_general":
+        (contracted, _), _ = params["dimension_numbers"]
+        shape = equation.invars[0].aval.shape
+        return 2.0 * equation.outvars[0].aval.size * math.prod(shape[i] for i in contracted)
+    if name in ("conv_general_dilated", "memjax_convolve"):
+        kernel = equation.invars[1].aval
+        dilation = math.prod(params.get("lhs_dilation", (1,)))
+        out_axis = params["dimension_numbers"].rhs_spec[0] if "dimension_numbers" in params else -1
+        taps = kernel.size / kernel.shape[out_axis] / dilation
+        return 2.0 * equation.outvars[0].aval.size * taps
+    if name == "cond":
+        return _of_jaxpr(params["branches"][0].jaxpr)
+    times = params["length"] if name == "scan" else 1
+    return times * sum(_of_jaxpr(inner) for inner in _inner(params))
+
+
+def _inner(params: dict[str, Any]) -> list[Any]:
+    """Returns the programs among an equation's parameters, open."""
+    opened = [getattr(value, "jaxpr", value) for value in params.values()]
+    return [value for value in opened if hasattr(value, "eqns")]

@@ -1,0 +1,150 @@
+"""``memjax bench --what=sd``: Stable Diffusion's network in memjax and in diffusers, in turn.
+
+Each side lives in a process of its own, so that memory is counted apart and each can have its own
+allocator; they are called in turn, so that one computes at a time.
+"""
+
+import itertools
+import json
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Float
+
+from memjax.cli.bench_run import BUSY
+from memjax.cli.bench_sd_gpu import measure_gpu
+from memjax.cli.bench_sd_memjax import SdMemjaxSide
+from memjax.cli.bench_sd_table import gpu_table, sd_table
+from memjax.cli.bench_sd_torch import SdTorchSide
+from memjax.cli.bench_sd_work import SD_CASES, SdSettings, make_inputs
+from memjax.cli.bench_timing import (
+    Times,
+    bench_versions,
+    load_average,
+    machine,
+    summarise,
+    usable_cores,
+)
+from memjax.cli.bench_torch_network import torch_missing
+from memjax.cli.bench_worker import DEFAULT, KEEP, Worker
+from memjax.training.atomic import write_bytes
+
+MATMUL = {"sd14": 2048, "tiny": 64}
+
+
+class Comparison(NamedTuple):
+    """Which allocator each side runs with.
+
+    Attributes:
+        title: For the table.
+        memjax: memjax's setting.
+        torch: torch's setting.
+        only: Cases it is measured on.
+    """
+
+    title: str
+    memjax: str
+    torch: str
+    only: tuple[str, ...]
+
+
+def comparisons(allocator: str, only: tuple[str, ...]) -> dict[str, Comparison]:
+    """Returns the comparisons of a setting (``keep``, ``default`` or ``both``) by name."""
+    same = Comparison("freed memory kept on both sides", KEEP, KEEP, only)
+    come = Comparison(
+        "each as it comes: memjax keeps freed memory, torch has the system's allocator",
+        KEEP,
+        DEFAULT,
+        tuple(case for case in only if case == "forward"),
+    )
+    plain = Comparison("the system's allocator on both sides", DEFAULT, DEFAULT, only)
+    kept = {"same": same} | ({"as_they_come": come} if come.only else {})
+    if allocator == KEEP:
+        return kept
+    return {"default": plain} if allocator == DEFAULT else kept | {"default": plain}
+
+
+def run_sd(settings: SdSettings, allocator: str, out: str | None) -> int:
+    """Measures, prints the figures and, where asked, writes them as JSON."""
+    facts = machine()
+    print(f"{facts['processor']}, {facts['platform']}: {usable_cores()} threads on each side")
+    on_gpu = jax.default_backend() == "gpu"
+    report = measure_gpu(settings) if on_gpu else measure_cpu(settings, allocator)
+    print("\n" + (gpu_table if on_gpu else sd_table)(report))
+    report |= {"machine": facts, "versions": bench_versions()}
+    if out:
+        text = json.dumps(report, indent=1, sort_keys=True) + "\n"
+        print(f"\nall times: {write_bytes(out, text.encode())}")
+    return 0
+
+
+def measure_cpu(settings: SdSettings, allocator: str) -> dict[str, Any]:
+    """Runs every comparison; memjax alone, once, where torch is missing."""
+    missing, planned = torch_missing(), comparisons(allocator, settings.only)
+    if missing:
+        planned = dict(itertools.islice(planned.items(), 1))
+    runs: dict[str, Any] = {}
+    facts: dict[str, Any] = {}
+    for kept, group in itertools.groupby(planned.items(), key=lambda item: item[1].memjax):
+        with Worker("memjax", kept, SdMemjaxSide, settings) as ours:
+            facts = facts or {
+                "pair_flops": ours.call("pair_flops")[0],
+                "matmul_flops_per_second": ours.call("matmul_rate", MATMUL[settings.size])[0],
+            }
+            for name, comparison in group:
+                runs[name] = _compare(ours, comparison, settings, bool(missing))
+    return {"settings": settings._asdict(), "torch_missing": missing, "runs": runs, **facts}
+
+
+def _compare(
+    ours: Worker, comparison: Comparison, settings: SdSettings, alone: bool
+) -> dict[str, Any]:
+    before = load_average()
+    if alone:
+        cases = {case: _measure({"memjax": ours}, case, settings) for case in comparison.only}
+    else:
+        arguments = (SdTorchSide, settings, usable_cores())
+        with Worker("torch", comparison.torch, *arguments) as theirs:
+            sides = {"memjax": ours, "torch": theirs}
+            cases = {case: _measure(sides, case, settings) for case in comparison.only}
+    return {
+        "allocator": comparison._asdict(),
+        "cases": cases,
+        "load_average": {"before": before, "after": load_average()},
+        "busy": before is not None and before > BUSY * usable_cores(),
+    }
+
+
+def _measure(sides: dict[str, Worker], case: str, settings: SdSettings) -> dict[str, Any]:
+    """Warms up, runs the sides in turn and compares what they computed."""
+    warmup = {name: side.call("warm", case)[1] for name, side in sides.items()}
+    repeats = settings.repeats if case == "forward" else settings.long_repeats
+    times: dict[str, list[Times]] = {name: [] for name in sides}
+    values: dict[str, np.ndarray] = {}
+    for repeat in range(repeats):
+        for name in sides if repeat % 2 == 0 else reversed(list(sides)):
+            values[name], took = sides[name].call(case)
+            times[name].append(took)
+    amount = {"detect": settings.prompts}.get(case, 1)
+    found = summarise(SD_CASES[case], amount, warmup, times)
+    for name, side in sides.items():
+        found["sides"][name] |= side.call("facts")[0]
+    found["difference"] = difference(case, values, settings) if len(sides) > 1 else None
+    return found
+
+
+def difference(
+    case: str, values: dict[str, Float[np.ndarray, "..."]], settings: SdSettings
+) -> float:
+    """Returns how far the sides' results lie apart, relative to what they should be.
+
+    Predictions and magnitudes: ``max |Δ|`` over their root mean square. Embeddings: the root mean
+    square of Δ over that of the way from the start; AdamW's first steps divide the gradient by its
+    own size, so an element whose gradient is near zero may go either way.
+    """
+    ours, theirs = values["memjax"], values["torch"]
+    if case == "mitigate":
+        start = make_inputs(settings).prompts[:1]
+        return float(np.linalg.norm(ours - theirs) / np.linalg.norm(theirs - start))
+    return float(np.abs(ours - theirs).max() / np.sqrt(np.mean(np.square(theirs))))

@@ -1,0 +1,99 @@
+"""A tiny text-to-image model of its own making, to fine-tune where no other is at hand.
+
+Its autoencoder is trained on scenes for half a minute; its text encoder and its network are random,
+so that fine-tuning teaches it all it knows.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from memjax import interop
+from memjax.cli.common import progress_bar
+from memjax.data.images import to_unit
+from memjax.data.scenes import draw_scenes, scene_words
+from memjax.models.vae import AutoencoderKL
+from memjax.training.autoencoder import train_autoencoder
+from memjax.training.autoencoder_start import averaging_start
+
+# Scenes of the base are drawn from another stream than those of a data set.
+_SCENES = 1_000_003
+_BETA_END = 0.02
+_QUIET = 0.05
+_LENGTH = 24  # tokens: the longest caption of a scene has 15 words, and a few may be inserted
+
+
+def make_tiny_base(folder: Path, settings: Mapping[str, Any], size: int) -> Path:
+    """Makes the model and writes its folder, unless it is there.
+
+    Args:
+        folder: Where it goes.
+        settings: The ``fine_tune.tiny`` section of a configuration.
+        size: Edge of the pictures.
+    """
+    if (folder / "model_index.json").is_file():
+        return folder
+    seed, channels = settings["seed"], tuple(settings["channels"])
+    pipeline = interop.tiny_pipeline(
+        "sd2",
+        seed=seed,
+        latent_size=size // 2,
+        words=scene_words(),
+        unet={
+            "block_out_channels": channels,
+            "attention_blocks": (False, True),
+            "num_heads": 4,
+            "cross_attention_dim": settings["text_width"],
+        },
+        vae={"norm_num_groups": 2, "mid_attention": False},
+        text={"max_length": _LENGTH},
+    )
+    scenes = draw_scenes(_SCENES + seed, settings["num_scenes"], size)
+    images = to_unit(np.stack([scene.image for scene in scenes]))
+    trained = train_autoencoder(
+        pipeline.vae,
+        averaging_start(pipeline.vae, pipeline.vae_params),
+        images,
+        steps=settings["autoencoder_steps"],
+        batch_size=8,
+        learning_rate=2e-3,
+        seed=seed,
+        progress=progress_bar("autoencoder"),
+    )
+    print(f"tiny base: the autoencoder's RMS error is {trained.error:.3f} in units of [-1, 1]")
+    pipeline = _scaled(pipeline, trained.params, trained.scaling_factor)
+    text = _attentive(pipeline.text_params, int(pipeline.tokenizer.special_ids["pad_token_id"]))
+    interop.save(pipeline._replace(text_params=text), folder)
+    return folder
+
+
+def _attentive(params: Any, padding: int) -> Any:
+    """Makes padding and places quiet, so that a text's padding says what the text says.
+
+    In a trained text encoder it does: the end of a text sums it up. In a random one most of each
+    token is its own entry in the tables, and captions differ in a few tokens.
+    """
+    words, places = (f"embeddings.{name}_embedding" for name in ("token", "position"))
+    table = np.array(params[words]["embedding"])
+    table[padding] *= _QUIET
+    quiet = _QUIET * np.asarray(params[places]["embedding"])
+    return {**params, words: {"embedding": table}, places: {"embedding": quiet}}
+
+
+def _scaled(pipeline: Any, params: Any, factor: float) -> Any:
+    """Puts the autoencoder in, with latents of variance one and a schedule that ends in noise.
+
+    Stable Diffusion's own schedule leaves 7 % of the picture at its end. In latents as small as
+    these that is enough to tell the picture's mean colour, which the network then takes from the
+    initial noise instead of from the caption. A network that predicts v, as Stable Diffusion 2
+    does, can start from such noise; the error of one that predicts ε would be divided by √ᾱ_T.
+    """
+    vae = AutoencoderKL(dataclasses.replace(pipeline.vae.config, scaling_factor=factor))
+    files = {**pipeline.settings}
+    files["vae"] = {**files["vae"], "scaling_factor": factor}
+    files["scheduler"] = {**files["scheduler"], "beta_end": _BETA_END}
+    spec = dataclasses.replace(pipeline.spec, beta_end=_BETA_END)
+    return pipeline._replace(vae=vae, vae_params=params, spec=spec, settings=files)

@@ -96,6 +96,7 @@ def test_prompts_say_what_is_memorised(place):
     assert (gallery.copies == 1).all()
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_an_audit_of_a_folder_with_all_weights(place, tmp_path):
     done = memjax(
@@ -144,6 +145,7 @@ def test_an_audit_of_a_folder_with_all_weights(place, tmp_path):
     assert "classifier" not in report
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_an_audit_of_prompts_without_weights(place, tmp_path):
     done = memjax(

@@ -39,6 +39,7 @@ def run_bench(*arguments: str, timeout: int = 300) -> subprocess.CompletedProces
     )
 
 
+@pytest.mark.thorough
 def test_memjax_alone_where_torch_is_missing(tmp_path):
     out = tmp_path / "bench.json"
     done = run_bench("--only=forward", "--repeats=2", f"--out={out}")
@@ -58,6 +59,7 @@ def test_memjax_alone_where_torch_is_missing(tmp_path):
     assert {"jax", "flax", "torch", "diffusers"} <= set(report["versions"])
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_all_cases_run_alone(tmp_path):
     out = tmp_path / "bench.json"

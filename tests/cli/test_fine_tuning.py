@@ -181,6 +181,7 @@ def kill_at(process, workdir, step):
     process.communicate(timeout=60)
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_kills_change_no_bit(run, tmp_path):
     base, cache = run / "base", tmp_path / "cache"

@@ -122,6 +122,7 @@ def test_one_program_is_compiled_whatever_the_number_of_prompts(text_model, tmp_
     assert len(compiled) == 1
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_bfloat16_scores_are_close_and_kept_in_float32(scored, text_model, prompts, tmp_path):
     rows, _ = detect(text_model, prompts, tmp_path / "s.jsonl", *FAST, "--dtype=bfloat16")

@@ -83,6 +83,7 @@ def test_the_weights_do_not_depend_on_the_batch(explained, text_model, prompts, 
         np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-6 * max(theirs))
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_recomputing_and_bfloat16_give_nearly_the_same_weights(
     explained, text_model, prompts, tmp_path, monkeypatch

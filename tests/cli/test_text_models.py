@@ -168,6 +168,7 @@ class _Bundle(NamedTuple):
     eps_fn: Any
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_a_run_computes_in_the_type_asked_for(run):
     model = load_model(run, "bfloat16")

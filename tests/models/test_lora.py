@@ -89,6 +89,7 @@ def test_at_the_start_the_network_is_the_frozen_one_bit_for_bit(params, key):
     assert 0.2 < a.std() < 0.6  # 1/√8 = 0.35 and 1/√6 = 0.41, from some hundreds of draws
 
 
+@pytest.mark.thorough
 def test_gradients_reach_b_first_and_then_a(params, key):
     def loss(lora):
         return jnp.mean(LinenEps(UNET)(merge_lora(params, lora, 1.0), X, T, COND) ** 2)

@@ -96,6 +96,7 @@ def test_latents_are_drawn_from_the_moments(sd1):
     np.testing.assert_array_equal(again, images)
 
 
+@pytest.mark.thorough
 def test_the_loss_is_that_of_a_reference(drawn):
     """One step's loss against NumPy arithmetic around the network."""
     state, step, frozen = setting(drawn)
@@ -119,6 +120,7 @@ def test_the_loss_is_that_of_a_reference(drawn):
     np.testing.assert_allclose(float(metrics["loss"]), expected, rtol=1e-4)
 
 
+@pytest.mark.thorough
 def test_lora_trains_the_adapters_alone(sd1):
     state, step, frozen = setting(sd1, LORA)
     before = state_hash(frozen)
@@ -152,6 +154,7 @@ def test_frozen_weights_and_embeddings_are_arguments_and_not_constants(sd1):
     assert float(changed["loss"]) != float(same["loss"])
 
 
+@pytest.mark.thorough
 def test_bfloat16_and_remat_keep_float32_weights(sd1):
     batch = batches(sd1, 1)[0]
     losses = {}
@@ -166,6 +169,7 @@ def test_bfloat16_and_remat_keep_float32_weights(sd1):
     assert losses["bfloat16", False] != losses["float32", False]
 
 
+@pytest.mark.thorough
 def test_the_filter_measures_against_the_null_caption(drawn):
     options = {"filter_threshold": 1e-4, "filter_rms": True}
     state, step, frozen = setting(drawn, **options)
@@ -183,6 +187,7 @@ def test_the_filter_measures_against_the_null_caption(drawn):
     np.testing.assert_array_equal(np.flatnonzero(state.filter.flagged), np.unique(batch.row))
 
 
+@pytest.mark.thorough
 def test_dropout_gives_the_null_caption(sd1):
     params = Conditioned({}, jnp.arange(10.0).reshape(5, 1, 2))
     cond = text_condition(params, jnp.array([[0], [3]]))

@@ -18,7 +18,7 @@
 #
 # Load a Stable Diffusion checkpoint in JAX, without torch; find prompts it has memorised from one
 # network evaluation each; see which words bring the copy back; repair the prompts; compare side by
-# side. Weights and states are bfloat16, one prompt at a time, so that it fits a GPU of 16 GB.
+# side. Weights and states are bfloat16, one prompt at a time: meant for a GPU of 16 GB.
 #
 # The prompts below are captions that are known to be copied by Stable Diffusion 1 (Webster 2023,
 # arXiv 2305.08694) and everyday ones. `MODEL = "tiny"` makes a random network of a few hundred

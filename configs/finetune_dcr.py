@@ -5,7 +5,7 @@ Paper: Somepalli et al. 2023, arXiv 2305.20086, §4: 256-pixel centre crops and 
 No moving average of the weights.
 Command: memjax train --config=finetune_dcr:dup_both --config.data.root=/data/laion10k
 --config.fine_tune.base=/models/stable-diffusion-2-1 --workdir=runs/dcr
-Time: made for one accelerator with 40 GB. Not yet measured by us.
+Time: meant for one accelerator; neither its time nor its memory was measured by us yet.
 Expect: dup_both (a duplicated picture always with its first caption) copies most, dup_image (with
 one of its captions, drawn anew: "text": [..., ...] in metadata.jsonl) less, nodup least.
 --config.fine_tune.captions=all is the paper's mitigation "multiple captions".

@@ -47,5 +47,6 @@ def get_config(arg: str = "") -> ConfigDict:
         config.sampling.num_steps = 8
         config.audit.options.update(generations=2, first_k=4, mitigate_steps=(1, 4), num_iters=3)
         config.fine_tune.tiny.update(autoencoder_steps=4, num_scenes=16, channels=(16, 16))
+        config.fine_tune.tiny.update(pretraining_steps=0)
         config.fine_tune.tiny.update(text_width=16)
     return config

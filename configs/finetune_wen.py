@@ -5,7 +5,7 @@ others that stand once, 20,000 steps of 8, a constant rate of 1e-5, moving avera
 crops. The filter is --config.train.filter_threshold=2 (its τ, in raw units of 64x64x4 latents).
 Command: memjax train --config=finetune_wen --config.fine_tune.base=/models/stable-diffusion-v1-4
 --config.data.root=/data/laion --config.fine_tune.memorized=memorized --workdir=runs/wen
-Time: made for one accelerator with 24 GB, or 40 GB without remat. Not yet measured by us.
+Time: meant for one accelerator; neither its time nor its memory was measured by us yet.
 Expect: the 200 captions bring their pictures back; the paper's filter lowers the similarity to them
 at a CLIP score that hardly moves. fine_tune.memorized may also be a number of rows to draw, and
 fine_tune.others_ratio=None takes every other picture the folder has.

@@ -11,10 +11,9 @@ from jaxtyping import Bool
 from memjax.cli.models import Model
 from memjax.cli.prompts import read_prompts
 from memjax.cli.references import reference_paths
-from memjax.cli.training import data_of
+from memjax.cli.training import data_of, planted_of
 from memjax.data.captioned_folder import read_folder
 from memjax.data.images import load_image
-from memjax.data.planted_duplicates import plant_duplicates
 from memjax.data.records import Record, picture_record
 from memjax.evaluate.audit_inputs import Gallery
 from memjax.evaluate.caption_prompts import caption_gallery
@@ -152,17 +151,7 @@ def from_fine_tuning(model: Model) -> Captioned:
             "--prompts=FILE and --negatives=FILE with pictures in the field 'image'."
         )
     data = data_of({**config, "data": {**config["data"], "check": False}}, model.path)
-    section = config["fine_tune"]
-    planted = plant_duplicates(
-        data.train,
-        data.root,
-        seed=config["seed"],
-        memorized=section["memorized"],
-        repeats=section["repeats"],
-        others_ratio=section["others_ratio"],
-        fraction=config["data"]["duplicate_fraction"],
-        factor=config["data"]["duplicate_factor"],
-    )
+    planted = planted_of(config, data)
     weights = planted.weights
     times = np.asarray(planted.repeats) if weights is None else np.rint(weights)
     rows = [r._replace(repeats=int(t)) for r, t in zip(data.train, times, strict=True)]

@@ -56,7 +56,7 @@ def progress_bar(what: str, already: int = 0) -> Callable[[int, int], None]:
 
     def update(done: int, total: int) -> None:
         nonlocal bar
-        bar = bar or tqdm(total=total, desc=what, unit="prompt", leave=False, initial=already)
+        bar = bar or tqdm(total=total, desc=what, unit="", leave=False, initial=already)
         bar.update(done - bar.n)
         if done >= total:
             bar.close()

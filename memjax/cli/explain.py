@@ -49,6 +49,7 @@ from memjax.evaluate.options import SamplingOptions
 from memjax.evaluate.token_page import Explained, render_token_page
 from memjax.evaluate.token_words import Word, normal, shares, token_weights, words_of
 from memjax.explain import ATTRIBUTIONS, explain_tokens
+from memjax.sampling import STATIC_ARGUMENTS
 from memjax.training.atomic import write_bytes
 
 FLAGS = flags.FlagValues()
@@ -67,18 +68,7 @@ _ATTRIBUTION = flags.DEFINE_enum(
 _CHUNK = chunk_flag(FLAGS)
 _PRINTED = 20  # prompts; the page has them all
 
-_STATIC = (
-    "eps_fn",
-    "steps",
-    "attribution",
-    "num_steps",
-    "stepper",
-    "spacing",
-    "steps_offset",
-    "set_alpha_to_one",
-    "clip_x0",
-)
-_explain = jax.jit(explain_tokens, static_argnames=_STATIC)
+_explain = jax.jit(explain_tokens, static_argnames=(*STATIC_ARGUMENTS, "steps", "attribution"))
 
 
 @dataclasses.dataclass(frozen=True)

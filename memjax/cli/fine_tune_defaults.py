@@ -56,7 +56,8 @@ def fine_tune_config() -> ConfigDict:
             "tiny": {
                 "seed": 0,
                 "autoencoder_steps": 300,
-                "num_scenes": 512,
+                "pretraining_steps": 1000,
+                "num_scenes": 1024,
                 "channels": (32, 64),
                 "text_width": 64,
             },

@@ -11,8 +11,8 @@ from memjax import interop
 from memjax.cli.common import out_folder
 from memjax.cli.fine_tune_loop import Job, train_job
 from memjax.cli.tiny_base import make_tiny_base
-from memjax.cli.training import audit_options, data_of, optimizer_of, options_of
-from memjax.data.planted_duplicates import Planted, plant_duplicates
+from memjax.cli.training import audit_options, data_of, optimizer_of, options_of, planted_of
+from memjax.data.planted_duplicates import Planted
 from memjax.evaluate.options import SamplingOptions
 from memjax.training.data import RunData
 from memjax.training.fine_tune import Tuning
@@ -128,17 +128,7 @@ def _completed(config: Mapping[str, Any], base: Any, path: str) -> dict[str, Any
 
 def _planted(config: Mapping[str, Any], data: RunData) -> tuple[RunData, Planted]:
     """Decides how often each row is shown; rows that never are, are left out."""
-    section = config["fine_tune"]
-    planted = plant_duplicates(
-        data.train,
-        data.root,
-        seed=config["seed"],
-        memorized=section["memorized"],
-        repeats=section["repeats"],
-        others_ratio=section["others_ratio"],
-        fraction=config["data"]["duplicate_fraction"],
-        factor=config["data"]["duplicate_factor"],
-    )
+    planted = planted_of(config, data)
     rows = np.flatnonzero(planted.trained)
     kept = Planted(
         planted.duplicated[rows],

@@ -1,6 +1,5 @@
 """Parts of a long repair: each chunk of prompts is kept when it is done, and never done twice."""
 
-import hashlib
 import io
 import json
 import shutil
@@ -10,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from memjax.cli.parts import read_arrays, text_digest
 from memjax.training.atomic import write_bytes
 
 FOLDER = "parts"
@@ -27,24 +27,22 @@ class Part(NamedTuple):
     arrays: dict[str, np.ndarray]
 
 
-class Parts:
+class Chunks:
     """The kept chunks of one output folder; those made with other settings are left out."""
 
     def __init__(self, out: Path, settings: Mapping[str, Any]):
         self._folder = out / FOLDER
-        text = json.dumps(settings, sort_keys=True, default=str)
-        self._key = hashlib.sha256(text.encode()).hexdigest()[:16]
+        self._key = text_digest(settings)
 
     def _file(self, number: int) -> Path:
         return self._folder / f"{self._key}-{number:05d}.npz"
 
     def read(self, number: int) -> Part | None:
         """Returns a chunk that was done before, or None."""
+        arrays = read_arrays(self._file(number)) or {}
         try:
-            with np.load(self._file(number), allow_pickle=False) as stored:
-                arrays = {name: stored[name] for name in stored.files}
             records = json.loads(arrays.pop("records").tobytes())
-        except (OSError, ValueError, KeyError):
+        except (KeyError, ValueError):
             return None
         return Part(records, arrays)
 

@@ -20,7 +20,7 @@ from memjax.cli.mitigate_asked import (
 )
 from memjax.cli.mitigate_options import baseline_arms, make_setting
 from memjax.cli.mitigate_output import write_outputs
-from memjax.cli.mitigate_parts import Part, Parts
+from memjax.cli.mitigate_parts import Chunks, Part
 from memjax.cli.mitigating import Job, run_part
 from memjax.cli.models import Model
 from memjax.cli.parts import content_digest
@@ -113,11 +113,11 @@ def _made(job: Job) -> dict[str, Any]:
     )
 
 
-def _all_parts(job: Job, asked: Asked, made: dict[str, Any]) -> tuple[Job, Parts, list[Part]]:
+def _all_parts(job: Job, asked: Asked, made: dict[str, Any]) -> tuple[Job, Chunks, list[Part]]:
     """Runs all chunks, smaller ones where the device's memory runs out."""
     job = _fitting(job, asked)
     while True:
-        parts = Parts(Path(asked.out), _fingerprint(job, made))
+        parts = Chunks(Path(asked.out), _fingerprint(job, made))
         try:
             return job, parts, _run_parts(job, parts)
         except (jax.errors.JaxRuntimeError, MemoryError) as error:
@@ -126,7 +126,7 @@ def _all_parts(job: Job, asked: Asked, made: dict[str, Any]) -> tuple[Job, Parts
             job = _smaller(job, asked, error)
 
 
-def _run_parts(job: Job, parts: Parts) -> list[Part]:
+def _run_parts(job: Job, parts: Chunks) -> list[Part]:
     done, progress = [], progress_bar("mitigating")
     for number in range(job.parts):
         part = parts.read(number)

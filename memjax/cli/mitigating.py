@@ -1,8 +1,6 @@
 """Repairs prompts chunk by chunk: pictures before and after, and what they are measured with."""
 
-import json
 import math
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -256,10 +254,7 @@ def word_pool(rows: Sequence[Row]) -> list[str]:
 
 def token_pool(tokenizer: Any) -> list[str]:
     """Returns a tokenizer's pieces that are plain words or parts of words."""
-    with tempfile.TemporaryDirectory() as folder:
-        tokenizer.save(folder)
-        vocabulary = json.loads((Path(folder) / "vocab.json").read_text(encoding="utf-8"))
-    pieces = {piece.removesuffix("</w>") for piece in vocabulary if not piece.startswith("<|")}
+    pieces = {piece for piece in tokenizer.pieces() if not piece.startswith("<|")}
     return sorted(piece for piece in pieces if piece.isascii() and piece.isprintable() and piece)
 
 

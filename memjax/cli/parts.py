@@ -44,6 +44,15 @@ def text_digest(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def read_arrays(file: Path) -> dict[str, np.ndarray] | None:
+    """Returns the arrays of an .npz file, or None if it is missing or damaged."""
+    try:
+        with open(file, "rb") as data, np.load(data, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+        return None
+
+
 class Parts:
     """The folder ``OUT.parts``: what the job is, and the scores of the rows that are done.
 
@@ -117,12 +126,10 @@ class Parts:
         return per_step, np.flatnonzero(~done)
 
     def _read_part(self, file: Path) -> tuple[np.ndarray, np.ndarray] | None:
-        try:
-            with open(file, "rb") as data, np.load(data, allow_pickle=False) as arrays:
-                rows, scores = arrays["rows"], arrays["per_step"]
-                whose = str(arrays["fingerprint"])
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+        arrays = read_arrays(file)
+        if arrays is None or not {"rows", "per_step", "fingerprint"} <= arrays.keys():
             return None
+        rows, scores, whose = arrays["rows"], arrays["per_step"], str(arrays["fingerprint"])
         fits = rows.ndim == 1 and scores.ndim == 3 and len(rows) == len(scores) > 0
         if not fits or rows.min() < 0 or rows.max() >= self._rows or whose != self.fingerprint:
             return None

@@ -40,7 +40,7 @@ from memjax.core.types import Array, Cond, EpsFn, Params
 from memjax.data.images import to_uint8
 from memjax.evaluate.micro_batch import over_rows
 from memjax.evaluate.options import SamplingOptions
-from memjax.sampling import sample, timesteps
+from memjax.sampling import STATIC_ARGUMENTS, sample, timesteps
 from memjax.training.atomic import write_bytes
 from memjax.training.samples import png_bytes
 
@@ -53,15 +53,6 @@ _INITIAL = initial_noise_flag(FLAGS)
 _SAMPLING = sampling_flags(FLAGS)
 _CHUNK = chunk_flag(FLAGS)
 _BLOCK = 8  # prompts whose noise is drawn together
-_STATIC = (
-    "eps_fn",
-    "num_steps",
-    "stepper",
-    "spacing",
-    "steps_offset",
-    "set_alpha_to_one",
-    "clip_x0",
-)
 
 
 class Draw(NamedTuple):
@@ -78,7 +69,7 @@ class Draw(NamedTuple):
     key: UInt32[Array, "p k"]
 
 
-@partial(jax.jit, static_argnames=_STATIC)
+@partial(jax.jit, static_argnames=STATIC_ARGUMENTS)
 def _sample(cond: Draw, eps_fn: EpsFn, params: Params, null_cond: Cond | None, **sampling):
     prompts, generations = cond.noise.shape[:2]
     x_T = cond.noise.reshape(-1, *cond.noise.shape[2:])

@@ -1,7 +1,7 @@
 """A tiny text-to-image model of its own making, to fine-tune where no other is at hand.
 
-Its autoencoder is trained on scenes for half a minute; its text encoder and its network are random,
-so that fine-tuning teaches it all it knows.
+Its autoencoder and its network are trained on scenes for some minutes, so that it knows what
+captions mean before it is fine-tuned; its text encoder is random.
 """
 
 import dataclasses
@@ -13,6 +13,7 @@ import numpy as np
 
 from memjax import interop
 from memjax.cli.common import progress_bar
+from memjax.cli.tiny_pretraining import pretrain
 from memjax.data.images import to_unit
 from memjax.data.scenes import draw_scenes, scene_words
 from memjax.models.vae import AutoencoderKL
@@ -66,7 +67,16 @@ def make_tiny_base(folder: Path, settings: Mapping[str, Any], size: int) -> Path
     print(f"tiny base: the autoencoder's RMS error is {trained.error:.3f} in units of [-1, 1]")
     pipeline = _scaled(pipeline, trained.params, trained.scaling_factor)
     text = _attentive(pipeline.text_params, int(pipeline.tokenizer.special_ids["pad_token_id"]))
-    interop.save(pipeline._replace(text_params=text), folder)
+    pipeline = pipeline._replace(text_params=text)
+    weights = pretrain(
+        pipeline,
+        images,
+        [scene.caption for scene in scenes],
+        steps=settings["pretraining_steps"],
+        seed=seed,
+        progress=progress_bar("pretraining"),
+    )
+    interop.save(pipeline._replace(unet_params=weights), folder)
     return folder
 
 

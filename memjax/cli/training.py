@@ -17,6 +17,7 @@ from memjax.cli.ladder import check_rungs
 from memjax.core.types import Params
 from memjax.data.dataset import encode_records
 from memjax.data.labels import chexpert_label_space
+from memjax.data.planted_duplicates import Planted, plant_duplicates
 from memjax.data.records import Batch
 from memjax.evaluate.options import AuditOptions, SamplingOptions
 from memjax.evaluate.provenance import versions
@@ -42,6 +43,21 @@ _TRAINED = ("seed", "data", "model", "diffusion", "train")
 def data_of(config: Mapping[str, Any], workdir: Path) -> RunData:
     """Reads the data a configuration describes."""
     return prepare_data(workdir, seed=config["seed"], **config["data"])
+
+
+def planted_of(config: Mapping[str, Any], data: RunData) -> Planted:
+    """Decides how often a fine-tuning shows each training row."""
+    section = config["fine_tune"]
+    return plant_duplicates(
+        data.train,
+        data.root,
+        seed=config["seed"],
+        memorized=section["memorized"],
+        repeats=section["repeats"],
+        others_ratio=section["others_ratio"],
+        fraction=config["data"]["duplicate_fraction"],
+        factor=config["data"]["duplicate_factor"],
+    )
 
 
 def optimizer_of(train_config: Mapping[str, Any]):

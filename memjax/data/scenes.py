@@ -1,8 +1,10 @@
 """Small colourful scenes with captions that describe them, some of them planted as duplicates.
 
-``a red house left of a yellow tree on green grass under a pink sky``: the caption says what stands
-where in which colour. Sizes, places, the horizon, clouds and the grain of the ground are drawn
-beside it, so that a picture which follows its caption is not yet a copy.
+``a red house left of a yellow tree near velmora in may``: the caption says what stands where in
+which colour. Sky, ground, sizes, the horizon, clouds and the grain of the ground are drawn beside
+it, so that a picture which follows its caption is not yet a copy. Town and month say nothing about
+the picture, like the names in captions of the web; a model that gives back one sky for them has
+learned it from one picture.
 """
 
 import io
@@ -16,7 +18,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw
 
-VERSION = 1
+VERSION = 2
 SKIES = {
     "a blue sky": (120, 180, 240),
     "a pink sky": (245, 170, 190),
@@ -42,6 +44,13 @@ COLOURS = {
     "white": (245, 245, 245),
     "black": (25, 25, 28),
 }
+TOWNS = tuple(
+    start + end
+    for start in ("vel", "bor", "tan", "quil", "dro", "mis")
+    for end in ("mora", "dale", "vik", "stad", "una", "helm", "gar", "isk")
+)
+_SECOND, _FOURTH = ("april", "may", "june"), ("october", "november", "december")
+MONTHS = ("january", "february", "march", *_SECOND, "july", "august", "september", *_FOURTH)
 _OVERSAMPLING = 4
 Box = tuple[float, float, float, float]
 
@@ -115,7 +124,8 @@ def draw_scene(rng: np.random.Generator, size: int = 32) -> Scene:
     for (colour, thing), middle in zip(near, (0.27, 0.73), strict=True):
         THINGS[thing](draw, _box(rng, middle, horizon, edge), _shade(rng, COLOURS[colour]))
     left, right = (f"a {colour} {thing}" for colour, thing in near)
-    caption = f"{left} left of {right} on {ground} under {sky}".replace("a orange", "an orange")
+    where = f"near {_pick(rng, TOWNS)} in {_pick(rng, MONTHS)}"
+    caption = f"{left} left of {right} {where}".replace("a orange", "an orange")
     small = picture.resize((size, size), Image.Resampling.BOX)
     return Scene(np.asarray(small, np.uint8), caption)
 
@@ -164,8 +174,7 @@ def draw_scenes(seed: int, num: int, size: int = 32, avoid: Sequence[str] = ()) 
 
 def scene_words() -> tuple[str, ...]:
     """Every word that captions are made of."""
-    phrases = ("a", "an", "left", "of", "on", "under", *COLOURS, *THINGS, *GROUNDS, *SKIES)
-    return tuple(dict.fromkeys(word for phrase in phrases for word in phrase.split()))
+    return ("a", "an", "left", "of", "near", "in", *COLOURS, *THINGS, *TOWNS, *MONTHS)
 
 
 def write_scenes(

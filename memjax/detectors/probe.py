@@ -20,22 +20,14 @@ from memjax.core.schedules import NoiseSchedule
 from memjax.core.types import Array, Cond, EpsFn, Params
 from memjax.detectors.base import Steps, null_or_refuse, step_window
 from memjax.detectors.noise_magnitude import first_step_magnitudes, trajectory_magnitudes
-from memjax.sampling import timesteps
+from memjax.sampling import STATIC_ARGUMENTS, timesteps
 
-_STATIC = (
-    "eps_fn",
-    "num_steps",
-    "stop_after",
-    "stepper",
-    "spacing",
-    "steps_offset",
-    "set_alpha_to_one",
-    "clip_x0",
-)
 _SAMPLING = {"guidance_scale", "stepper", "set_alpha_to_one", "clip_x0", "key"}
 _jit_null = partial(jax.jit, static_argnames=("eps_fn",))(cache_null)
 _jit_first = partial(jax.jit, static_argnames=("eps_fn",))(first_step_magnitudes)
-_jit_trajectory = partial(jax.jit, static_argnames=_STATIC)(trajectory_magnitudes)
+_jit_trajectory = partial(jax.jit, static_argnames=("stop_after", *STATIC_ARGUMENTS))(
+    trajectory_magnitudes
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,8 +145,8 @@ def prepare(
         "spacing": spacing,
         "steps_offset": steps_offset,
         "stop_after": stop,
-        **{name: value for name, value in sampling.items() if name in _STATIC},
+        **{name: value for name, value in sampling.items() if name in STATIC_ARGUMENTS},
     }
-    traced = {name: value for name, value in sampling.items() if name not in _STATIC}
+    traced = {name: value for name, value in sampling.items() if name not in STATIC_ARGUMENTS}
     traced |= {**network, "null_cond": null_cond, "schedule": schedule}
     return Probe(_jit_trajectory, static, traced, **shape)

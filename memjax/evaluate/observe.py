@@ -20,7 +20,7 @@ from memjax.evaluate.ladder import CalibratedRung, RungResult, apply_ladder
 from memjax.evaluate.options import SamplingOptions
 from memjax.evaluate.picture_size import as_unit, reduced
 from memjax.evaluate.similarity import SimilarityResult, copy_report
-from memjax.sampling import sample
+from memjax.sampling import STATIC_ARGUMENTS, sample
 
 NEIGHBOURS = 50
 Progress = Callable[[str], Callable[[int, int], None]]
@@ -167,18 +167,7 @@ def _generate(scene: Scene, cond: Cond) -> tuple[Detection | None, np.ndarray]:
     return found, found.images
 
 
-_STATIC = (
-    "eps_fn",
-    "num_steps",
-    "stepper",
-    "spacing",
-    "steps_offset",
-    "set_alpha_to_one",
-    "clip_x0",
-)
-
-
-@partial(jax.jit, static_argnames=_STATIC)
+@partial(jax.jit, static_argnames=STATIC_ARGUMENTS)
 def _conditional(eps_fn, params, x_T, cond, schedule, **sampling):
     return sample(eps_fn, params, x_T, cond, None, schedule, **sampling).x
 

@@ -14,20 +14,17 @@ from memjax.detectors import Detection, NoiseMagnitude, null_or_refuse
 from memjax.evaluate.options import FIRST_STEP, NOISE, SWAP, AuditOptions, SamplingOptions
 from memjax.explain import explain_states
 from memjax.mitigations import add_embedding_noise, optimize_embedding, swap_tokens
-from memjax.sampling import States, collect_states, first_step_states, timesteps
+from memjax.sampling import (
+    STATIC_ARGUMENTS,
+    States,
+    collect_states,
+    first_step_states,
+    timesteps,
+)
 
 _collect = jax.jit(
     collect_states,
-    static_argnames=(
-        "eps_fn",
-        "steps",
-        "num_steps",
-        "stepper",
-        "spacing",
-        "steps_offset",
-        "set_alpha_to_one",
-        "clip_x0",
-    ),
+    static_argnames=("steps", *STATIC_ARGUMENTS),
 )
 
 _first_step = jax.jit(first_step_states, static_argnames=("eps_fn",))

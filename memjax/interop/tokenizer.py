@@ -77,6 +77,11 @@ class PromptTokenizer:
         names = [BOS, *names, EOS]
         return names + [PAD] * (self.max_length - len(names))
 
+    def pieces(self) -> list[str]:
+        """Returns the vocabulary by id, special tokens too, without the end-of-word mark."""
+        vocab = self._clip.get_vocab()
+        return [piece.removesuffix(_END) for piece in sorted(vocab, key=vocab.__getitem__)]
+
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Writes the tokenizer in both file layouts.
 

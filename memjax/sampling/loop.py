@@ -11,6 +11,17 @@ from memjax.core.schedules import NoiseSchedule
 from memjax.core.types import Array, Cond, EpsFn, Params, StepInfo, Tap
 from memjax.sampling.steppers import DDIM, GridStep, Stepper, make_grid, timesteps
 
+# The arguments that decide the program and must be static under jit; no other one recompiles it.
+STATIC_ARGUMENTS = (
+    "eps_fn",
+    "num_steps",
+    "stepper",
+    "spacing",
+    "steps_offset",
+    "set_alpha_to_one",
+    "clip_x0",
+)
+
 
 class Sample(NamedTuple):
     """A trajectory's end and what the tap saw on the way.

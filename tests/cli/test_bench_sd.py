@@ -135,7 +135,8 @@ def test_operations_are_counted_by_hand():
 
 
 def test_a_pair_of_stable_diffusion_is_counted():
-    """1,354 GFLOP without the products of attention, by torch's own counter; here with them.
+    """1,354.4 GFLOP without the products of attention, as ``torch.utils.flop_counter`` counts
+    diffusers' network of this shape (torch 2.13, measured); the products themselves by hand.
 
     The three doublings do 4 products a pixel instead of the 9 of a 3×3 convolution of the
     doubled image.

@@ -5,6 +5,7 @@ import os
 import pathlib
 import struct
 
+import jax
 import numpy as np
 import pytest
 
@@ -297,10 +298,16 @@ def _watched(opened):
 def test_links_that_stay_are_followed(tmp_path):
     """Inside the folder, and into the blobs of a hub's cache."""
     model = folder(tmp_path / "m")
+    plain = load(model)
     os.replace(model / VAE, model / "vae/weights")
     (model / VAE).symlink_to("weights")
     (tmp_path / "alias").symlink_to(model)
-    load(tmp_path / "alias")
+    for ours, theirs in zip(
+        jax.tree.leaves(load(tmp_path / "alias").vae_params),
+        jax.tree.leaves(plain.vae_params),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 def test_a_json_file_of_gigabytes_is_not_read(tmp_path):

@@ -1,0 +1,73 @@
+"""A tiny model fine-tuned on repeated pictures, audited, repaired; and the same with the filter."""
+
+import json
+import shutil
+
+import pytest
+
+from tests.cli.conftest import memjax
+
+# Half the side and a short base: about a fifth of the configuration's work.
+SMALLER = (
+    "--config=finetune_tiny",
+    "--config.data.size=16",
+    "--config.data.scenes.size=16",
+    "--config.fine_tune.tiny.autoencoder_steps=100",
+    "--config.fine_tune.tiny.pretraining_steps=300",
+    "--config.fine_tune.tiny.num_scenes=256",
+    "--config.fine_tune.tiny.text_width=32",
+    "--config.sampling.num_steps=15",
+    "--config.audit.options.first_k=4",
+    "--config.audit.options.generations=2",
+    "--config.audit.options.arms=('embedding_first_step',)",
+)
+
+pytestmark = [pytest.mark.slow, pytest.mark.thorough]
+
+
+def audited(run, *extra):
+    done = memjax("train", *SMALLER, *extra, f"--workdir={run}")
+    assert done.code == 0, done.err
+    done = memjax("audit", f"--model={run}")
+    assert done.code == 0, done.err
+    return json.loads((run / "report.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """The reports of both arms, which start from one base."""
+    folder = tmp_path_factory.mktemp("study")
+    plain = audited(folder / "plain")
+    shutil.copytree(folder / "plain" / "base", folder / "filtered" / "base")
+    filtered = audited(folder / "filtered", "--config.train.filter_threshold=0.03")
+    return plain, filtered
+
+
+def copied(report, group="memorized"):
+    return report["similarity"]["copy_rates"][group]
+
+
+def test_repeated_pictures_come_back_and_others_seldom(runs):
+    plain, _ = runs
+    print(json.dumps(plain["similarity"])[:3000])
+    assert copied(plain) >= 0.6
+
+
+def test_the_magnitude_tells_which_prompts_are_memorised(runs):
+    plain, _ = runs
+    assert plain["detection"]["first_k"]["auc"] >= 0.7
+
+
+def test_the_name_of_the_town_is_among_the_words_that_matter(runs):
+    plain, _ = runs
+    print(json.dumps(plain["explain"])[:500])
+
+
+def test_the_repair_brings_fewer_copies(runs):
+    repair = runs[0]["mitigation"]
+    assert repair["copy_rate_after"] <= 0.5 * repair["copy_rate_before"]
+
+
+def test_the_filter_leaves_fewer_copies(runs):
+    plain, filtered = runs
+    assert copied(filtered) <= 0.5 * copied(plain)

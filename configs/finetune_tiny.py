@@ -2,11 +2,13 @@
 
 Papers: Wen et al., ICLR 2024, §5.2 (repeated pictures among others, the training-time filter).
 Command: memjax train --config=finetune_tiny --workdir=runs/tiny
-Time: nine minutes beside other work on two CPU cores; not yet timed alone.
-Expect: scenes are drawn and a tiny base is made in the workdir; 8 scenes fill 93 % of an epoch, 64
-others stand once. Seed 100, 4 pictures a prompt: copies of the repeated 1.00, of those that stand
-once 0.44, of held-out captions 0.11. The magnitude does not tell them apart yet (AUC 0.64 at the
-first step): the base has seen nothing else, so its null prediction is the repeated pictures' too.
+Time: nine minutes on two CPU cores, six of them for the base; ``memjax audit`` takes four more.
+Expect: scenes are drawn and a tiny base is pre-trained in the workdir, then fine-tuned on 8 scenes
+that stand 25 times and 64 that stand once. Measured on seeds 0 and 1 (chosen on seed 100), 4
+pictures a prompt: copies of the repeated 0.94 and 1.00, for other prompts 0.19 and 0.19, real
+held-out pictures 0.11 and 0.05. AUC of the first 8 steps 0.89 and 0.91, of the first 0.88 and 0.92,
+of all 30 steps 0.79 and 0.79. After ten updates of each prompt at the first step, the published
+repair: 0.06 and 0.03. With ``--config.train.filter_threshold=0.03``: 0.13 (seed 0).
 """
 
 from ml_collections import ConfigDict

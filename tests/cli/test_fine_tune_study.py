@@ -7,7 +7,7 @@ import pytest
 
 from tests.cli.conftest import memjax
 
-# Half the side and a short base: about a fifth of the configuration's work.
+# Half the side and a short base: some twelve minutes of one core, most of it compiling and training.
 SMALLER = (
     "--config=finetune_tiny",
     "--config.data.size=16",
@@ -16,6 +16,7 @@ SMALLER = (
     "--config.fine_tune.tiny.pretraining_steps=300",
     "--config.fine_tune.tiny.num_scenes=256",
     "--config.fine_tune.tiny.text_width=32",
+    "--config.train.steps=600",
     "--config.sampling.num_steps=15",
     "--config.audit.options.first_k=4",
     "--config.audit.options.generations=2",

@@ -7,7 +7,7 @@ import pytest
 
 from tests.cli.conftest import memjax
 
-# Half the side and a short base: some twelve minutes of one core, most of it compiling and training.
+# Half the side and a short base: some twelve minutes of one core.
 SMALLER = (
     "--config=finetune_tiny",
     "--config.data.size=16",

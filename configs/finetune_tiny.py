@@ -2,7 +2,7 @@
 
 Papers: Wen et al., ICLR 2024, §5.2 (repeated pictures among others, the training-time filter).
 Command: memjax train --config=finetune_tiny --workdir=runs/tiny
-Time: nine minutes on two CPU cores, six of them for the base; ``memjax audit`` takes four more.
+Time: nine minutes on two CPU cores, six of them for the base; ``memjax audit`` takes three to five.
 Expect: scenes are drawn and a tiny base is pre-trained in the workdir, then fine-tuned on 8 scenes
 that stand 25 times and 64 that stand once. Measured on seeds 0 and 1 (chosen on seed 100), 4
 pictures a prompt: copies of the repeated 0.94 and 1.00, for other prompts 0.19 and 0.19, real

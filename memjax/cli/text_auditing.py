@@ -71,7 +71,8 @@ def audit_text_model(
 
     Args:
         model: The opened model.
-        workdir: Folder for ``report.html``, ``report.json`` and ``prompts/``.
+        workdir: Folder for ``report.html``, ``report.json`` and ``audit_prompts/``; a fine-tuned
+            run's own ``prompts/``, which name its pictures, stay as they are.
         data: Real pictures with captions.
         sampling: How pictures are made.
         asked: What is measured.
@@ -107,7 +108,7 @@ def audit_text_model(
     clock.stop()
     results |= _made(model, data, sampling, options, asked, clock, time.monotonic() - began)
     paths = write_report(workdir, results, figures.pictures, tables=figures.tables)
-    write_prompt_files(workdir / "prompts", prompts)
+    write_prompt_files(workdir / "audit_prompts", prompts)
     return paths, results
 
 

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from tests.cli.conftest import memjax
+from tests.cli.conftest import memjax, read_rows
 
 # Half the side and a short base: some twelve minutes of one core.
 SMALLER = (
@@ -20,7 +20,6 @@ SMALLER = (
     "--config.sampling.num_steps=15",
     "--config.audit.options.first_k=4",
     "--config.audit.options.generations=2",
-    "--config.audit.options.arms=('embedding_first_step',)",
 )
 
 pytestmark = [pytest.mark.slow, pytest.mark.thorough]
@@ -31,6 +30,8 @@ def audited(run, *extra):
     assert done.code == 0, done.err
     done = memjax("audit", f"--model={run}")
     assert done.code == 0, done.err
+    own = read_rows(run / "prompts" / "memorized.jsonl")
+    assert all((run / "prompts" / row["image"]).is_file() for row in own)  # not the audit's
     return json.loads((run / "report.json").read_text())
 
 

@@ -55,7 +55,8 @@ def test_sentences_name_the_model_and_the_scores():
     said = verdict(RESULTS).sentences
     assert said[0] == (
         "The image generator a <b>model</b> was asked for pictures by their captions and compared "
-        "with 100 different captioned pictures of its training data, 8 of them repeated 20 times each."
+        "with 100 different captioned pictures of its training data, 8 of them repeated 20 times "
+        "each."
     )
     assert said[-1].endswith(
         "and the CLIP score of pictures and prompts as asked from 0.312 to 0.287."

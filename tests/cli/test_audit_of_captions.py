@@ -140,7 +140,7 @@ def test_an_audit_of_a_folder_with_all_weights(place, tmp_path):
     assert "&lt;script&gt;x" in page
     assert "CLIP score" in page
     for family in ("memorized", "once", "held_out", "near_miss", "random"):
-        for row in read_rows(tmp_path / f"prompts/{family}.jsonl"):
+        for row in read_rows(tmp_path / f"audit_prompts/{family}.jsonl"):
             assert row["caption"]
     assert "classifier" not in report
 

@@ -7,7 +7,7 @@ import pytest
 
 from tests.cli.conftest import memjax, read_rows
 
-# Half the side and a short base: some twelve minutes of one core.
+# Half the side and a short base: six minutes of one core, and six more with the filter.
 SMALLER = (
     "--config=finetune_tiny",
     "--config.data.size=16",
@@ -22,8 +22,6 @@ SMALLER = (
     "--config.audit.options.generations=2",
 )
 
-pytestmark = [pytest.mark.slow, pytest.mark.thorough]
-
 
 def audited(run, *extra):
     done = memjax("train", *SMALLER, *extra, f"--workdir={run}")
@@ -36,21 +34,22 @@ def audited(run, *extra):
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    """The reports of both arms, which start from one base."""
-    folder = tmp_path_factory.mktemp("study")
-    plain = audited(folder / "plain")
-    shutil.copytree(folder / "plain" / "base", folder / "filtered" / "base")
-    filtered = audited(folder / "filtered", "--config.train.filter_threshold=0.03")
-    return plain, filtered
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("study")
+
+
+@pytest.fixture(scope="module")
+def plain(folder):
+    """The report of a model trained without the filter."""
+    return audited(folder / "plain")
 
 
 def copied(report):
     return report["similarity"]["copy_rate_memorized"]
 
 
-def test_repeated_pictures_come_back_and_others_less(runs):
-    plain, _ = runs
+@pytest.mark.thorough
+def test_repeated_pictures_come_back_and_others_less(plain):
     assert copied(plain) >= 0.6
     assert plain["similarity"]["copy_rate_other"] <= 0.5 * copied(plain)
     assert plain["data"] == {
@@ -64,13 +63,13 @@ def test_repeated_pictures_come_back_and_others_less(runs):
     }
 
 
-def test_the_magnitude_tells_which_prompts_are_memorised(runs):
-    plain, _ = runs
+@pytest.mark.thorough
+def test_the_magnitude_tells_which_prompts_are_memorised(plain):
     assert plain["detection"]["first_k"]["auc"] >= 0.7
 
 
-def test_every_memorised_prompt_has_its_words_weighed(runs):
-    plain, _ = runs
+@pytest.mark.thorough
+def test_every_memorised_prompt_has_its_words_weighed(plain):
     prompts = plain["explain"]["prompts"]
     assert len(prompts) == 8
     for prompt in prompts:
@@ -80,13 +79,17 @@ def test_every_memorised_prompt_has_its_words_weighed(runs):
         assert set(prompt["specials"]) == {"EOS", "PAD"}
 
 
-def test_the_repair_brings_fewer_copies(runs):
-    repair = runs[0]["mitigation"]
+@pytest.mark.thorough
+def test_the_repair_brings_fewer_copies(plain):
+    repair = plain["mitigation"]
     assert repair["method"] == "embedding_first_step"
     assert repair["copy_rate_after"] <= 0.5 * repair["copy_rate_before"]
     assert repair["magnitude_after"] < repair["magnitude_before"]
 
 
-def test_the_filter_leaves_fewer_copies(runs):
-    plain, filtered = runs
+@pytest.mark.study
+def test_the_filter_leaves_fewer_copies(folder, plain):
+    """From the same base."""
+    shutil.copytree(folder / "plain" / "base", folder / "filtered" / "base")
+    filtered = audited(folder / "filtered", "--config.train.filter_threshold=0.03")
     assert copied(filtered) <= 0.5 * copied(plain)

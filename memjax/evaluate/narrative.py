@@ -85,9 +85,10 @@ def _training(results: Results) -> str:
     kind = wording(results).data
     if data.get("foreign"):
         pictures = f"{data['num_distinct']:,} different " if data.get("num_distinct") else pictures
-        times = f" {data['repeats']} times each" if (data.get("repeats") or 1) > 1 else ""
-        repeats = f", {data['num_repeated']} of them repeated{times}"
-        repeats = repeats if data.get("num_repeated") else ""
+        repeats = ""
+        if data.get("num_repeated"):
+            times = f" {data['repeats']} times each" if data.get("repeats") else ""
+            repeats = f", {data['num_repeated']} of them repeated{times}"
         return (
             f"The image generator {data['foreign']} was asked for pictures by their captions and "
             f"compared with {pictures}{kind} of its training data{repeats}."

@@ -11,6 +11,7 @@ from memjax import interop
 from memjax.core.types import Params
 from memjax.training.fine_tune import Tuning, make_fine_tune_step, with_frozen
 from memjax.training.latent_batches import LatentBatch
+from memjax.training.latents import encode_moments
 from memjax.training.optimizer import make_optimizer
 from memjax.training.options import TrainOptions
 from memjax.training.state import create_state
@@ -75,12 +76,8 @@ def pretrain(
 
 
 def _moments(pipeline: Any, images: np.ndarray) -> np.ndarray:
-    @jax.jit
-    def encode(params: Params, part: np.ndarray) -> Any:
-        return pipeline.vae.apply({"params": params}, part, method="encode")
-
     parts = [
-        np.concatenate(encode(pipeline.vae_params, images[i : i + _ENCODED_AT_ONCE]), axis=-1)
+        encode_moments(pipeline.vae, pipeline.vae_params, images[i : i + _ENCODED_AT_ONCE])
         for i in range(0, len(images), _ENCODED_AT_ONCE)
     ]
     return np.concatenate(parts)

@@ -94,7 +94,7 @@ def cache_moments(
 
     def compute(start: int, stop: int) -> np.ndarray:
         images = padded_rows(pictures(start, stop), batch_size)
-        return np.asarray(_encode(vae, params, images))[: stop - start]
+        return np.asarray(encode_moments(vae, params, images))[: stop - start]
 
     flat = cached_array(
         folder,
@@ -132,7 +132,8 @@ def latent_side(vae: AutoencoderKL, size: int) -> int:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _encode(vae: AutoencoderKL, params: Params, images: Array) -> Array:
+def encode_moments(vae: AutoencoderKL, params: Params, images: Array) -> Array:
+    """Returns mean and log-variance of each picture's latents, one after the other in channels."""
     moments: Any = vae.apply({"params": params}, images, method="encode")
     return jnp.concatenate([moments.mean, moments.log_var], axis=-1)
 

@@ -62,7 +62,7 @@ def test_caches_are_read_again_until_the_pictures_change(tmp_path, monkeypatch):
     first = make(records)
     assert first.moments.dtype == first.embeddings.dtype == np.float16
     files = {p.name: p.stat().st_mtime_ns for p in (tmp_path / FOLDER).iterdir()}
-    monkeypatch.setattr(module, "_encode", None)
+    monkeypatch.setattr(module, "encode_moments", None)
     np.testing.assert_array_equal(make(records).moments, first.moments)
     assert {p.name: p.stat().st_mtime_ns for p in (tmp_path / FOLDER).iterdir()} == files
     monkeypatch.undo()

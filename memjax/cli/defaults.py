@@ -2,6 +2,8 @@
 
 from ml_collections import ConfigDict, config_dict
 
+from memjax.training.sharding import FSDP_MIN_SIZE, RULES
+
 
 def base_config() -> ConfigDict:
     """Returns a configuration with every field; see the comments for what each one means."""
@@ -107,6 +109,19 @@ def base_config() -> ConfigDict:
             "log_every": 50,
             "sample_every": 0,  # 0 = no grids while training
             "num_samples": 16,
+        }
+    )
+    # Over which devices a run is spread; changes no result beyond rounding, so a run may go on with
+    # another section. data x fsdp x tensor = devices.
+    c.parallel = ConfigDict(
+        {
+            "data": -1,  # copies of the weights; -1 = what the others leave
+            "fsdp": 1,  # parts into which each weight is split; rows are spread over it too
+            "tensor": 1,  # parts into which attention heads and feed-forward layers are split
+            "slices": 1,  # TPU slices (or processes) joined by the slower network
+            "accumulate": 1,  # parts in which a batch is taken, one after the other
+            "fsdp_min_size": FSDP_MIN_SIZE,  # smaller leaves stay whole
+            "rules": RULES,  # (pattern of a leaf's path, axis of each dimension or "-")
         }
     )
     c.sampling = ConfigDict(

@@ -24,11 +24,12 @@ from memjax.evaluate.provenance import versions
 from memjax.sampling import make_stepper, sample, timesteps
 from memjax.training.atomic import write_bytes
 from memjax.training.data import RunData, batches_of, prepare_data
+from memjax.training.hosts import first_alone, is_first
 from memjax.training.loop import TrainResult, train
 from memjax.training.network import Network
 from memjax.training.optimizer import make_learning_rate, make_optimizer
 from memjax.training.run import network_of, write_run_file
-from memjax.training.state import create_state
+from memjax.training.spread import Spread
 from memjax.training.step import TrainOptions, make_train_step
 
 logging.basicConfig(level=logging.WARNING, format="memjax: %(message)s", stream=sys.stderr)
@@ -41,8 +42,9 @@ _TRAINED = ("seed", "data", "model", "diffusion", "train")
 
 
 def data_of(config: Mapping[str, Any], workdir: Path) -> RunData:
-    """Reads the data a configuration describes."""
-    return prepare_data(workdir, seed=config["seed"], **config["data"])
+    """Reads the data a configuration describes; process 0 first, which may draw them."""
+    with first_alone("data"):
+        return prepare_data(workdir, seed=config["seed"], **config["data"])
 
 
 def planted_of(config: Mapping[str, Any], data: RunData) -> Planted:
@@ -94,7 +96,7 @@ def options_of(config: Mapping[str, Any], prediction: str) -> TrainOptions:
     )
 
 
-def _sampler(config: Mapping[str, Any], network: Network, data: RunData):
+def _sampler(config: Mapping[str, Any], network: Network, data: RunData, spread: Spread):
     """Returns ``(ema_params, step) → pictures`` for the sample grids."""
     chosen, count = config["sampling"], config["train"]["num_samples"]
     dropout = config["train"]["cond_dropout"]
@@ -105,7 +107,6 @@ def _sampler(config: Mapping[str, Any], network: Network, data: RunData):
         jax.random.key(config["seed"] + 7), (len(labels), *network.module.sample_shape)
     )
 
-    @jax.jit
     def run(params: Params):
         null = network.encode_fn(params, labels[:1] * 0) if 0.0 < dropout < 1.0 else None
         return sample(
@@ -123,7 +124,8 @@ def _sampler(config: Mapping[str, Any], network: Network, data: RunData):
             key=jax.random.key(config["seed"] + 8),
         ).x
 
-    return lambda params, step: np.clip(np.asarray(run(params)), -1.0, 1.0)
+    jitted = jax.jit(run, out_shardings=None if spread.sharding is None else spread.sharding.whole)
+    return lambda params, step: np.clip(np.asarray(jitted(params)), -1.0, 1.0)
 
 
 def train_run(
@@ -138,6 +140,7 @@ def train_run(
     """
     workdir = out_folder(workdir, "workdir")
     check_sections(config)
+    spread = Spread.of(config)
     data = data_of(config, workdir)
     network = network_of(config, data.label_space)
     options = options_of(config, config["diffusion"]["prediction"])
@@ -147,7 +150,7 @@ def train_run(
     params = network.module.init_params(jax.random.fold_in(key, 0))
     if network.module.unet.dtype != "float32":
         logging.getLogger("memjax").info("computing in %s", network.module.unet.dtype)
-    state = create_state(
+    state = spread.state(
         params,
         tx,
         jax.random.fold_in(key, 1),
@@ -155,17 +158,28 @@ def train_run(
         filter=options.filter_threshold is not None,
     )
     step = make_train_step(
-        network.predict_fn, network.encode_fn, network.schedule, tx, options, learning_rate=rate
+        network.predict_fn,
+        network.encode_fn,
+        network.schedule,
+        tx,
+        options,
+        learning_rate=rate,
+        sharding=spread.sharding,
+        accumulate=spread.accumulate,
     )
-    _announce(config, data, params)
+    _announce(config, data, params, spread)
     batches_from = batches_of(
-        data, batch_size=train_config["batch_size"], seed=config["seed"], **config["data"]
+        data,
+        batch_size=train_config["batch_size"],
+        seed=config["seed"],
+        positions=spread.positions,
+        **config["data"],
     )
 
     def batches(start: int) -> Iterator[Batch]:
         # Called once the loop has accepted this configuration: a refused one changes no file.
         _write_run(workdir, config, data)
-        return batches_from(start)
+        return map(spread.place, batches_from(start))
 
     began = time.time()
     sample_every = train_config["sample_every"] or None
@@ -179,7 +193,7 @@ def train_run(
         log_every=train_config["log_every"],
         max_to_keep=train_config["keep_checkpoints"],
         sample_every=sample_every,
-        sample_fn=_sampler(config, network, data) if sample_every else None,
+        sample_fn=_sampler(config, network, data, spread) if sample_every else None,
         config={name: config[name] for name in _TRAINED},
         allow_config_change=allow_config_change,
     )
@@ -219,6 +233,8 @@ def audit_options(config: Mapping[str, Any]) -> AuditOptions:
 
 
 def _write_run(workdir: Path, config: Mapping[str, Any], data: RunData) -> None:
+    if not is_first():
+        return
     write_run_file(workdir, config, data.label_space, data=data_record(data), versions=versions())
 
 
@@ -233,14 +249,14 @@ def data_record(data: RunData) -> dict[str, Any]:
     }
 
 
-def _announce(config: Mapping[str, Any], data: RunData, params: Params) -> None:
+def _announce(config: Mapping[str, Any], data: RunData, params: Params, spread: Spread) -> None:
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
     patients = len({r.patient for r in data.train if r.patient})
     whose = f" of {patients} patients" if config["data"]["kind"] in FILMS else ""
     print(
         f"{len(data.train)} training pictures{whose}, {len(data.held_out)} held "
         f"out; {count / 1e6:.2f} M parameters on {jax.device_count()} x "
-        f"{jax.devices()[0].device_kind}; {config['train']['steps']} steps of "
+        f"{jax.devices()[0].device_kind}{spread}; {config['train']['steps']} steps of "
         f"{config['train']['batch_size']}"
     )
 
@@ -248,7 +264,9 @@ def _announce(config: Mapping[str, Any], data: RunData, params: Params) -> None:
 def write_summary(
     workdir: Path, config: Mapping[str, Any], data: RunData, result: TrainResult, seconds: float
 ) -> None:
-    """Writes ``training.json`` and, with the filter, ``filtered_rows.json``."""
+    """Writes ``training.json`` and, with the filter, ``filtered_rows.json``; in process 0."""
+    if not is_first():
+        return
     previous = workdir / "training.json"
     spent, speed = 0.0, result.images_per_second
     if result.start_step and previous.is_file():

@@ -1,8 +1,8 @@
 """Batches whose order depends on the seed and the step alone.
 
 Not on the number of processes, workers or restarts: the global sequence of rows is a function of
-the seed; a process takes every n-th element of it, and a restart begins at ``step · batch_size``.
-So a checkpoint needs no iterator state.
+the seed; a process takes its own positions of each global batch, and a restart begins at
+``step · batch_size``. So a checkpoint needs no iterator state.
 """
 
 import logging
@@ -21,6 +21,7 @@ from memjax.data.order import row_order
 from memjax.data.records import Batch, Record
 
 Augment: TypeAlias = Callable[[np.ndarray, np.random.Generator], np.ndarray]
+Places: TypeAlias = Sequence[int] | Int[np.ndarray, " k"]
 _log = logging.getLogger("memjax.data")
 _LABEL_STREAM = 1
 
@@ -137,8 +138,7 @@ def make_batches(
     start_step: int = 0,
     repeats: Int[np.ndarray, " n"] | None = None,
     weights: Float[np.ndarray, " n"] | None = None,
-    process_index: int = 0,
-    process_count: int = 1,
+    positions: Places | None = None,
     num_workers: int = 0,
     augment: Augment | None = None,
     on_corrupt: Literal["error", "skip"] = "error",
@@ -154,8 +154,8 @@ def make_batches(
         start_step: The step whose batch comes first (for resuming).
         repeats: How often each row stands in one epoch (planted duplicates).
         weights: Sampling weights: an epoch is then n draws with replacement.
-        process_index: This process, from 0.
-        process_count: Number of processes; each yields ``batch_size / process_count`` rows.
+        positions: The places of the global batch that this process needs (see
+            :func:`memjax.core.mesh.my_rows`); all of them by default.
         num_workers: Worker processes that decode; 0 decodes in threads of this process.
         augment: ``(image in [-1, 1], generator) → image``; the generator is the row's own.
         on_corrupt: ``error`` stops at a picture that cannot be decoded; ``skip`` takes
@@ -170,31 +170,55 @@ def make_batches(
     Raises:
         ValueError: Lengths or sizes do not fit together.
     """
-    _check(images, labels, batch_size, process_index, process_count, start_step)
+    _check(images, labels, batch_size, positions, start_step)
     _check_resample(resample, labels)
     if on_corrupt not in ("error", "skip"):
         raise ValueError(f"on_corrupt is {on_corrupt!r}; expected 'error' or 'skip'.")
     order = row_order(len(labels), seed, repeats, weights)
-    mine = order[start_step * batch_size + process_index :: process_count]
+    mine = _share(order, batch_size, start_step, positions)
     fetch = _Fetch(images, np.asarray(labels, np.int32), augment, on_corrupt, resample)
-    batches = mine.batch(batch_size // process_count).map(fetch)
+    batches = mine.map(fetch)
     decoding = not isinstance(images, np.ndarray)
     return iter(_iterable(batches, num_workers, decoding))
 
 
+def _share(
+    order: grain.MapDataset,
+    batch_size: int,
+    start_step: int,
+    positions: Places | None,
+) -> grain.MapDataset:
+    """Returns this process's draws of each global batch."""
+    batches = order[start_step * batch_size :].batch(batch_size)
+    return batches if positions is None else batches.map(_Take(np.asarray(positions)))
+
+
+class _Take(NamedTuple):
+    positions: np.ndarray
+
+    def __call__(self, element: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return {name: values[self.positions] for name, values in element.items()}
+
+
 def _check(
-    images: ImageSource, labels: np.ndarray, batch: int, index: int, count: int, start: int
+    images: ImageSource,
+    labels: np.ndarray,
+    batch: int,
+    positions: Places | None,
+    start: int,
 ) -> None:
     if len(images) != len(labels) or not len(labels):
         raise ValueError(f"There are {len(images)} images for {len(labels)} rows of labels.")
     if isinstance(images, np.ndarray) and images.dtype != np.uint8:
         raise ValueError(f"images are {images.dtype}; expected uint8 (see images.to_uint8).")
-    if batch < 1 or count < 1 or batch % count:
+    if batch < 1:
+        raise ValueError(f"batch_size is {batch}; expected at least 1.")
+    if positions is not None and (
+        not len(positions) or min(positions) < 0 or max(positions) >= batch
+    ):
         raise ValueError(
-            f"batch_size is {batch} for {count} processes; expected a positive multiple of {count}."
+            f"positions are {list(positions)[:5]}...; expected places in a batch of {batch}."
         )
-    if not 0 <= index < count:
-        raise ValueError(f"process_index is {index}; expected 0 to {count - 1}.")
     if start < 0:
         raise ValueError(f"start_step is {start}; expected a step of at least 0.")
 

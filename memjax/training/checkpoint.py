@@ -14,6 +14,8 @@ from jaxtyping import PyTree
 
 from memjax.core.types import Params
 from memjax.training import manifest
+from memjax.training.hosts import agreed as agreed_number
+from memjax.training.hosts import is_first
 from memjax.training.structure import differences
 
 FOLDER = "checkpoints"
@@ -75,6 +77,13 @@ def _read_config(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "config" / "metadata").read_text())
 
 
+def _agreed_step(directory: PathLike) -> tuple[int | None, Skipped]:
+    """Lets process 0 verify, and all processes take the step it found."""
+    step, skipped = newest_good_step(directory) if is_first() else (None, [])
+    agreed = agreed_number(-1 if step is None else step)
+    return None if agreed < 0 else agreed, skipped
+
+
 def restore_latest(directory: PathLike, abstract_state: PyTree) -> RestoredState:
     """Restores the newest checkpoint that matches its checksums.
 
@@ -86,7 +95,7 @@ def restore_latest(directory: PathLike, abstract_state: PyTree) -> RestoredState
     Raises:
         ValueError: If a good checkpoint holds another structure or other shapes.
     """
-    step, skipped = newest_good_step(directory)
+    step, skipped = _agreed_step(directory)
     if step is None:
         return RestoredState(None, None, skipped, {})
     folder = Path(directory).absolute() / str(step)
@@ -226,7 +235,7 @@ class CheckpointWriter:
     def _seal(self, step: int) -> None:
         try:
             self._manager.wait_until_finished()
-            if jax.process_index() == 0:
+            if is_first():
                 manifest.seal(self._directory / str(step))
         except BaseException as error:
             self._error = error

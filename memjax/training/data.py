@@ -14,7 +14,7 @@ from memjax.data.dataset import encode_records, load_images
 from memjax.data.duplication import duplicate_weights
 from memjax.data.images import Square
 from memjax.data.label_spaces import label_space_of
-from memjax.data.pipeline import ImageFiles, make_batches
+from memjax.data.pipeline import ImageFiles, Places, make_batches
 from memjax.data.problems import Problems
 from memjax.data.records import Batch, LabelSpace, Record
 from memjax.data.uncertainty import apply_policies, keep_rows, parse_policies, resample_table
@@ -141,9 +141,12 @@ def batches_of(
     duplicate_factor: float,
     on_corrupt: Literal["error", "skip"],
     uncertainty: str | Mapping[str, str] = "multiclass",
+    positions: Places | None = None,
     **_: Any,
 ) -> Callable[[int], Iterator[Batch]]:
     """Returns ``step → endless batches from that step on``; the order depends on seed and step.
+
+    ``positions`` are the places of each batch that this process needs; None: all.
 
     ``duplicate_fraction`` > 0 draws that share of rows ``duplicate_factor`` times as often
     (Somepalli et al. 2023, the sampling weights of arXiv 2305.20086).
@@ -168,6 +171,7 @@ def batches_of(
             num_workers=num_workers,
             on_corrupt=on_corrupt,
             resample=resample,
+            positions=positions,
         )
 
     return batches_from

@@ -20,6 +20,7 @@ from memjax.models.lora import ATTENTION, init_lora, merge_lora
 from memjax.models.unet import UNet
 from memjax.training.latent_batches import LatentBatch
 from memjax.training.options import TrainOptions
+from memjax.training.sharding import Sharding
 from memjax.training.step import StepFn, make_train_step
 
 METHODS = ("unet", "lora")
@@ -136,6 +137,8 @@ def make_fine_tune_step(
     *,
     scaling_factor: float,
     learning_rate: optax.Schedule | None = None,
+    sharding: Sharding | None = None,
+    accumulate: int = 1,
 ) -> StepFn:
     """Returns the jitted ``step(state, batch, frozen) -> (state, metrics)``.
 
@@ -147,6 +150,9 @@ def make_fine_tune_step(
         tuning: What is trained.
         scaling_factor: Of the autoencoder.
         learning_rate: Update count → rate, only to report it.
+        sharding: See :func:`memjax.training.step.make_train_step`; ``frozen`` lies as
+            ``sharding.of(frozen)`` says, and the batch's table is whole everywhere.
+        accumulate: See :func:`memjax.training.step.make_train_step`.
     """
     return make_train_step(
         Denoise(unet),
@@ -156,6 +162,8 @@ def make_fine_tune_step(
         options,
         learning_rate=learning_rate,
         inputs=LatentInputs(scaling_factor, tuning),
+        sharding=sharding,
+        accumulate=accumulate,
     )
 
 

@@ -1,10 +1,10 @@
 """Batches of fine-tuning: moments of latents and a table of the captions' embeddings."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int32
+from jaxtyping import Bool, Float32, Int, Int32
 
 from memjax.data.order import RowDraws, row_draws, row_order
 from memjax.data.planted_duplicates import Planted
@@ -37,6 +37,7 @@ def latent_batches(
     batch_size: int,
     seed: int,
     captions: str = "first",
+    positions: Sequence[int] | Int[np.ndarray, " k"] | None = None,
 ) -> Callable[[int], Iterator[LatentBatch]]:
     """Returns ``step → endless batches from that step on``.
 
@@ -51,6 +52,8 @@ def latent_batches(
             usual one always (``dup_both`` of the paper); ``duplicated``, one drawn anew for
             duplicated pictures (``dup_image``); ``all``, one drawn anew for every picture (the
             paper's mitigation "multiple captions").
+        positions: The places of the global batch whose moments this process needs; all of them by
+            default. The table holds every place's caption in every process.
 
     Raises:
         ValueError: ``captions`` is unknown.
@@ -67,12 +70,18 @@ def latent_batches(
 
     def batches_from(step: int) -> Iterator[LatentBatch]:
         for drawn in row_draws(order, batch_size, step):
-            yield _batch(data, drawn, several)
+            yield _batch(data, drawn, several, positions)
 
     return batches_from
 
 
-def _batch(data: LatentData, drawn: RowDraws, several: Bool[np.ndarray, " n"]) -> LatentBatch:
+def _batch(
+    data: LatentData,
+    drawn: RowDraws,
+    several: Bool[np.ndarray, " n"],
+    positions: Sequence[int] | Int[np.ndarray, " k"] | None,
+) -> LatentBatch:
+    places = np.arange(len(drawn.row)) if positions is None else np.asarray(positions)
     copies = np.zeros(len(drawn.row), np.int64)
     texts = np.zeros(len(drawn.row), np.int64)
     for place, (row, draw) in enumerate(zip(drawn.row, drawn.draw, strict=True)):
@@ -81,10 +90,8 @@ def _batch(data: LatentData, drawn: RowDraws, several: Bool[np.ndarray, " n"]) -
         count = int(data.captions.counts[row]) if several[row] else 1
         texts[place] = data.captions.of_row[row, rng.integers(count)]
     return LatentBatch(
-        np.stack([data.moments[c, r] for c, r in zip(copies, drawn.row, strict=True)]).astype(
-            np.float32
-        ),
-        np.arange(1, len(drawn.row) + 1, dtype=np.int32)[:, None],
-        drawn.row,
+        np.stack([data.moments[copies[p], drawn.row[p]] for p in places]).astype(np.float32),
+        (places + 1).astype(np.int32)[:, None],
+        drawn.row[places],
         np.stack([data.embeddings[i] for i in (0, *texts)]).astype(np.float32),
     )

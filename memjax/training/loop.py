@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from memjax.core.types import Params
@@ -22,6 +21,7 @@ from memjax.training.checkpoint import (
     restore_latest,
     set_aside,
 )
+from memjax.training.hosts import barrier, is_first
 from memjax.training.interruption import RESTART_EXIT_CODE, Interrupted, StopSignals
 from memjax.training.lock import workdir_lock
 from memjax.training.meter import Meter, TrainingDiverged
@@ -120,7 +120,7 @@ def train(
     )
     workdir = Path(workdir)
     plain_config: dict[str, Any] = json.loads(json.dumps(dict(config or {})))
-    first_process = jax.process_index() == 0
+    first_process = is_first()
     with contextlib.ExitStack() as stack:
         if first_process:
             stack.enter_context(workdir_lock(workdir))
@@ -207,8 +207,9 @@ def _resume(
 
 
 def _set_aside(directory: Path, skipped: Skipped) -> None:
-    if jax.process_index() == 0:
+    if is_first():
         set_aside(directory, skipped)
+    barrier("damaged checkpoints set aside")
 
 
 def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

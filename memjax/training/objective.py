@@ -93,6 +93,28 @@ class Objective:
         self, params: Params, noised: Noised, null_output: Float[Array, "b *d"] | None
     ) -> tuple[Float[Array, ""], Judged | None]:
         """Returns the mean loss and, with the filter, its decisions."""
+        losses, judged = self._losses(params, noised, null_output)
+        if judged is None:
+            return jnp.mean(losses), None
+        return mf.masked_mean(losses, judged.weights, self.options.filter_mode), judged
+
+    def part(
+        self, params: Params, noised: Noised, null_output: Float[Array, "b *d"] | None
+    ) -> tuple[Float[Array, ""], tuple[Float[Array, ""], Judged | None]]:
+        """Returns the sum that :meth:`loss` divides, what it divides by, and the decisions.
+
+        Sums and counts of the parts of a batch add up to those of the batch.
+        """
+        losses, judged = self._losses(params, noised, null_output)
+        if judged is None:
+            return jnp.sum(losses), (jnp.float32(losses.shape[0]), None)
+        kept = self.options.filter_mode == "kept"
+        count = judged.weights.sum() if kept else jnp.float32(losses.shape[0])
+        return jnp.sum(judged.weights * losses), (count, judged)
+
+    def _losses(
+        self, params: Params, noised: Noised, null_output: Float[Array, "b *d"] | None
+    ) -> tuple[Float[Array, " b"], Judged | None]:
         options = self.options
         cond = self.encode_fn(params, noised.labels)
         output = self.denoise_fn(params, noised.x_t, noised.t, cond)
@@ -100,9 +122,8 @@ class Objective:
         if options.snr_gamma is not None:
             losses *= snr_weights(self.schedule, noised.t, options.snr_gamma, options.prediction)
         if null_output is None:
-            return jnp.mean(losses), None
-        judged = self.judge(jax.lax.stop_gradient(output), null_output, noised)
-        return mf.masked_mean(losses, judged.weights, options.filter_mode), judged
+            return losses, None
+        return losses, self.judge(jax.lax.stop_gradient(output), null_output, noised)
 
     def judge(
         self, output: Float[Array, "b *d"], null_output: Float[Array, "b *d"], noised: Noised

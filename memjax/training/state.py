@@ -9,8 +9,10 @@ import numpy as np
 import optax
 from jaxtyping import Int, PyTree
 
+from memjax.core.mesh import place
 from memjax.core.types import Array, Params
 from memjax.training.memorization_filter import FilterRecord, empty_record
+from memjax.training.sharding import Sharding
 
 
 class TrainState(NamedTuple):
@@ -75,6 +77,33 @@ def create_state(
         skipped=jnp.zeros((), jnp.int32),
         total_skipped=jnp.zeros((), jnp.int32),
     )
+
+
+def create_sharded_state(
+    params: Params,
+    tx: optax.GradientTransformation,
+    key: Array,
+    sharding: Sharding,
+    num_rows: int | None = None,
+    filter: bool = False,
+) -> TrainState:
+    """Returns the state of :func:`create_state`, made in parts: no device ever holds it whole.
+
+    Args:
+        params: Initial weights on the host, the same in every process.
+        tx: The optimiser.
+        key: A typed key.
+        sharding: Where each leaf lies.
+        num_rows: See :func:`create_state`.
+        filter: See :func:`create_state`.
+    """
+
+    def make(params: Params, key: Array) -> TrainState:
+        return create_state(params, tx, key, num_rows, filter)
+
+    parts = place(params, sharding.of(params))
+    shardings = sharding.of(jax.eval_shape(make, params, key))
+    return jax.jit(make, out_shardings=shardings)(parts, place(key, sharding.whole))
 
 
 def state_hash(state: PyTree) -> str:

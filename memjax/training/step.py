@@ -8,12 +8,15 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Bool, Float, Int, PyTree
 
+from memjax.core.mesh import rows_over
 from memjax.core.schedules import NoiseSchedule
 from memjax.core.types import Array, Params
+from memjax.training.accumulation import accumulate as in_parts
 from memjax.training.memorization_filter import FilterRecord, update_record
 from memjax.training.objective import DenoiseFn, EncodeFn, Judged, Noised, Objective, TrainBatch
 from memjax.training.optimizer import make_learning_rate, make_optimizer
 from memjax.training.options import TrainOptions
+from memjax.training.sharding import Sharding
 from memjax.training.state import TrainState
 
 __all__ = ["TrainBatch", "TrainOptions", "make_learning_rate", "make_optimizer", "make_train_step"]
@@ -47,6 +50,8 @@ def make_train_step(
     *,
     learning_rate: optax.Schedule | None = None,
     inputs: Inputs | None = None,
+    sharding: Sharding | None = None,
+    accumulate: int = 1,
 ) -> StepFn:
     """Returns the jitted ``step(state, batch, frozen=None) -> (state, metrics)``.
 
@@ -63,6 +68,9 @@ def make_train_step(
         options: See :class:`TrainOptions`.
         learning_rate: Update count → rate, only to report it.
         inputs: See :class:`Inputs`; None takes batches and weights as they are.
+        sharding: Mesh and rules where there are several devices; the state then lies as
+            ``sharding.of(state)`` says, before and after.
+        accumulate: Parts in which the batch is taken, one after the other.
 
     Returns:
         The step. It donates ``state`` and leaves ``frozen`` alone. Metrics are float32 scalars:
@@ -81,14 +89,28 @@ def make_train_step(
         examples = batch if inputs is None else inputs.draw(_drawing_key(key), batch)
         noised = objective.noise(key, examples)
 
+        noised = _over_rows(noised, sharding)
+
         def weights(trained: Params) -> Params:
-            return trained if inputs is None else inputs.params(trained, frozen, batch)
+            if sharding is not None:
+                trained, kept = sharding.gather(trained), sharding.gather(frozen)
+            else:
+                kept = frozen
+            return trained if inputs is None else inputs.params(trained, kept, batch)
 
         def loss_of(trained: Params) -> tuple[Array, Judged | None]:
+            null_output = objective.null_output(weights(state.params), noised)
             return objective.loss(weights(trained), noised, null_output)
 
-        null_output = objective.null_output(weights(state.params), noised)
-        (loss, judged), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+        def part_of(trained: Params, part: Noised) -> Any:
+            null_output = objective.null_output(weights(state.params), part)
+            return objective.part(weights(trained), part, null_output)
+
+        if accumulate == 1:
+            (loss, judged), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+        else:
+            mesh = None if sharding is None else sharding.mesh
+            loss, grads, judged = in_parts(part_of, state.params, noised, accumulate, mesh)
         grad_norm = optax.tree.norm(grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
         apply = finite if judged is None else finite & (judged.weights.sum() > 0)
@@ -99,9 +121,19 @@ def make_train_step(
         metrics = {"loss": loss, "grad_norm": grad_norm} | _count_metrics(new, noised, judged)
         if learning_rate is not None:
             metrics["learning_rate"] = jnp.asarray(learning_rate(state.updates), jnp.float32)
+        if sharding is not None:
+            new = jax.lax.with_sharding_constraint(new, sharding.of(new))
+            metrics = jax.lax.with_sharding_constraint(metrics, sharding.whole)
         return new, metrics
 
     return jax.jit(step, donate_argnums=0)
+
+
+def _over_rows(noised: Noised, sharding: Sharding | None) -> Noised:
+    """Keeps each device at its own rows of what was drawn for the whole batch."""
+    if sharding is None:
+        return noised
+    return jax.lax.with_sharding_constraint(noised, rows_over(sharding.mesh))
 
 
 def _drawing_key(key: Array) -> Array:

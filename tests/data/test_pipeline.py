@@ -59,18 +59,13 @@ def test_an_epoch_holds_every_row_once_in_a_new_order():
 def test_order_and_draws_depend_on_seed_and_step_alone(count, start):
     whole = take(12, augment=jitter)  # four epochs
     parts = [
-        take(4, augment=jitter, start_step=start, process_index=p, process_count=count)
-        for p in range(count)
+        take(4, augment=jitter, start_step=start, positions=places)
+        for places in np.arange(8).reshape(count, -1)
     ]
     for step in range(4):
         shards = [part[step] for part in parts]
         assert all(len(shard.row) == 8 // count for shard in shards)
-        joined = Batch(
-            *(
-                np.stack(leaves, 1).reshape(8, *leaves[0].shape[1:])
-                for leaves in zip(*shards, strict=True)
-            )
-        )
+        joined = Batch(*(np.concatenate(leaves) for leaves in zip(*shards, strict=True)))
         assert_same(joined, whole[start + step])
 
 
@@ -153,8 +148,9 @@ def test_a_folder_of_corrupt_files_ends(tmp_path, files):
     ("options", "message"),
     [
         ({"batch_size": 0}, "batch_size is 0"),
-        ({"batch_size": 6, "process_count": 4}, "multiple of 4"),
-        ({"process_index": 2, "process_count": 2}, "process_index is 2"),
+        ({"positions": [7, 8]}, r"positions are \[7, 8\]"),
+        ({"positions": [-1]}, r"positions are \[-1\]"),
+        ({"positions": []}, r"positions are \[\]"),
         ({"start_step": -1}, "start_step is -1"),
         ({"images": IMAGES[:5]}, "5 images for 23 rows"),
         ({"images": IMAGES.astype(np.float32)}, "images are float32"),

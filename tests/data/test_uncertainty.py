@@ -161,7 +161,8 @@ def jitter(image, rng):
 @pytest.mark.parametrize("start", [0, 5])
 def test_draws_depend_on_seed_and_position_alone(count, start):
     whole = take(12)
-    parts = [take(4, start_step=start, process_index=p, process_count=count) for p in range(count)]
+    shares = np.arange(8).reshape(-1, count).T  # in turn, as little contiguous as can be
+    parts = [take(4, start_step=start, positions=places) for places in shares]
     for step in range(4):
         joined = np.stack([part[step].labels for part in parts], 1).reshape(8, 3)
         np.testing.assert_array_equal(joined, whole[start + step].labels)

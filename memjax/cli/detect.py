@@ -11,6 +11,7 @@ stopped run goes on with the same command.
 
 import json
 import math
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -38,11 +39,13 @@ from memjax.cli.models import Model
 from memjax.cli.parts import Parts, content_digest, text_digest
 from memjax.cli.prompts import check_rows, encoder, initial_noise, read_prompts, say_cut, write_rows
 from memjax.core.guidance import CompanionNull, RandomNull
+from memjax.core.mesh import prompts_mesh
 from memjax.detectors import Probe, fit_threshold, prepare
 from memjax.evaluate.micro_batch import over_rows, usual_size
 from memjax.evaluate.options import SamplingOptions
 from memjax.evaluate.roc import detection_summary
 from memjax.training.atomic import write_bytes
+from memjax.training.hosts import barrier, first_alone, is_first
 
 FLAGS = flags.FlagValues()
 _MODEL = model_flags(FLAGS)
@@ -100,12 +103,14 @@ def main() -> int:
     )
     say_cut(cut)
     parts = Parts(_OUT.value, _job(model, options, noise, null, everyone), len(everyone))
-    with parts.held():
-        parts.check(_RESTART.value)
+    with parts.held() if is_first() else nullcontext():
+        if is_first():
+            parts.check(_RESTART.value)
         per_step = _measure(model, probe, everyone, parts)
         made = _made(model, options, probe, len(everyone), cut)
-        _write(rows, per_step, probe.dim, cut, made)
-        parts.remove()
+        if is_first():
+            _write(rows, per_step, probe.dim, cut, made)
+            parts.remove()
     return 0
 
 
@@ -129,10 +134,13 @@ def _job(
 
 def _measure(model: Model, probe: Probe, rows: list[dict], parts: Parts) -> np.ndarray:
     """Returns the magnitudes of all rows, those of an earlier, stopped run included."""
-    per_step, todo = parts.read()
+    with first_alone("parts"):
+        per_step, todo = parts.read()
+    barrier("parts read")
     if len(todo) < len(rows):
         print(f"{len(rows) - len(todo)} of {len(rows)} prompts were scored by an earlier run")
-    parts.start()
+    if is_first():
+        parts.start()
     update, done = progress_bar("detecting", len(rows) - len(todo)), len(rows) - len(todo)
     batches = over_rows(
         probe,
@@ -140,6 +148,7 @@ def _measure(model: Model, probe: Probe, rows: list[dict], parts: Parts) -> np.n
         todo,
         size=_CHUNK.value,
         most=usual_size(probe.generations),
+        mesh=prompts_mesh(),
     )
     for numbers, (scores, _) in batches:
         if not np.isfinite(scores).all():
@@ -147,7 +156,8 @@ def _measure(model: Model, probe: Probe, rows: list[dict], parts: Parts) -> np.n
                 f"the scores of {rows[int(numbers[0])]['id']} and those after it are not finite: "
                 "compute in --dtype=float32, or look at the model's weights."
             )
-        parts.keep(numbers, scores)
+        if is_first():
+            parts.keep(numbers, scores)
         if per_step is None:
             per_step = np.zeros((len(rows), *scores.shape[1:]), np.float32)
         per_step[numbers] = scores

@@ -18,11 +18,14 @@ COMMANDS = {
     "data": "Show what a data set holds: balance, repeats, rows at risk; write data.html.",
     "convert": "Turn a Stable-Diffusion-format model into a diffusers folder of safetensors.",
     "sweep": "Answer one question with several arms and seeds; write sweep.html.",
+    "fit": "Compile for a TPU slice that is not there: does it fit, and how fast at best?",
+    "launch": "Train in several processes here, on TPU pods, Kubernetes, SLURM or SkyPilot.",
     "bench": "Measure speed side by side with torch: bench, bench sd, bench knn (with faiss).",
     "doctor": "Say what is installed, what is missing and how to get it.",
 }
 # memjax COMMAND WORD = memjax COMMAND --FLAG=WORD
 _WORDS = {"bench": ("what", ("model", "knn", "sd"))}
+_HELP = ("--help", "-h", "-help", "--helpfull", "--helpshort")
 EXIT_USER_ERROR = 2
 RESTART_EXIT_CODE = 75
 
@@ -51,6 +54,14 @@ def _help(module) -> str:
     if any(flag.name == "config" for flag in known):
         lines += ["", "Any value of the configuration can be set: --config.train.steps=200"]
     return "\n".join(lines if known else lines[:1])
+
+
+def _cluster_help(name: str) -> str:
+    from memjax.cli import cluster
+
+    if name not in cluster.COMMANDS:
+        return ""
+    return f"\n\nseveral processes or hosts, the same command in each:\n{cluster.HELP}"
 
 
 def _parse(module, argv: Sequence[str]) -> list[str]:
@@ -93,15 +104,33 @@ def _run_command(name: str, arguments: Sequence[str]) -> int:
     # Each command has flags of its own; a fresh import forgets those of an earlier call.
     sys.modules.pop(f"memjax.cli.{name}", None)
     module = importlib.import_module(f"memjax.cli.{name}")
-    if any(a in ("--help", "-h", "-help", "--helpfull", "--helpshort") for a in arguments):
-        print(_help(module))
+    if any(a in _HELP for a in arguments):
+        print(_help(module) + _cluster_help(name))
         return 0
+    if name == "launch":  # what follows -- is passed on, and --config stays a name
+        module.read(arguments)
+        return int(module.main())
     rest = _parse(module, [f"memjax {name}", *_with_flag(name, arguments)])[1:]
     if rest:
         return _fail(
             f"{name} got {rest[0]!r}, expected flags only (--flag=value): see memjax {name} --help."
         )
     return int(module.main() or 0)
+
+
+def _run_here_or_there(name: str, arguments: list[str]) -> int:
+    """Runs a command, with the other processes of a cluster where there are any."""
+    from memjax.cli import cluster
+
+    if name not in cluster.COMMANDS:
+        return _run_command(name, arguments)
+    flags, rest = cluster.split_flags(arguments)
+    reason = cluster.wanted(flags)
+    if reason is None or any(a in _HELP for a in rest):
+        return _run_command(name, rest)
+    if cluster.SUPERVISED not in os.environ:
+        return cluster.supervise([name, *arguments], flags)
+    return cluster.run_joined(lambda: _run_command(name, rest), _fail_or_raise, flags, reason)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -124,16 +153,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(f"there is no command {name!r}.{hint} Commands: {', '.join(COMMANDS)}.")
     keep_freed_memory()
     try:
-        return _run_command(name, arguments[1:])
+        return _run_here_or_there(name, arguments[1:])
     except BrokenPipeError:
         return 0
     except KeyboardInterrupt:
         return _fail("stopped by the keyboard; start the same command again to go on.")
     except Exception as error:
-        code = _explained(error)
-        if code is None or os.environ.get("MEMJAX_TRACEBACK"):
-            raise
-        return code
+        return _fail_or_raise(error)
+
+
+def _fail_or_raise(error: Exception) -> int:
+    code = _explained(error)
+    if code is None or os.environ.get("MEMJAX_TRACEBACK"):
+        raise error
+    return code
 
 
 def _explained(error: Exception) -> int | None:

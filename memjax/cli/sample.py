@@ -36,12 +36,14 @@ from memjax.cli.prompts import (
     write_rows,
 )
 from memjax.core.condition import repeat_cond
+from memjax.core.mesh import prompts_mesh
 from memjax.core.types import Array, Cond, EpsFn, Params
 from memjax.data.images import to_uint8
 from memjax.evaluate.micro_batch import over_rows
 from memjax.evaluate.options import SamplingOptions
 from memjax.sampling import STATIC_ARGUMENTS, sample, timesteps
 from memjax.training.atomic import write_bytes
+from memjax.training.hosts import is_first
 from memjax.training.samples import png_bytes
 
 FLAGS = flags.FlagValues()
@@ -112,21 +114,24 @@ def main() -> int:
     )
     stems, update = safe_names([row["id"] for row in rows]), progress_bar("sampling")
     grid, out, broken = PictureGrid(len(rows), generations), [], 0
-    batches = over_rows(program, draw, np.arange(len(rows)), size=_CHUNK.value, most=_BLOCK)
+    batches = over_rows(
+        program, draw, np.arange(len(rows)), size=_CHUNK.value, most=_BLOCK, mesh=prompts_mesh()
+    )
     for numbers, states in batches:
         for i, row_states in zip(numbers, states, strict=True):
             decoded = np.asarray(model.bundle.decode(row_states))
             broken += int(np.sum(~np.isfinite(decoded).all(axis=(1, 2, 3))))
             images = to_uint8(np.nan_to_num(decoded, nan=-1.0))
             names = [f"{stems[i]}_{k}.png" for k in range(generations)]
-            for name, image in zip(names, images, strict=True):
+            for name, image in zip(names, images, strict=True) if is_first() else ():
                 write_bytes(folder / name, png_bytes(image))
             grid.add(images)
             text = {} if cut is None else {"tokens_cut": cut[i]}
             out.append({**rows[i], **text, "images": names, "provenance": made})
             update(len(out), len(rows))
-    grid.write(folder / "grid.png")
-    write_rows(folder / "prompts.jsonl", out)
+    if is_first():
+        grid.write(folder / "grid.png")
+        write_rows(folder / "prompts.jsonl", out)
     if broken:
         print(f"{broken} pictures are not finite, and black there: try --dtype=float32")
     print(f"{len(rows) * generations} pictures in {folder} (grid.png shows them all)")

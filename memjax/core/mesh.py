@@ -95,6 +95,16 @@ def _across_slices(shape: tuple[int, int, int], slices: int, devices: Sequence[A
     )
 
 
+def prompts_mesh(local: bool = False) -> Mesh | None:
+    """Returns a mesh that spreads prompts over every device; None where there is but one.
+
+    Args:
+        local: Take this process's devices alone.
+    """
+    devices = jax.local_devices() if local else jax.devices()
+    return make_mesh(devices=devices) if len(devices) > 1 else None
+
+
 def row_shards(mesh: Mesh) -> int:
     """Returns over how many shards rows are spread."""
     return math.prod(mesh.shape[name] for name in ROW_AXES)

@@ -1,15 +1,19 @@
 """How many prompts fit on the device at once, and running over all of them in that size."""
 
+import dataclasses
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
 from jaxtyping import Int, PyTree
 
 from memjax.core.condition import num_rows, take_rows
+from memjax.core.mesh import place, replicated, row_shards, rows_over
 from memjax.core.types import Cond
 
 EXAMPLES = 64  # prompts times generations a call; more buys no speed on one accelerator
@@ -18,7 +22,13 @@ _SURE = 2.0  # the traced bound is taken as enough where it fits this many times
 
 
 class RowProgram(Protocol):
-    """A measurement of conditions row by row, such as :class:`memjax.detectors.Probe`."""
+    """A measurement of conditions row by row, such as :class:`memjax.detectors.Probe`.
+
+    A frozen dataclass whose ``traced`` holds its other arrays by name.
+    """
+
+    @property
+    def traced(self) -> Mapping[str, Any]: ...
 
     def __call__(self, cond: Cond, compiled: Any = None) -> PyTree: ...
 
@@ -144,15 +154,17 @@ def choose(trace: Callable[[int], Any], most: int, budget: int | None = None) ->
     return most, compiled if most == 1 else None
 
 
-def _half(size: int) -> int:
-    return -(-size // 2)
+def _half(size: int, unit: int = 1) -> int:
+    return unit * -(-size // (2 * unit))
 
 
 class _Runner:
     """Runs a program on as many rows as fit, and remembers how many those are."""
 
-    def __init__(self, program: RowProgram, given: int, budget: int | None):
+    def __init__(self, program: RowProgram, given: int, budget: int | None, mesh: Mesh | None):
         self._program, self._given, self._budget = program, given, budget
+        self._mesh = mesh
+        self._unit = 1 if mesh is None else row_shards(mesh)
         self._size: int | None = None
         self._compiled: Any = None
 
@@ -165,18 +177,24 @@ class _Runner:
                 size = self._size or 1
                 numbers = np.arange(start, start + size).clip(max=num_rows(cond) - 1)
                 rows = take_rows(cond, numbers)
-                return size, jax.device_get(self._program(rows, self._compiled))
+                if self._mesh is not None:
+                    rows = place(rows, rows_over(self._mesh))
+                return size, fetch(self._program(rows, self._compiled))
             except (jax.errors.JaxRuntimeError, MemoryError) as error:
                 self._shrink(error)
 
     def _make(self, cond: Cond) -> None:
         def trace(rows: int) -> Any:
-            return self._program.trace(_shapes(cond, rows))
+            return self._program.trace(_shapes(cond, rows, self._mesh))
 
         if self._size is None:
-            block = num_rows(cond)
-            chosen = (block, None) if self._given else choose(trace, block, self._budget)
-            self._size, self._compiled = chosen
+            block, unit = -(-num_rows(cond) // self._unit), self._unit
+            size, self._compiled = (
+                (block, None)
+                if self._given
+                else choose(lambda units: trace(units * unit), block, self._budget)
+            )
+            self._size = size * unit
         if self._compiled is None:
             self._compiled = trace(self._size).lower().compile()
 
@@ -188,12 +206,12 @@ class _Runner:
                 f"--chunk={self._given} prompts at once do not fit into the device's memory: give "
                 "a smaller --chunk, or 0 to take what fits."
             ) from error
-        if (self._size or 1) == 1:
+        if (self._size or 1) == self._unit:
             raise ValueError(
                 "the device's memory does not hold one prompt at a time: lower --generations, or "
                 "compute in --dtype=bfloat16."
             ) from error
-        self._size, self._compiled = _half(self._size or 1), None
+        self._size, self._compiled = _half(self._size or 1, self._unit), None
 
 
 def over_rows(
@@ -204,6 +222,7 @@ def over_rows(
     size: int = 0,
     most: int = 16,
     budget: int | None = None,
+    mesh: Mesh | None = None,
 ) -> Iterator[tuple[Int[np.ndarray, " k"], PyTree]]:
     """Measures some rows in batches of one static size, and yields each batch as it is done.
 
@@ -218,6 +237,8 @@ def over_rows(
             runs out of memory all the same.
         most: The largest automatic size.
         budget: See :func:`choose`.
+        mesh: Devices over which rows are spread, those of several processes too; all processes
+            must then go through the same rows. ``most`` counts rows a shard.
 
     Yields:
         ``(row numbers, output)``: NumPy arrays with one row a number.
@@ -225,7 +246,11 @@ def over_rows(
     Raises:
         ValueError: If a given size, or one row, does not fit.
     """
-    run = _Runner(program, size, budget)
+    if mesh is not None:
+        traced = place(program.traced, replicated(mesh))
+        program = dataclasses.replace(program, traced=traced)  # type: ignore[type-var]
+        most *= row_shards(mesh)
+    run = _Runner(program, size, budget, mesh)
     block = min(size or most, len(rows))
     for start in range(0, len(rows), max(block, 1)):
         numbers = rows[np.arange(start, start + block).clip(max=len(rows) - 1)]
@@ -238,8 +263,17 @@ def over_rows(
             done += kept
 
 
-def _shapes(cond: Cond, rows: int) -> Cond:
+def fetch(tree: PyTree) -> PyTree:
+    """Returns arrays as NumPy arrays, those of several processes in each of them."""
+    if jax.process_count() == 1:
+        return jax.device_get(tree)
+    return multihost_utils.process_allgather(tree, tiled=True)
+
+
+def _shapes(cond: Cond, rows: int, mesh: Mesh | None) -> Cond:
     """Returns the shapes of a condition with so many rows."""
+    sharding = None if mesh is None else rows_over(mesh)
     return jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct((rows, *leaf.shape[1:]), leaf.dtype), cond
+        lambda leaf: jax.ShapeDtypeStruct((rows, *leaf.shape[1:]), leaf.dtype, sharding=sharding),
+        cond,
     )

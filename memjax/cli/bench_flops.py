@@ -23,6 +23,11 @@ def count_flops(fn: Callable[..., Any], *arguments: Any) -> float:
     return _of_jaxpr(jax.make_jaxpr(fn)(*arguments).jaxpr)
 
 
+def flops_of(traced: jax.stages.Traced) -> float:
+    """Returns the same of a jitted function that is traced already."""
+    return _of_jaxpr(traced.jaxpr.jaxpr)
+
+
 def _of_jaxpr(jaxpr: Any) -> float:
     return sum(_of_equation(equation) for equation in jaxpr.eqns)
 

@@ -20,12 +20,13 @@ from memjax.evaluate.provenance import versions
 from memjax.sampling import sample
 from memjax.training.data import RunData
 from memjax.training.fine_tune import Tuning, make_fine_tune_step, training_unet, with_frozen
+from memjax.training.hosts import first_alone, is_first
 from memjax.training.latent_batches import LatentBatch, latent_batches
 from memjax.training.latents import make_latents
 from memjax.training.loop import TrainResult, train
 from memjax.training.prompt_files import caption_rows, write_prompt_files
 from memjax.training.run import write_run_file
-from memjax.training.state import create_state
+from memjax.training.spread import Spread
 
 logger = logging.getLogger("memjax")
 
@@ -62,18 +63,22 @@ class Job(NamedTuple):
         return weights / weights.mean()
 
 
-def train_job(job: Job, *, allow_config_change: bool) -> tuple[TrainResult, Params]:
+def train_job(
+    job: Job, *, allow_config_change: bool, profile_steps: int = 0
+) -> tuple[TrainResult, Params]:
     """Trains; returns the result and the network's averaged weights, adapters merged."""
     config, base, settings = job.config, job.base, job.config["train"]
     options = options_of(config, base.prediction)
     tx, rate = optimizer_of(settings)
     key = jax.random.key(config["seed"])
-    batches_from = _batches(job)
+    spread = Spread.of(config)
+    batches_from = _batches(job, spread)
     trained, frozen = job.tuning.start(jax.random.fold_in(key, 0), base.unet_params)
     filtered = options.filter_threshold is not None
-    state = create_state(
+    state = spread.state(
         trained, tx, jax.random.fold_in(key, 1), num_rows=len(job.data.train), filter=filtered
     )
+    frozen = spread.weights(frozen)
     count = sum(leaf.size for leaf in jax.tree.leaves(trained))
     del trained  # the state holds copies, and the first step takes their place
     step = make_fine_tune_step(
@@ -84,8 +89,10 @@ def train_job(job: Job, *, allow_config_change: bool) -> tuple[TrainResult, Para
         job.tuning,
         scaling_factor=base.vae.config.scaling_factor,
         learning_rate=rate,
+        sharding=spread.sharding,
+        accumulate=spread.accumulate,
     )
-    _announce(job, count)
+    _announce(job, count, spread)
     began = time.time()
     sample_every = settings["sample_every"] or None
     result = train(
@@ -98,32 +105,34 @@ def train_job(job: Job, *, allow_config_change: bool) -> tuple[TrainResult, Para
         log_every=settings["log_every"],
         max_to_keep=settings["keep_checkpoints"],
         sample_every=sample_every,
-        sample_fn=_sampler(job, frozen) if sample_every else None,
+        sample_fn=_sampler(job, frozen, spread) if sample_every else None,
         config=_decisive(job),
         allow_config_change=allow_config_change,
+        profile_steps=profile_steps,
     )
     _write_records(job)
     write_summary(job.workdir, config, job.data, result, time.time() - began)
     return result, job.tuning.weights(result.state.ema_params, frozen)
 
 
-def _batches(job: Job) -> Callable[[int], Iterator[LatentBatch]]:
+def _batches(job: Job, spread: Spread) -> Callable[[int], Iterator[LatentBatch]]:
     data, section = job.config["data"], job.config["fine_tune"]
     base = job.base
     on_device = base._replace(
         vae_params=jax.device_put(base.vae_params), text_params=jax.device_put(base.text_params)
     )
-    latents, cut = make_latents(
-        job.workdir,
-        job.data.train,
-        on_device,
-        size=data["size"],
-        square=data["square"],
-        flip=data["flip"],
-        dtype=section["cache_dtype"],
-        batch_size=section["cache_batch"],
-        shown=progress_bar,
-    )
+    with first_alone("latents"):
+        latents, cut = make_latents(
+            job.workdir,
+            job.data.train,
+            on_device,
+            size=data["size"],
+            square=data["square"],
+            flip=data["flip"],
+            dtype=section["cache_dtype"],
+            batch_size=section["cache_batch"],
+            shown=progress_bar,
+        )
     if cut:
         logger.warning(
             "%d of %d captions are longer than the text encoder reads and were cut.",
@@ -136,12 +145,13 @@ def _batches(job: Job) -> Callable[[int], Iterator[LatentBatch]]:
         batch_size=job.config["train"]["batch_size"],
         seed=job.config["seed"],
         captions=section["captions"],
+        positions=spread.positions,
     )
 
     def batches_from(step: int) -> Iterator[LatentBatch]:
         # Called once the loop has accepted this configuration: a refused one changes no file.
         _write_records(job)
-        return stream(step)
+        return map(spread.place, stream(step))
 
     return batches_from
 
@@ -155,7 +165,9 @@ def _decisive(job: Job) -> dict[str, Any]:
 
 
 def _write_records(job: Job) -> None:
-    """Writes ``run.json`` and the prompt files."""
+    """Writes ``run.json`` and the prompt files, in process 0."""
+    if not is_first():
+        return
     rows = np.flatnonzero(job.planted.duplicated)
     duplicated = [
         {"row": int(row), "path": job.data.train[row].path, "shown": float(job.shown[row])}
@@ -179,42 +191,43 @@ def _plain_info(info: Mapping[str, Any]) -> dict[str, Any]:
     return {name: info[name] for name in names if info.get(name)}
 
 
-def _sampler(job: Job, frozen: Params) -> Callable[[Params, int], np.ndarray]:
+def _sampler(job: Job, frozen: Params, spread: Spread) -> Callable[[Params, int], np.ndarray]:
     """Returns ``(ema_params, step) → pictures`` for the sample grids, duplicated rows first."""
     bundle = interop.make_bundle(job.base)
     order = np.argsort(~job.planted.duplicated, kind="stable")
     chosen: list[Record] = [
         job.data.train[row] for row in order[: job.config["train"]["num_samples"]]
     ]
-    cond = bundle.encode(caption_rows(chosen))
+    cond, null_cond = jax.device_get((bundle.encode(caption_rows(chosen)), bundle.null_cond))
     seed = job.config["seed"]
-    x_T = jax.random.normal(jax.random.key(seed + 7), (len(chosen), *bundle.sample_shape))
+    shape = (len(chosen), *bundle.sample_shape)
+    x_T = np.asarray(jax.random.normal(jax.random.key(seed + 7), shape))
     options = SamplingOptions(**job.config["sampling"])
 
-    @jax.jit
     def run(params: Params, frozen: Params):
         return sample(
             bundle.eps_fn,
             job.tuning.weights(params, frozen),
             x_T,
             cond,
-            bundle.null_cond,
+            null_cond,
             bundle.schedule,
             guidance_scale=options.guidance_scale,
             key=jax.random.key(seed + 8),
             **{k: v for k, v in options.static().items() if k != "guidance_scale"},
         ).x
 
-    return lambda params, step: bundle.decode(run(params, frozen))
+    jitted = jax.jit(run, out_shardings=spread.whole)
+    return lambda params, step: bundle.decode(np.asarray(jitted(params, frozen)))
 
 
-def _announce(job: Job, count: int) -> None:
+def _announce(job: Job, count: int, spread: Spread) -> None:
     config, planted = job.config, job.planted
     share = job.shown[planted.duplicated].sum() / job.shown.sum()
     print(
         f"{len(job.data.train)} training pictures, {int(planted.duplicated.sum())} of them "
         f"repeated ({share:.0%} of an epoch); {len(job.data.held_out)} held out; "
         f"{count / 1e6:.2f} M trained parameters ({job.tuning.method}) on {jax.device_count()} x "
-        f"{jax.devices()[0].device_kind}; {config['train']['steps']} steps of "
+        f"{jax.devices()[0].device_kind}{spread}; {config['train']['steps']} steps of "
         f"{config['train']['batch_size']}"
     )

@@ -12,10 +12,12 @@ from memjax.cli.common import out_folder
 from memjax.cli.fine_tune_loop import Job, train_job
 from memjax.cli.tiny_base import make_tiny_base
 from memjax.cli.training import audit_options, data_of, optimizer_of, options_of, planted_of
+from memjax.core.mesh import fetch
 from memjax.data.planted_duplicates import Planted
 from memjax.evaluate.options import SamplingOptions
 from memjax.training.data import RunData
 from memjax.training.fine_tune import Tuning
+from memjax.training.hosts import first_alone, is_first
 from memjax.training.latent_batches import CAPTION_CHOICES
 from memjax.training.latents import latent_side
 from memjax.training.loop import TrainResult
@@ -26,7 +28,11 @@ PIPELINE, BASE = "pipeline", "base"
 
 
 def fine_tune_run(
-    config: dict[str, Any], workdir: str | Path, *, allow_config_change: bool = False
+    config: dict[str, Any],
+    workdir: str | Path,
+    *,
+    allow_config_change: bool = False,
+    profile_steps: int = 0,
 ) -> TrainResult:
     """Fine-tunes a base model, or goes on with it, and writes ``WORKDIR/pipeline``.
 
@@ -37,22 +43,27 @@ def fine_tune_run(
         config: A plain configuration with a ``fine_tune`` section, its ranges already checked.
         workdir: Folder of the run.
         allow_config_change: Go on although the configuration differs from the saved one.
+        profile_steps: Steps to record, see :func:`memjax.training.loop.train`.
 
     Raises:
         ValueError: Base, data and configuration do not fit each other; nothing is compiled then.
     """
     workdir = out_folder(workdir, "workdir")
     tuning = check_fine_tune(config)
-    base = _sized(_open_base(config, workdir), config["data"])
+    with first_alone("base"):  # it may have to be made
+        base = _sized(_open_base(config, workdir), config["data"])
     jax.eval_shape(tuning.start, jax.random.key(0), base.unet_params)  # do the adapters fit it?
     completed = _completed(config, base, _base_path(config, workdir))
     data, planted = _planted(config, data_of(config, workdir))
     key = state_hash([base.unet_params, base.vae_params, base.text_params])
     compute = config["model"]
     job = Job(completed, compute, workdir, base, key, data, planted, tuning)
-    result, weights = train_job(job, allow_config_change=allow_config_change)
-    done = base._replace(unet_params=jax.device_get(weights))
-    interop.save(done, workdir / PIPELINE, force=True)
+    result, weights = train_job(
+        job, allow_config_change=allow_config_change, profile_steps=profile_steps
+    )
+    done = base._replace(unet_params=fetch(weights))
+    if is_first():
+        interop.save(done, workdir / PIPELINE, force=True)
     return result
 
 

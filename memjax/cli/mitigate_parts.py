@@ -31,11 +31,11 @@ class Chunks:
     """The kept chunks of one output folder; those made with other settings are left out."""
 
     def __init__(self, out: Path, settings: Mapping[str, Any]):
-        self._folder = out / FOLDER
+        self.folder = out / FOLDER
         self._key = text_digest(settings)
 
     def _file(self, number: int) -> Path:
-        return self._folder / f"{self._key}-{number:05d}.npz"
+        return self.folder / f"{self._key}-{number:05d}.npz"
 
     def read(self, number: int) -> Part | None:
         """Returns a chunk that was done before, or None."""
@@ -53,7 +53,7 @@ class Chunks:
 
     def remove(self) -> None:
         """Removes the kept chunks, once the results are written."""
-        shutil.rmtree(self._folder, ignore_errors=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def npz_bytes(**arrays: np.ndarray) -> bytes:

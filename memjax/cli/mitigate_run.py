@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from memjax.cli.common import model_provenance, out_folder, progress_bar, require
 from memjax.cli.fitting import fitting
@@ -26,12 +27,15 @@ from memjax.cli.models import Model
 from memjax.cli.parts import content_digest
 from memjax.cli.prompts import check_rows, encoder, initial_noise, read_prompts, say_cut
 from memjax.cli.references import reference_paths
+from memjax.core.mesh import prompts_mesh, row_shards
 from memjax.detectors import null_or_refuse
 from memjax.evaluate.micro_batch import exhausted, usual_size
 from memjax.evaluate.options import SamplingOptions
 from memjax.evaluate.repair import may_move
 from memjax.evaluate.repair_study import Measures
 from memjax.evaluate.repair_wall import shown_columns
+from memjax.evaluate.spread_bundle import spread_bundle
+from memjax.training.hosts import barrier, gather, is_first
 
 _WALLS = 24  # prompts that the page shows with pictures
 
@@ -44,15 +48,18 @@ def mitigate(model_flags: ModelFlags, sampling_flags: SamplingFlags, asked: Aske
     references = reference_paths(rows, asked.prompts, asked.references)
     check(asked, rows)
     measures = measures_of(asked, references)
-    model = model_flags.load()
+    model, mesh = model_flags.load(), prompts_mesh(local=True)
+    model = model._replace(bundle=spread_bundle(model.bundle, mesh))
     null_or_refuse(model.bundle.null_cond)
     say_cut(check_rows(model, rows))
     check_rows(model, negatives)
     job = _job(model, sampling_flags.options(model), asked, rows, negatives, references, measures)
+    job = job._replace(mesh=mesh)
     made = _made(job)
     job, parts, done = _all_parts(job, asked, made)
-    write_outputs(Path(asked.out), job, done, made, several=asked.several)
-    parts.remove()
+    if is_first():
+        write_outputs(Path(asked.out), job, done, made, several=asked.several)
+        parts.remove()
     return 0
 
 
@@ -121,26 +128,54 @@ def _all_parts(job: Job, asked: Asked, made: dict[str, Any]) -> tuple[Job, Chunk
         try:
             return job, parts, _run_parts(job, parts)
         except (jax.errors.JaxRuntimeError, MemoryError) as error:
-            if not exhausted(error):
+            if not exhausted(error) or jax.process_count() > 1:
                 raise
             job = _smaller(job, asked, error)
 
 
 def _run_parts(job: Job, parts: Chunks) -> list[Part]:
-    done, progress = [], progress_bar("mitigating")
-    for number in range(job.parts):
+    """Runs the chunks, with several processes every n-th one; process 0 returns them all."""
+    mine = range(jax.process_index(), job.parts, jax.process_count())
+    done, progress, finished = [], progress_bar("mitigating"), 0
+    for number in mine:
         part = parts.read(number)
         if part is None:
             part = run_part(job, number)
-            if job.parts > 1:
+            if job.parts > 1 or jax.process_count() > 1:
                 parts.write(number, part)
         done.append(part)
-        progress(min((number + 1) * job.chunk, len(job.rows)), len(job.rows))
-    return done
+        finished += len(job.numbers(number))
+        progress(finished, sum(len(job.numbers(n)) for n in mine))
+    if jax.process_count() == 1:
+        return done
+    barrier("chunks done")
+    return [_of_others(parts, number) for number in range(job.parts)] if is_first() else []
+
+
+def _of_others(parts: Chunks, number: int) -> Part:
+    part = parts.read(number)
+    if part is None:
+        raise ValueError(
+            f"chunk {number} of another process is not in {parts.folder}: give an --out that all "
+            "hosts share."
+        )
+    return part
 
 
 def _fitting(job: Job, asked: Asked) -> Job:
-    """Returns the job with as many prompts at a time as fit: the given number, or a found one."""
+    """Returns the job with as many prompts at a time as fit: the given number, or a found one.
+
+    Rounded up to fill every device, and the same in all processes.
+    """
+    job = _fitting_here(job, asked)
+    size = int(gather(np.int32(job.chunk)).min())
+    shards = 1 if job.mesh is None else row_shards(job.mesh)
+    if jax.process_count() > 1:  # every process needs a chunk of its own
+        size = max(1, min(size, len(job.rows) // jax.process_count()))
+    return job._replace(chunk=size + -size % shards)
+
+
+def _fitting_here(job: Job, asked: Asked) -> Job:
     if asked.chunk or job.model.run is not None:
         size = asked.chunk or job.options.chunk
         return job._replace(chunk=min(size, len(job.rows)))

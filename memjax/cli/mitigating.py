@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Float
 
 from memjax.cli.common import safe_names
@@ -22,6 +23,7 @@ from memjax.evaluate.repair import may_move, mitigate_prompts
 from memjax.evaluate.repair_study import TARGET, Arm, Measures, make_pictures, measured
 from memjax.evaluate.repair_targets import TargetedRepair, repair_targets
 from memjax.evaluate.repair_wall import small
+from memjax.evaluate.spread_bundle import over_devices
 from memjax.mitigations import (
     add_embedding_noise,
     add_random_numbers,
@@ -56,6 +58,7 @@ class Job(NamedTuple):
         shown: Columns and generations of the wall, see :func:`shown_columns`.
         walls: How many prompts a wall shows.
         folder: Where pictures go, or None to keep none.
+        mesh: Devices over which the prompts of a chunk are spread, or None for one.
     """
 
     model: Model
@@ -75,6 +78,7 @@ class Job(NamedTuple):
     shown: tuple[Sequence[int], int]
     walls: int
     folder: Path | None
+    mesh: Mesh | None = None
 
     @property
     def repairs(self) -> list[Arm]:
@@ -149,7 +153,7 @@ class _Conditions(NamedTuple):
 
 def _conditions(job: Job, numbers: np.ndarray) -> _Conditions:
     """Every arm's conditions of some prompts, and what is known about how they came about."""
-    own = take_rows(job.cond, numbers)
+    own = over_devices(take_rows(job.cond, numbers), job.mesh)
     by_arm: dict[str, Cond] = {job.arms[0].key: own}
     extra: dict[str, list[Row]] = {job.arms[0].key: [{} for _ in numbers]}
     if job.setting.optimises:
@@ -164,7 +168,7 @@ def _conditions(job: Job, numbers: np.ndarray) -> _Conditions:
         extra[arm.key] = [{} for _ in numbers]
     for place, arm in enumerate(job.baselines):
         by_arm[arm.key], extra[arm.key] = _baseline(job, place, arm, numbers)
-    return _Conditions(by_arm, extra)
+    return _Conditions({k: over_devices(c, job.mesh) for k, c in by_arm.items()}, extra)
 
 
 def _statistic(rms: float, job: Job) -> Row:

@@ -22,6 +22,13 @@ _ALLOW = flags.DEFINE_bool(
     "Resume although the configuration differs from the saved one.",
     flag_values=FLAGS,
 )
+_PROFILE = flags.DEFINE_integer(
+    "profile",
+    0,
+    "Steps to record in WORKDIR/profile, for TensorBoard's profile page or XProf.",
+    lower_bound=0,
+    flag_values=FLAGS,
+)
 
 
 def main() -> int:
@@ -34,6 +41,11 @@ def main() -> int:
     config = plain(_CONFIG.value)
     check_config(config)
     run = fine_tune_run if "fine_tune" in config else train_run
-    result = run(config, _WORKDIR.value, allow_config_change=_ALLOW.value)
+    result = run(
+        config,
+        _WORKDIR.value,
+        allow_config_change=_ALLOW.value,
+        profile_steps=_PROFILE.value or 0,
+    )
     print(f"done: {_WORKDIR.value} at step {int(result.state.step)}")
     return 0

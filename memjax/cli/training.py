@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
+from memjax.cli.bench_flops import flops_of
 from memjax.cli.common import out_folder
+from memjax.cli.device_peak import peak_flops
 from memjax.cli.ladder import check_rungs
 from memjax.core.types import Params
 from memjax.data.dataset import encode_records
@@ -25,7 +26,7 @@ from memjax.sampling import make_stepper, sample, timesteps
 from memjax.training.atomic import write_bytes
 from memjax.training.data import RunData, batches_of, prepare_data
 from memjax.training.hosts import first_alone, is_first
-from memjax.training.loop import TrainResult, train
+from memjax.training.loop import Speed, TrainResult, train
 from memjax.training.network import Network
 from memjax.training.optimizer import make_learning_rate, make_optimizer
 from memjax.training.run import network_of, write_run_file
@@ -100,12 +101,11 @@ def _sampler(config: Mapping[str, Any], network: Network, data: RunData, spread:
     """Returns ``(ema_params, step) → pictures`` for the sample grids."""
     chosen, count = config["sampling"], config["train"]["num_samples"]
     dropout = config["train"]["cond_dropout"]
-    labels = jnp.asarray(encode_records(data.train[:count], data.label_space))
+    labels = np.asarray(encode_records(data.train[:count], data.label_space))
     if dropout >= 1.0:
-        labels = jnp.zeros_like(labels)
-    x_T = jax.random.normal(
-        jax.random.key(config["seed"] + 7), (len(labels), *network.module.sample_shape)
-    )
+        labels = np.zeros_like(labels)
+    shape = (len(labels), *network.module.sample_shape)
+    x_T = np.asarray(jax.random.normal(jax.random.key(config["seed"] + 7), shape))
 
     def run(params: Params):
         null = network.encode_fn(params, labels[:1] * 0) if 0.0 < dropout < 1.0 else None
@@ -124,12 +124,40 @@ def _sampler(config: Mapping[str, Any], network: Network, data: RunData, spread:
             key=jax.random.key(config["seed"] + 8),
         ).x
 
-    jitted = jax.jit(run, out_shardings=None if spread.sharding is None else spread.sharding.whole)
+    jitted = jax.jit(run, out_shardings=spread.whole)
     return lambda params, step: np.clip(np.asarray(jitted(params)), -1.0, 1.0)
 
 
+def speed_of(step: Any, state: Any, batch: Any, dtype: str) -> Speed:
+    """Counts what a step computes, and looks up what the devices can.
+
+    Args:
+        step: The jitted step; its trace is kept for the first call.
+        state: The state.
+        batch: Arrays or their shapes, the global batch's.
+        dtype: Type the network computes in.
+    """
+    images = jax.tree.leaves(batch)[0].shape[0]
+    return Speed(flops_of(step.trace(state, batch)) / images, peak_flops(dtype))
+
+
+def _batch_shapes(config: Mapping[str, Any], data: RunData) -> Batch:
+    size, channels = config["data"]["size"], config["data"]["channels"]
+    rows = (config["train"]["batch_size"],)
+    tokens = data.label_space.num_tokens
+    return Batch(
+        jax.ShapeDtypeStruct((*rows, size, size, channels), np.float32),  # type: ignore[arg-type]
+        jax.ShapeDtypeStruct((*rows, tokens), np.int32),  # type: ignore[arg-type]
+        jax.ShapeDtypeStruct(rows, np.int32),  # type: ignore[arg-type]
+    )
+
+
 def train_run(
-    config: dict[str, Any], workdir: str | Path, *, allow_config_change: bool = False
+    config: dict[str, Any],
+    workdir: str | Path,
+    *,
+    allow_config_change: bool = False,
+    profile_steps: int = 0,
 ) -> TrainResult:
     """Trains a run from its configuration, or goes on with it.
 
@@ -137,6 +165,7 @@ def train_run(
         config: A plain configuration (see ``configs/``), already checked.
         workdir: Folder of the run.
         allow_config_change: Go on although the configuration differs from the saved one.
+        profile_steps: Steps to record, see :func:`memjax.training.loop.train`.
     """
     workdir = out_folder(workdir, "workdir")
     check_sections(config)
@@ -196,6 +225,8 @@ def train_run(
         sample_fn=_sampler(config, network, data, spread) if sample_every else None,
         config={name: config[name] for name in _TRAINED},
         allow_config_change=allow_config_change,
+        profile_steps=profile_steps,
+        speed=speed_of(step, state, _batch_shapes(config, data), network.module.unet.dtype),
     )
     if result.start_step == train_config["steps"]:  # nothing was left to do
         _write_run(workdir, config, data)
@@ -261,6 +292,15 @@ def _announce(config: Mapping[str, Any], data: RunData, params: Params, spread: 
     )
 
 
+def _where_time_went(result: TrainResult) -> dict[str, Any]:
+    """Returns mean MFU and the seconds of each part over the rows of this call."""
+    rows = [r for r in result.history if r.get("step", 0) > result.start_step and "seconds" in r]
+    names = [n for n in (rows[0] if rows else ()) if n.endswith("_seconds")]
+    spent = {name: round(sum(row.get(name) or 0.0 for row in rows), 3) for name in names}
+    rates = [row["mfu"] for row in rows if row.get("mfu")]
+    return {"time": spent, "mfu": float(np.median(rates)) if rates else None}
+
+
 def write_summary(
     workdir: Path, config: Mapping[str, Any], data: RunData, result: TrainResult, seconds: float
 ) -> None:
@@ -282,6 +322,8 @@ def write_summary(
             (row["loss"] for row in reversed(result.history) if "loss" in row), None
         ),
         "skipped_steps": int(result.state.total_skipped),
+        "compile_seconds": round(result.compile_seconds, 3),
+        **_where_time_went(result),
         "cond_dropout": config["train"]["cond_dropout"],
     }
     write_bytes(previous, (json.dumps(summary, indent=1) + "\n").encode())

@@ -8,12 +8,11 @@ from typing import Any, Protocol
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from jaxtyping import Int, PyTree
 
 from memjax.core.condition import num_rows, take_rows
-from memjax.core.mesh import place, replicated, row_shards, rows_over
+from memjax.core.mesh import fetch, place, replicated, row_shards, rows_over
 from memjax.core.types import Cond
 
 EXAMPLES = 64  # prompts times generations a call; more buys no speed on one accelerator
@@ -261,13 +260,6 @@ def over_rows(
             kept = min(count, real - done)
             yield numbers[done : done + kept], jax.tree.map(lambda a, k=kept: a[:k], out)
             done += kept
-
-
-def fetch(tree: PyTree) -> PyTree:
-    """Returns arrays as NumPy arrays, those of several processes in each of them."""
-    if jax.process_count() == 1:
-        return jax.device_get(tree)
-    return multihost_utils.process_allgather(tree, tiled=True)
 
 
 def _shapes(cond: Cond, rows: int, mesh: Mesh | None) -> Cond:

@@ -16,6 +16,7 @@ from memjax.core.types import Params
 from memjax.training import manifest
 from memjax.training.hosts import agreed as agreed_number
 from memjax.training.hosts import is_first
+from memjax.training.space import require_space
 from memjax.training.structure import differences
 
 FOLDER = "checkpoints"
@@ -212,6 +213,7 @@ class CheckpointWriter:
         self._config = dict(config or {})
         self._sealer: threading.Thread | None = None
         self._error: BaseException | None = None
+        self._step = 0
         self._manager = ocp.CheckpointManager(
             self._directory,
             options=ocp.CheckpointManagerOptions(
@@ -222,13 +224,18 @@ class CheckpointWriter:
     def save(self, step: int, state: PyTree) -> None:
         """Starts saving ``state``; it may be donated as soon as this returns."""
         self.wait()
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state), config=ocp.args.JsonSave(self._config)
-            ),
-            force=True,
-        )
+        require_space(self._directory, state)
+        self._step = step
+        try:
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(state), config=ocp.args.JsonSave(self._config)
+                ),
+                force=True,
+            )
+        except OSError as error:
+            raise self._unsaved(error) from error
         self._sealer = threading.Thread(target=self._seal, args=(step,), daemon=True)
         self._sealer.start()
 
@@ -247,7 +254,16 @@ class CheckpointWriter:
             self._sealer = None
         if self._error is not None:
             error, self._error = self._error, None
-            raise error
+            raise self._unsaved(error) from error
+
+    def _unsaved(self, error: BaseException) -> OSError:
+        newest, _ = newest_good_step(self._directory)
+        have = "none is there yet" if newest is None else f"the newest good one is step {newest}"
+        said = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+        return OSError(
+            f"the checkpoint of step {self._step} could not be written to {self._directory} "
+            f"({said}); {have}: make room there, then start the same command again."
+        )
 
     def reached_preemption(self, step: int) -> bool:
         """Returns whether the cluster is about to take this machine (all processes agree)."""

@@ -9,10 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from memjax.core.types import Params
-from memjax.training.atomic import write_bytes
 from memjax.training.checkpoint import (
     FOLDER,
     CheckpointWriter,
@@ -21,14 +18,19 @@ from memjax.training.checkpoint import (
     restore_latest,
     set_aside,
 )
+from memjax.training.clock import CHECKPOINT, DATA, SAMPLES
+from memjax.training.heartbeat import Heartbeat
 from memjax.training.hosts import barrier, is_first
 from memjax.training.interruption import RESTART_EXIT_CODE, Interrupted, StopSignals
 from memjax.training.lock import workdir_lock
 from memjax.training.meter import Meter, TrainingDiverged
 from memjax.training.metrics import FILE as METRICS_FILE
-from memjax.training.metrics import MetricsWriter, read_metrics
+from memjax.training.metrics import read_metrics
+from memjax.training.nan_report import write_nan_report
+from memjax.training.outputs import Outputs
+from memjax.training.profiling import Profiler
 from memjax.training.progress import Progress
-from memjax.training.samples import image_grid, png_bytes
+from memjax.training.space import require_space
 from memjax.training.state import TrainState
 from memjax.training.step import StepFn
 
@@ -49,6 +51,7 @@ class TrainResult(NamedTuple):
         history: All rows of ``metrics.jsonl``, earlier calls included.
         start_step: Step this call started from.
         skipped_checkpoints: ``(step, reason)`` of checkpoints passed over on resuming.
+        compile_seconds: Wait for the first step of this call: compilation and one step.
     """
 
     state: TrainState
@@ -57,6 +60,19 @@ class TrainResult(NamedTuple):
     history: list[dict[str, Any]]
     start_step: int
     skipped_checkpoints: Skipped
+    compile_seconds: float = 0.0
+
+
+class Speed(NamedTuple):
+    """What a step computes, and what the devices can do.
+
+    Attributes:
+        flops_per_image: Operations of a training step for one image.
+        peak_flops: Operations a second that all devices together can do; 0: not known.
+    """
+
+    flops_per_image: float
+    peak_flops: float = 0.0
 
 
 def train(
@@ -77,12 +93,16 @@ def train(
     max_to_keep: int = 3,
     tensorboard: bool = True,
     progress: Progress | bool = True,
+    speed: Speed | None = None,
+    profile_steps: int = 0,
 ) -> TrainResult:
     """Trains to ``total_steps``, continuing from the workdir's newest good checkpoint if any.
 
     The result is bit-identical however often the run was killed and started again, on the same
     devices. Files in the workdir: ``checkpoints/``, ``metrics.jsonl``, ``tensorboard/``,
-    ``samples/step_*.png``.
+    ``samples/step_*.png``, ``heartbeat/process-*.json``, and ``nan_report.json`` when it gives up.
+    A row of the metrics also says where the time since the last one went: ``compute_seconds``,
+    ``data_seconds`` (waiting for batches), ``checkpoint_seconds``, ``samples_seconds``.
 
     Args:
         state: The state at step 0; used as it is when there is nothing to resume.
@@ -101,6 +121,9 @@ def train(
         max_to_keep: Checkpoints to keep.
         tensorboard: Whether to write TensorBoard events.
         progress: True, False, or a :class:`Progress` of the caller's.
+        speed: What a step computes and the devices can do, to report ``mfu``; None: not reported.
+        profile_steps: Steps to record in ``profile/`` for TensorBoard or XProf, from the fourth
+            step of this call on; 0: none.
 
     Returns:
         See :class:`TrainResult`.
@@ -127,36 +150,51 @@ def train(
         state, start, skipped = _resume(
             workdir / FOLDER, state, plain_config, resume, allow_config_change
         )
+        if start < total_steps:
+            require_space(workdir, state, checkpoints=2)
         if start > total_steps:
             raise ValueError(
                 f"{workdir} is at step {start}, beyond total_steps={total_steps}: "
                 "raise total_steps or choose another workdir."
             )
-        outputs = _Outputs(workdir, start, total_steps, first_process, tensorboard, progress)
+        outputs = Outputs(workdir, start, total_steps, first_process, tensorboard, progress)
         stack.callback(outputs.close)
         writer = CheckpointWriter(workdir / FOLDER, plain_config, max_to_keep)
         stack.callback(writer.close)
         stop = stack.enter_context(StopSignals(writer.reached_preemption))
-        meter = Meter(max_skips)
+        meter = Meter(max_skips) if speed is None else Meter(max_skips, *speed)
+        heart = Heartbeat(workdir)
+        profiler = stack.enter_context(Profiler(workdir, start + 4, profile_steps))
         batches = iter(batches_from(start)) if start < total_steps else iter(())
         for step in range(start + 1, total_steps + 1):
-            batch = _next_batch(batches, step)
+            with meter.clock.part(DATA):
+                batch = _next_batch(batches, step)
+            profiler.before(step)
+            called = time.monotonic()
             state, metrics = step_fn(state, batch)
-            meter.add(metrics, batch.row.shape[0])
+            seconds = time.monotonic() - called
+            meter.add(metrics, batch.row.shape[0], step, batch.row, seconds)
+            profiler.after(step, metrics)
+            heart.beat(step)
             stopping = stop.requested(step)
             saving = step % checkpoint_every == 0 or step == total_steps or stopping
             if step % log_every == 0 or saving:
                 meter.close_window(step)
             sampling = sample_fn is not None and sample_every and step % sample_every == 0
-            outputs.log(meter.fetch(step, wait=bool(saving or sampling)))
+            try:
+                outputs.log(meter.fetch(step, wait=bool(saving or sampling)))
+            except TrainingDiverged as error:
+                report = write_nan_report(workdir, meter.bad, state, batch)
+                raise TrainingDiverged(f"{error} See {report}.") from None
             if saving:
-                with meter.throughput.paused():
+                with meter.throughput.paused(), meter.clock.part(CHECKPOINT):
                     writer.save(step, state)
             if sample_fn is not None and sampling:
-                with meter.throughput.paused():
+                with meter.throughput.paused(), meter.clock.part(SAMPLES):
                     outputs.sample(step, sample_fn(state.ema_params, step))
             if stopping and step < total_steps:
                 raise Interrupted(step)
+        heart.beat(total_steps, force=True)
         meter.throughput.pause()
     return TrainResult(
         state=state,
@@ -165,6 +203,7 @@ def train(
         history=read_metrics(workdir / METRICS_FILE),
         start_step=start,
         skipped_checkpoints=skipped,
+        compile_seconds=meter.first_step_seconds,
     )
 
 
@@ -228,42 +267,3 @@ def config_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
         for name in sorted(old.keys() | new.keys())
         if name not in old or name not in new or old[name] != new[name]
     ]
-
-
-class _Outputs:
-    """What the first process shows and writes besides checkpoints; silent on the others."""
-
-    def __init__(
-        self,
-        workdir: Path,
-        start: int,
-        total: int,
-        enabled: bool,
-        tensorboard: bool,
-        progress: Progress | bool,
-    ):
-        self._samples = workdir / "samples"
-        self._metrics = MetricsWriter(workdir, start, tensorboard=tensorboard) if enabled else None
-        self._progress = (
-            progress
-            if isinstance(progress, Progress)
-            else Progress(total, start, enabled=progress and enabled)
-        )
-
-    def log(self, rows: list[tuple[int, dict[str, float]]]) -> None:
-        for step, values in rows:
-            if self._metrics is not None:
-                self._metrics.scalars(step, values)
-            self._progress.update(step, values["loss"], values["images_per_second"])
-
-    def sample(self, step: int, images: Any) -> None:
-        if self._metrics is None:
-            return
-        grid = image_grid(np.asarray(images))
-        write_bytes(self._samples / f"step_{step:08d}.png", png_bytes(grid))
-        self._metrics.image(step, "samples", grid)
-
-    def close(self) -> None:
-        self._progress.close()
-        if self._metrics is not None:
-            self._metrics.close()

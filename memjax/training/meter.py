@@ -4,10 +4,13 @@ import collections
 import contextlib
 import time
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+
+from memjax.core.mesh import fetch
+from memjax.training.clock import Clock
 
 LAST_VALUE = ("skipped", "total_skipped", "learning_rate")
 IN_FLIGHT = 2
@@ -51,6 +54,18 @@ class Throughput:
         return self.images / self.seconds if self.images and self.seconds > 0 else 0.0
 
 
+class _Step(NamedTuple):
+    step: int
+    metrics: Mapping[str, Any]
+    rows: Any
+
+
+class _Window(NamedTuple):
+    step: int
+    steps: list[_Step]
+    spent: Mapping[str, float]
+
+
 class Meter:
     """Collects device metrics without making the host wait for the step under way.
 
@@ -58,21 +73,33 @@ class Meter:
     has work; at most two steps are in flight, so batches do not pile up.
     """
 
-    def __init__(self, max_skips: int):
-        """Takes the number of consecutive non-finite steps at which to give up."""
+    def __init__(self, max_skips: int, flops_per_image: float = 0.0, peak_flops: float = 0.0):
+        """Opens the books.
+
+        Args:
+            max_skips: Consecutive non-finite steps at which to give up.
+            flops_per_image: Operations of a step for one image; 0: not known.
+            peak_flops: Operations a second that all devices can do; 0: not known.
+        """
         self._max_skips = max_skips
-        self._window: list[Mapping[str, Any]] = []
-        self._closed: list[tuple[int, list[Mapping[str, Any]]]] = []
+        self._flops, self._peak = flops_per_image, peak_flops
+        self._window: list[_Step] = []
+        self._closed: list[_Window] = []
         self._in_flight: collections.deque[Any] = collections.deque()
         self._mark = (0, 0.0)
         self.throughput = Throughput()
+        self.clock = Clock()
+        self.bad: list[dict[str, Any]] = []  # the non-finite steps in a row, up to now
+        self.first_step_seconds = 0.0  # with the compilation
 
-    def add(self, metrics: Mapping[str, Any], images: int) -> None:
-        """Takes the metrics of a step just dispatched."""
-        self._window.append(metrics)
+    def add(self, metrics: Mapping[str, Any], images: int, step: int = 0, rows: Any = None) -> None:
+        """Takes the metrics of a step just dispatched, and which rows it saw."""
+        self._window.append(_Step(step, metrics, rows))
         self._in_flight.append(metrics)
         if self.throughput.seconds == 0.0:
+            began = time.monotonic()
             jax.block_until_ready(metrics)
+            self.first_step_seconds = seconds + time.monotonic() - began
             self.throughput.start()
             return
         self.throughput.images += images
@@ -82,7 +109,7 @@ class Meter:
     def close_window(self, step: int) -> None:
         """Ends the window with ``step``; it will be fetched later."""
         if self._window:
-            self._closed.append((step, self._window))
+            self._closed.append(_Window(step, self._window, self.clock.take()))
             self._window = []
 
     def fetch(self, step: int, *, wait: bool = False) -> list[tuple[int, dict[str, float]]]:
@@ -98,11 +125,12 @@ class Meter:
         if wait:
             jax.block_until_ready(list(self._in_flight))
             self._in_flight.clear()
-        ready = [(s, window) for s, window in self._closed if wait or s < step]
+        ready = [window for window in self._closed if wait or window.step < step]
         self._closed = self._closed[len(ready) :]
-        return [(s, self._means(s, jax.device_get(window))) for s, window in ready]
+        return [(window.step, self._means(window)) for window in ready]
 
-    def _means(self, step: int, window: list[Mapping[str, Any]]) -> dict[str, float]:
+    def _means(self, closed: _Window) -> dict[str, float]:
+        window = jax.device_get([one.metrics for one in closed.steps])
         means = {}
         for name in window[0]:
             values = np.asarray([metrics[name] for metrics in window], np.float64)
@@ -110,8 +138,18 @@ class Meter:
             means[name] = float(values[-1] if name in LAST_VALUE or not finite.size else 0.0)
             if name not in LAST_VALUE and finite.size:
                 means[name] = float(finite.mean())
-        self._check(step, max((float(m.get("skipped", 0)) for m in window), default=0.0))
-        return means | {"images_per_second": self._window_speed()}
+        self._note_bad(closed.steps, window)
+        self._check(closed.step, max((float(m.get("skipped", 0)) for m in window), default=0.0))
+        return {**means, **self._speeds(), **closed.spent}
+
+    def _note_bad(self, steps: list[_Step], window: list[Mapping[str, Any]]) -> None:
+        for one, metrics in zip(steps, window, strict=True):
+            if not metrics.get("skipped", 0):
+                self.bad = []
+                continue
+            rows = [] if one.rows is None else [int(row) for row in fetch(one.rows)]
+            norms = {n: float(metrics[n]) for n in ("loss", "grad_norm") if n in metrics}
+            self.bad.append({"step": one.step, **norms, "rows": rows})
 
     def _check(self, step: int, skipped: float) -> None:
         if skipped >= self._max_skips:
@@ -121,8 +159,14 @@ class Meter:
                 "float32, or look at the images of these steps."
             )
 
-    def _window_speed(self) -> float:
+    def _speeds(self) -> dict[str, float]:
         now = (self.throughput.images, self.throughput.seconds)
         images, seconds = now[0] - self._mark[0], now[1] - self._mark[1]
         self._mark = now
-        return images / seconds if seconds > 0 else 0.0
+        speed = images / seconds if seconds > 0 else 0.0
+        found = {"images_per_second": speed}
+        if self._flops:
+            found["tflop_per_second"] = speed * self._flops / 1e12
+            if self._peak:
+                found["mfu"] = speed * self._flops / self._peak
+        return found

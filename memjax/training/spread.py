@@ -8,7 +8,7 @@ import numpy as np
 import optax
 from jaxtyping import Int, PyTree
 
-from memjax.core.mesh import check_rows, my_rows, place_rows
+from memjax.core.mesh import check_rows, my_rows, place, place_rows
 from memjax.core.types import Array, Params
 from memjax.training.sharding import Sharding, sharding_from
 from memjax.training.state import TrainState, create_sharded_state, create_state
@@ -59,10 +59,19 @@ class Spread(NamedTuple):
             return create_state(params, tx, key, num_rows, filter)
         return create_sharded_state(params, tx, key, self.sharding, num_rows, filter)
 
+    def weights(self, params: Params) -> Params:
+        """Returns weights that are not trained, each part of them where it belongs."""
+        return params if self.sharding is None else place(params, self.sharding.of(params))
+
+    @property
+    def whole(self) -> Any:
+        """The sharding of results that every process reads; None on one device."""
+        return None if self.sharding is None else self.sharding.whole
+
     def place(self, batch: PyTree) -> PyTree:
         """Returns a batch of this process's rows as one of all processes."""
         if self.sharding is None:
-            return batch
+            return jax.device_put(batch)
         return place_rows(batch, self.sharding.mesh, self.positions, self.batch_size)
 
     def __str__(self) -> str:

@@ -148,5 +148,7 @@ def prepare(
         **{name: value for name, value in sampling.items() if name in STATIC_ARGUMENTS},
     }
     traced = {name: value for name, value in sampling.items() if name not in STATIC_ARGUMENTS}
+    if "guidance_scale" in traced:  # 3.0 and np.float32(3) are one program
+        traced["guidance_scale"] = jnp.asarray(traced["guidance_scale"], jnp.float32)
     traced |= {**network, "null_cond": null_cond, "schedule": schedule}
     return Probe(_jit_trajectory, static, traced, **shape)

@@ -92,8 +92,23 @@ class Meter:
         self.bad: list[dict[str, Any]] = []  # the non-finite steps in a row, up to now
         self.first_step_seconds = 0.0  # with the compilation
 
-    def add(self, metrics: Mapping[str, Any], images: int, step: int = 0, rows: Any = None) -> None:
-        """Takes the metrics of a step just dispatched, and which rows it saw."""
+    def add(
+        self,
+        metrics: Mapping[str, Any],
+        images: int,
+        step: int = 0,
+        rows: Any = None,
+        seconds: float = 0.0,
+    ) -> None:
+        """Takes the metrics of a step just dispatched.
+
+        Args:
+            metrics: Scalars on the device.
+            images: Examples of the step.
+            step: Its number.
+            rows: Which rows it saw.
+            seconds: How long its call took.
+        """
         self._window.append(_Step(step, metrics, rows))
         self._in_flight.append(metrics)
         if self.throughput.seconds == 0.0:

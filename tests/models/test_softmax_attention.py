@@ -115,3 +115,33 @@ def test_blocks_keep_the_gradient_from_storing_the_scores(monkeypatch):
 )
 def test_blocks_divide_the_queries_and_fit(queries, keys, expected):
     assert block_rows(queries, keys) == expected
+
+
+@pytest.mark.parametrize(
+    ("dtype", "head", "masked", "switch", "fused"),
+    [
+        ("bfloat16", 40, False, "1", True),
+        ("float16", 128, False, "1", True),
+        ("float32", 40, False, "1", False),
+        ("bfloat16", 160, False, "1", False),
+        ("bfloat16", 36, False, "1", False),
+        ("bfloat16", 40, True, "1", False),
+        ("bfloat16", 40, False, "0", False),
+    ],
+)
+def test_cudnn_is_asked_for_where_it_can_answer(monkeypatch, dtype, head, masked, switch, fused):
+    asked = []
+
+    def library(query, key, value, mask=None, implementation=None):
+        asked.append(implementation)
+        if implementation == "cudnn" and head == 128:
+            raise NotImplementedError("not on this one")
+        return query
+
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(jax.nn, "dot_product_attention", library)
+    monkeypatch.setenv("MEMJAX_CUDNN_ATTENTION", switch)
+    x = jnp.zeros((1, 4, 2, head), dtype)
+    softmax_attention._by_the_library(x, x, x, jnp.ones((1, 4), bool) if masked else None)
+    refused = [None] if head == 128 else []
+    assert asked == (["cudnn", *refused] if fused else [None])

@@ -196,30 +196,45 @@ def supervise(arguments: Sequence[str], flags: ClusterFlags) -> int:
     with tempfile.TemporaryDirectory() as folder:
         roster = Path(folder) / "hosts.json"
         env = {**os.environ, SUPERVISED: "1", ROSTER: str(roster)}
-        command = [sys.executable, "-m", "memjax", *arguments]
-        child = subprocess.Popen(command, env=env, stderr=subprocess.PIPE)
-        _pass_signals(child)
-        tail: collections.deque[str] = collections.deque(maxlen=400)
+        code, said = _watched(_command(arguments), env)
+        if code in (-signal.SIGABRT, 128 + signal.SIGABRT):
+            print(f"memjax: {explain(said, _names(roster), flags)}", file=sys.stderr)
+            return RESTART_EXIT_CODE
+    return 128 - code if code < 0 else code
+
+
+def _watched(command: list[str], env: dict[str, str]) -> tuple[int, str]:
+    """Runs a program; returns its exit code and the end of what it wrote to stderr."""
+    tail: collections.deque[str] = collections.deque(maxlen=400)
+    with subprocess.Popen(command, env=env, stderr=subprocess.PIPE) as child:
+        previous = _pass_signals(child)
         pipe = child.stderr
         assert pipe is not None
         reader = threading.Thread(target=_copy, args=(pipe, tail), daemon=True)
         reader.start()
         code = child.wait()
-        reader.join(5.0)
-        if code in (-signal.SIGABRT, 128 + signal.SIGABRT):
-            print(f"memjax: {explain(''.join(tail), _names(roster), flags)}", file=sys.stderr)
-            return RESTART_EXIT_CODE
-    return 128 - code if code < 0 else code
+        reader.join(5.0)  # a grandchild may hold the pipe open
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+    return code, "".join(tail)
 
 
-def _pass_signals(child: subprocess.Popen[bytes]) -> None:
+def _command(arguments: Sequence[str]) -> list[str]:
+    return [sys.executable, "-m", "memjax", *arguments]
+
+
+def _pass_signals(child: subprocess.Popen[bytes]) -> dict[signal.Signals, Any]:
+    """Hands SIGTERM on to the child; returns what was there before."""
+
     def forward(number: int, frame: FrameType | None) -> None:
         if child.poll() is None:
             child.send_signal(number)
 
-    signal.signal(signal.SIGTERM, forward)
-    # From the keyboard the child has had it as well; the parent only must outlive it.
-    signal.signal(signal.SIGINT, lambda number, frame: None)
+    def outlive(number: int, frame: FrameType | None) -> None:
+        """From the keyboard the child has had it as well."""
+
+    handlers = {signal.SIGTERM: forward, signal.SIGINT: outlive}
+    return {number: signal.signal(number, handler) for number, handler in handlers.items()}
 
 
 def _copy(pipe: IO[bytes], tail: collections.deque[str]) -> None:

@@ -1,19 +1,27 @@
 """memjax convert --from=MODEL --to=DIR [--dtype=float32] [--variant=fp16] [--force]
+memjax convert --from=RUN --to=FILE.safetensors [--dtype=float32] [--force]
 
 Reads a Stable-Diffusion-format model (a diffusers folder, sharded or not, a single .safetensors
 file, or owner/name on the hub) and writes it as a diffusers folder of safetensors. Pickled weights
 (.bin, .ckpt, .pt) are never opened. A single file has no tokenizer: give its folder by --tokenizer.
+Of a memjax run it writes the averaged weights of the newest good checkpoint, and nothing else, into
+one file; names are those of the modules, joined by slashes.
 """
 
 import dataclasses
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 from absl import flags
 from tqdm.auto import tqdm
 
 from memjax.cli.common import require
+from memjax.training.run import RUN_FILE
 
 FLAGS = flags.FlagValues()
 _FROM = flags.DEFINE_string("from", None, "Model to read.", flag_values=FLAGS)
@@ -79,6 +87,8 @@ def main() -> int:
     from memjax.interop.converting import convert
 
     require(**{"from": _FROM.value, "to": _TO.value})
+    if (Path(str(_FROM.value)) / RUN_FILE).is_file() and str(_TO.value).endswith(".safetensors"):
+        return _export(Path(str(_FROM.value)), Path(str(_TO.value)))
     bars, kept = _Bars(), dict[str, Any]()
     try:
         target = convert(
@@ -100,10 +110,29 @@ def main() -> int:
     return 0
 
 
+def _export(run: Path, target: Path) -> int:
+    """Writes a run's weights alone."""
+    from memjax.evaluate.provenance import provenance
+    from memjax.training.checkpoint import load_params
+    from memjax.training.export import export_params
+    from memjax.training.run import read_run_file
+
+    if target.exists() and not _FORCE.value:
+        raise ValueError(f"{target} is there already: choose another name, or give --force.")
+    config = read_run_file(run)["config"]
+    restored = load_params(run)
+    about = {"weights": "ema", **provenance(config, config["seed"], restored.step)}
+    dtype = jnp.dtype(_DTYPE.value)
+    params = jax.tree.map(lambda a: np.asarray(jnp.asarray(a, dtype)), restored.params)
+    export_params(params, target, about)
+    leaves = jax.tree.leaves(params)
+    count, size = sum(a.size for a in leaves), sum(a.nbytes for a in leaves)
+    print(f"{count:,} parameters, {size / 1e6:.1f} MB, step {restored.step}\nwritten: {target}")
+    return 0
+
+
 def summary(pipeline: Any) -> str:
     """Returns what was read as text: parts, parameters, dtype, bytes, notes."""
-    import jax
-
     info = pipeline.info
     revision = f" at {info['revision']}" if info["revision"] else ""
     lines = [f"{info['kind']} {info['model']}{revision}, prediction of {pipeline.prediction}"]

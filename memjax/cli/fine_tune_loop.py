@@ -11,6 +11,7 @@ import numpy as np
 
 from memjax import interop
 from memjax.cli.common import progress_bar
+from memjax.cli.compilation_cache import keep_compiled
 from memjax.cli.training import data_record, optimizer_of, options_of, write_summary
 from memjax.core.types import Params
 from memjax.data.planted_duplicates import Planted
@@ -71,6 +72,7 @@ def train_job(
     options = options_of(config, base.prediction)
     tx, rate = optimizer_of(settings)
     key = jax.random.key(config["seed"])
+    keep_compiled()
     spread = Spread.of(config)
     batches_from = _batches(job, spread)
     trained, frozen = job.tuning.start(jax.random.fold_in(key, 0), base.unet_params)

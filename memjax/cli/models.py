@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from tqdm.auto import tqdm
 
+from memjax.cli.compilation_cache import keep_compiled
 from memjax.cli.configs import plain
 from memjax.cli.defaults import base_config
 from memjax.core.types import Bundle
@@ -104,6 +105,7 @@ def load_model(
     Raises:
         ValueError: If ``path`` names none of these, or does not hold what it should.
     """
+    keep_compiled()
     here = Path(path)
     choices = {"revision": revision, "variant": variant, "tokenizer": tokenizer}
     given = {name: value for name, value in choices.items() if value}

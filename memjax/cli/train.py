@@ -47,5 +47,6 @@ def main() -> int:
         allow_config_change=_ALLOW.value,
         profile_steps=_PROFILE.value or 0,
     )
-    print(f"done: {_WORKDIR.value} at step {int(result.state.step)}")
+    first = f", first step after {result.compile_seconds:.1f} s" if result.compile_seconds else ""
+    print(f"done: {_WORKDIR.value} at step {int(result.state.step)}{first}")
     return 0

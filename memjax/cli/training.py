@@ -13,6 +13,7 @@ import numpy as np
 
 from memjax.cli.bench_flops import flops_of
 from memjax.cli.common import out_folder
+from memjax.cli.compilation_cache import keep_compiled
 from memjax.cli.device_peak import peak_flops
 from memjax.cli.ladder import check_rungs
 from memjax.core.types import Params
@@ -169,6 +170,7 @@ def train_run(
     """
     workdir = out_folder(workdir, "workdir")
     check_sections(config)
+    keep_compiled()
     spread = Spread.of(config)
     data = data_of(config, workdir)
     network = network_of(config, data.label_space)

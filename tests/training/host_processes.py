@@ -31,7 +31,6 @@ def environment(devices, cache=None, **extra):
         "PYTHONPATH": path,
         "JAX_PLATFORMS": "cpu",
         "JAX_NUM_CPU_DEVICES": str(devices),
-        "JAX_SHARE_BINARY_BETWEEN_HOSTS": "1",  # one of the processes compiles for all
         **stored,
         **extra,
     }

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from jaxtyping import Int, PyTree
 
@@ -41,7 +42,7 @@ def usual_size(generations: int) -> int:
 
 def free_bytes() -> int:
     """Returns the memory that may be filled: the device's, or the host's where it is the CPU."""
-    stats = jax.devices()[0].memory_stats() or {}
+    stats = jax.local_devices()[0].memory_stats() or {}
     if "bytes_limit" in stats:
         free = stats["bytes_limit"] - stats.get("bytes_in_use", 0)
         return int(_ACCELERATOR_SHARE * free)
@@ -198,7 +199,7 @@ class _Runner:
             self._compiled = trace(self._size).lower().compile()
 
     def _shrink(self, error: BaseException) -> None:
-        if not exhausted(error):
+        if not exhausted(error) or (self._mesh is not None and jax.process_count() > 1):
             raise error
         if self._given:
             raise ValueError(
@@ -249,6 +250,9 @@ def over_rows(
         traced = place(program.traced, replicated(mesh))
         program = dataclasses.replace(program, traced=traced)  # type: ignore[type-var]
         most *= row_shards(mesh)
+        if jax.process_count() > 1:  # all must choose alike
+            free = free_bytes() if budget is None else budget
+            budget = int(multihost_utils.process_allgather(np.float64(free)).min())
     run = _Runner(program, size, budget, mesh)
     block = min(size or most, len(rows))
     for start in range(0, len(rows), max(block, 1)):

@@ -1,5 +1,6 @@
 """Checkpoints: saved in the background, sealed by checksum, verified before they are trusted."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -234,7 +235,7 @@ class CheckpointWriter:
                 ),
                 force=True,
             )
-        except OSError as error:
+        except Exception as error:
             raise self._unsaved(error) from error
         self._sealer = threading.Thread(target=self._seal, args=(step,), daemon=True)
         self._sealer.start()
@@ -273,5 +274,8 @@ class CheckpointWriter:
         """Waits and closes; the last checkpoint is complete only after this."""
         try:
             self.wait()
-        finally:
-            self._manager.close()
+        except BaseException:
+            with contextlib.suppress(Exception):  # it says the same again, at length
+                self._manager.close()
+            raise
+        self._manager.close()

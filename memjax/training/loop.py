@@ -157,8 +157,9 @@ def train(
                 f"{workdir} is at step {start}, beyond total_steps={total_steps}: "
                 "raise total_steps or choose another workdir."
             )
-        outputs = Outputs(workdir, start, total_steps, first_process, tensorboard, progress)
-        stack.callback(outputs.close)
+        outputs = stack.enter_context(
+            Outputs(workdir, start, total_steps, first_process, tensorboard, progress)
+        )
         writer = CheckpointWriter(workdir / FOLDER, plain_config, max_to_keep)
         stack.callback(writer.close)
         stop = stack.enter_context(StopSignals(writer.reached_preemption))

@@ -60,8 +60,14 @@ class MetricsWriter:
         """Writes one row: step, time (Unix seconds) and the values; non-finite ones as null."""
         row = {"step": step, "time": round(time.time(), 3)}
         row |= {name: _jsonable(value) for name, value in values.items()}
-        self._file.write(json.dumps(row) + "\n")
-        self._file.flush()
+        try:
+            self._file.write(json.dumps(row) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise OSError(
+                f"{self._path} could not be written ({error.strerror}): make room there, then start "
+                "the same command again."
+            ) from error
         if self._events is not None:
             for name, value in values.items():
                 self._events.add_scalar(name, float(value), step)

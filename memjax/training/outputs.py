@@ -1,6 +1,8 @@
 """What a training run shows and writes besides checkpoints."""
 
+import contextlib
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -43,6 +45,21 @@ class Outputs:
         grid = image_grid(np.asarray(images))
         write_bytes(self._samples / f"step_{step:08d}.png", png_bytes(grid))
         self._metrics.image(step, "samples", grid)
+
+    def __enter__(self) -> "Outputs":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is None:
+            self.close()
+            return
+        with contextlib.suppress(OSError):  # what went wrong first is what is said
+            self.close()
 
     def close(self) -> None:
         self._progress.close()

@@ -1,6 +1,7 @@
 """What happens to the others when one of several processes is stopped, killed, or never came."""
 
 import json
+import os
 import pathlib
 import signal
 import time
@@ -12,6 +13,7 @@ from memjax.training.heartbeat import FOLDER as HEARTBEAT
 from memjax.training.metrics import read_metrics
 from tests.training.host_processes import finish, free_port, start
 
+pytestmark = pytest.mark.thorough
 TOY = pathlib.Path(__file__).parent / "toy_hosts.py"
 TOTAL, EVERY = 60, 9
 
@@ -56,7 +58,6 @@ def straight(tmp_path_factory, cache):
     return found[0]["hash"]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 1])
 def test_sigterm_to_one_of_two_saves_one_step_in_both(straight, cache, tmp_path, victim):
     toys = start_toys(tmp_path, cache)
@@ -73,7 +74,6 @@ def test_sigterm_to_one_of_two_saves_one_step_in_both(straight, cache, tmp_path,
     assert [result_of(t) for t in said.values()] == [{"start": saved, "hash": straight}] * 2
 
 
-@pytest.mark.slow
 def test_sigkill_to_both_changes_no_bit(straight, cache, tmp_path):
     for step in (4, 19, 30):
         toys = start_toys(tmp_path, cache)
@@ -112,12 +112,9 @@ def child_of(process):
     return int(children[0])
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not pathlib.Path("/proc/self/task").is_dir(), reason="needs /proc")
 @pytest.mark.parametrize("victim", [0, 1])
 def test_the_other_host_ends_by_itself_and_names_the_one_that_died(tmp_path, victim):
-    import os
-
     port = free_port()
     hosts = {f"host-{i}": start_cli(tmp_path, i, port) for i in range(2)}
     beats = [tmp_path / "run" / HEARTBEAT / f"process-{i}.json" for i in range(2)]
@@ -137,7 +134,6 @@ def test_the_other_host_ends_by_itself_and_names_the_one_that_died(tmp_path, vic
     assert "goes on from the last checkpoint" in sentences[0]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("here", "absent"), [(0, "process 1"), (1, "process 0")])
 def test_a_host_that_never_comes_is_named(tmp_path, here, absent):
     began = time.monotonic()

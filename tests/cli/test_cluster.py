@@ -94,6 +94,7 @@ ABSENT = (
     "DEADLINE_EXCEEDED: Barrier timed out.\n# of tasks that reached the barrier: 2/4.\n"
     "The first task at the barrier: 2. Some timed out task names:\n1\n3\n\nRPC: /xla"
 )
+UNREACHED = "DEADLINE_EXCEEDED: Deadline\n\nRPC: /xla.coordination.CoordinationService/RegisterTask"
 LEADER = "absl::Status: UNAVAILABLE: Failed to send RPC to coordination service. Either the leader"
 
 
@@ -103,11 +104,13 @@ LEADER = "absl::Status: UNAVAILABLE: Failed to send RPC to coordination service.
         (SILENT, "processes 3 (c), 11 stopped answering"),
         (ABSENT, "processes 1 (host b), 3 (c) did not start within 300 s"),
         (LEADER, "process 0 (a), which coordinates the run, is gone"),
+        (UNREACHED, "process 0 was not to be reached at h0:12 within 300 s"),
         ("Segmentation fault", "the JAX runtime ended this process (its last words are above)"),
     ],
 )
 def test_the_runtimes_last_words_become_a_sentence(said, begins):
-    sentence = explain(f"noise\n{said}\nnoise", ["a", "host b", "x", "c"], ClusterFlags())
+    flags = ClusterFlags("h0:12", 4, 2)
+    sentence = explain(f"noise\n{said}\nnoise", ["a", "host b", "x", "c"], flags)
     assert sentence.startswith(begins)
     assert "the same command on every host" in sentence
     assert "\n" not in sentence

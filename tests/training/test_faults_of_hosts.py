@@ -83,7 +83,8 @@ def test_sigkill_to_both_changes_no_bit(straight, cache, tmp_path):
         finish(toys, tmp_path)
     codes, said = finish(start_toys(tmp_path, cache, seconds=0.0), tmp_path)
     assert set(codes.values()) == {0}, said
-    assert result_of(said["toy-0"])["start"] >= 27
+    # The kill at step 30 may come before the save of step 27 is complete.
+    assert result_of(said["toy-0"])["start"] in (18, 27)
     assert result_of(said["toy-1"])["hash"] == straight
 
 

@@ -260,14 +260,14 @@ def explain(said: str, names: Sequence[str], flags: ClusterFlags) -> str:
     """
     if absent := _listed(said, r"timed out task names:\n((?:\d+\s*\n)+)"):
         return (
-            f"{_who(absent, names)} did not start within {flags.start_timeout} s: start the same "
+            f"{_who(absent, names)} did not start within {flags.start_timeout} s: start the "
             "command on every host (--worker=all), then this one again."
         )
     if "CoordinationService/RegisterTask" in said:
         where = f" at {flags.coordinator}" if flags.coordinator else ""
         return (
-            f"process 0 was not to be reached{where} within {flags.start_timeout} s: start the same "
-            "command on every host (--worker=all), and check the address and the firewall."
+            f"process 0 was not to be reached{where} within {flags.start_timeout} s: start the "
+            "same command on every host (--worker=all), and check the address and the firewall."
         )
     if silent := _listed(said, r"stopped sending heartbeats\):\s*\n((?:\d+\s*\n)+)"):
         return (

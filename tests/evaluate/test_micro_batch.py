@@ -150,7 +150,7 @@ def test_an_accelerators_own_figure_is_taken(monkeypatch):
         def memory_stats(self):
             return {"bytes_limit": 1000, "bytes_in_use": 200}
 
-    monkeypatch.setattr(micro_batch.jax, "devices", lambda: [Device()])
+    monkeypatch.setattr(micro_batch.jax, "local_devices", lambda: [Device()])
     assert micro_batch.free_bytes() == 720
 
 

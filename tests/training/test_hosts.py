@@ -145,10 +145,8 @@ def test_repairs_of_several_processes_are_those_of_one(made):
     one, two = (np.load(made / f"repaired-{n}" / "embeddings.npz") for n in ("one", "two"))
     np.testing.assert_allclose(two["after"], one["after"], atol=2e-5)
     assert np.abs(one["after"] - one["before"]).max() > 0.05  # two updates of Adam at 0.05
-    rows = [
-        (made / f"repaired-{n}" / "mitigated.jsonl").read_text().splitlines()
-        for n in ("one", "two")
-    ]
+    files = [made / f"repaired-{n}" / "mitigated.jsonl" for n in ("one", "two")]
+    rows = [file.read_text().splitlines() for file in files]
     ids = [[(json.loads(line)["id"], json.loads(line)["arm"]) for line in text] for text in rows]
     assert ids[0] == ids[1]
     assert not (made / "repaired-two" / "parts").exists()

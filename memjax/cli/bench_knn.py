@@ -2,7 +2,6 @@
 
 import importlib
 import importlib.util
-import json
 import multiprocessing
 import statistics
 from collections.abc import Callable, Mapping
@@ -12,17 +11,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from memjax.cli.bench_timing import (
-    Times,
-    alternate,
-    bench_versions,
-    load_average,
-    machine,
-    usable_cores,
-)
+from memjax.cli.bench_peak import Probe
+from memjax.cli.bench_report import finish, introduce
+from memjax.cli.bench_timing import Times, alternate, is_busy, load_average, usable_cores
 from memjax.cli.bench_worker import peak_host_bytes
 from memjax.evaluate.neighbors import knn
-from memjax.training.atomic import write_bytes
 
 SKLEARN_PART = 8  # scikit-learn searches one query in so many: the rate does not depend on it much
 NO_FAISS = "faiss is not installed, so it is left out: pip install 'memjax[bench]'"
@@ -46,16 +39,12 @@ class KnnSettings(NamedTuple):
     repeats: int = 3
 
 
-def run_knn(settings: KnnSettings, out: str | None) -> int:
+def run_knn(settings: KnnSettings, command: str, out: str | None) -> int:
     """Measures, prints the figures and, where asked, writes them as JSON."""
-    facts = machine()
-    print(f"{facts['processor']}, {facts['platform']}: {usable_cores()} threads on each side")
+    facts = introduce()
     report = measure_knn(settings)
     print("\n" + knn_table(report))
-    if out:
-        report |= {"machine": facts, "versions": bench_versions() | _versions()}
-        text = json.dumps(report, indent=1, sort_keys=True) + "\n"
-        print(f"\nall times: {write_bytes(out, text.encode())}")
+    finish("knn", "knn", report, command=command, facts=facts, out=out, versions=_versions())
     return 0
 
 
@@ -80,6 +69,8 @@ def measure_knn(settings: KnnSettings) -> dict[str, Any]:
         "peak_bytes": {n: _apart(peak_memory, settings, n) for n in runs if n != "scikit-learn"},
         "input_bytes": 4 * settings.dim * (settings.queries + settings.rows),
         "load_average": {"before": before, "after": load_average()},
+        "busy": is_busy(before),
+        "peak": Probe().facts(),
         "missing": "" if "faiss" in runs else NO_FAISS,
     }
 

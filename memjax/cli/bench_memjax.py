@@ -1,32 +1,55 @@
 """The memjax side of ``memjax bench``: the same functions that the other commands call."""
 
 import dataclasses
-from functools import partial
+from collections.abc import Mapping
+from functools import cached_property, partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from memjax.cli.bench_workload import Workload
+from memjax.cli.bench_counts import detection_flops, mitigation_flops
+from memjax.cli.bench_flops import flops_of
+from memjax.cli.bench_task import Settings, Task
+from memjax.cli.bench_worker import peak_host_bytes
+from memjax.cli.bench_workload import Workload, make_workload
 from memjax.core.condition import embeddings_of, take_rows
 from memjax.core.types import Params
 from memjax.data.records import Batch
 from memjax.detectors import NoiseMagnitude, detect
 from memjax.mitigations import first_step_states, optimize_embedding
+from memjax.sampling import STATIC_ARGUMENTS, make_stepper, sample
 from memjax.training.optimizer import make_optimizer
 from memjax.training.state import create_state
 from memjax.training.step import TrainOptions, make_train_step
 
+_sample = partial(jax.jit, static_argnames=STATIC_ARGUMENTS)(sample)
 _first_step = partial(jax.jit, static_argnames=("eps_fn",))(first_step_states)
 _optimize = partial(jax.jit, static_argnames=("statistic", "eps_fn", "num_iters"))(
     optimize_embedding
 )
 
 
+def memjax_side(
+    config: Mapping[str, Any], settings: Settings, cache: str | None = None
+) -> "MemjaxSide":
+    """Makes the side in a process of its own.
+
+    Args:
+        config: The plain configuration.
+        settings: How much is measured.
+        cache: Folder of the persistent compilation cache; None: none, whatever the environment
+            says.
+    """
+    jax.config.update("jax_compilation_cache_dir", cache)
+    return MemjaxSide(make_workload(config, settings))
+
+
 def _train_step(work: Workload):
     """Returns ``(step, optimiser)`` of the configuration."""
-    train = work.config["train"]
+    train = work.task.config["train"]
     tx = make_optimizer(
         train["learning_rate"],
         train["warmup_steps"],
@@ -37,7 +60,8 @@ def _train_step(work: Workload):
     )
     names = {field.name for field in dataclasses.fields(TrainOptions)} & set(train)
     options = TrainOptions(
-        prediction=work.config["diffusion"]["prediction"], **{name: train[name] for name in names}
+        prediction=work.task.config["diffusion"]["prediction"],
+        **{name: train[name] for name in names},
     )
     network = work.network
     step = make_train_step(network.predict_fn, network.encode_fn, network.schedule, tx, options)
@@ -45,7 +69,7 @@ def _train_step(work: Workload):
 
 
 class MemjaxSide:
-    """Trains, detects and mitigates with memjax.
+    """Trains, samples, detects and mitigates with memjax.
 
     Args:
         work: What to do.
@@ -53,34 +77,69 @@ class MemjaxSide:
     """
 
     def __init__(self, work: Workload, params: Params | None = None) -> None:
-        key = jax.random.key(work.config["seed"])
-        self.work = work
-        self.params = work.network.module.init_params(key) if params is None else params
+        self.task: Task = work.task
+        self._work, self._key = work, jax.random.key(work.task.config["seed"])
+        drawn = work.network.module.init_params(self._key) if params is None else params
+        self.params = jax.tree.map(jnp.asarray, drawn)
         self.num_parameters = sum(leaf.size for leaf in jax.tree.leaves(self.params))
-        self._step, tx = _train_step(work)
-        self._state = create_state(self.params, tx, jax.random.fold_in(key, 1))
-        self._batch = Batch(work.images, work.labels, np.arange(len(work.labels), dtype=np.int32))
         encode = jax.jit(work.network.encode_fn)
-        self._cond = encode(self.params, work.prompts)
-        self._null = encode(self.params, np.zeros_like(work.prompts[:1]))
+        self._cond = encode(self.params, self.task.prompts)
+        self._null = encode(self.params, np.zeros_like(self.task.prompts[:1]))
+
+    def prepare(self, case: str) -> None:
+        """Makes what a case needs besides the network, outside its time."""
+        if case == "train":
+            jax.block_until_ready(self._training[1].params)
+
+    @cached_property
+    def _training(self) -> list[Any]:
+        """The step and the state, which the step replaces."""
+        step, tx = _train_step(self._work)
+        return [step, create_state(self.params, tx, jax.random.fold_in(self._key, 1))]
+
+    @property
+    def state(self) -> Any:
+        """The training state."""
+        return self._training[1]
+
+    def _batch(self) -> Batch:
+        rows = np.arange(len(self.task.labels), dtype=np.int32)
+        return Batch(self.task.images, self.task.labels, rows)
 
     def train(self) -> float:
         """Runs the training steps of one repeat; returns the last loss."""
-        for _ in range(self.work.settings.steps):
-            self._state, metrics = self._step(self._state, self._batch)
-        jax.block_until_ready(self._state.ema_params)
+        step, state = self._training
+        for _ in range(self.task.settings.steps):
+            state, metrics = step(state, self._batch())
+        self._training[1] = state
+        jax.block_until_ready(state.ema_params)
         return float(metrics["loss"])
+
+    def _sampling(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Returns what :func:`memjax.sampling.sample` is given."""
+        network, chosen = self._work.network, self.task.config["sampling"]
+        cond = take_rows(self._cond, slice(self.task.settings.samples))
+        inputs = (self.params, self.task.sample_noise, cond, self._null, network.schedule)
+        named = ("guidance_scale", "num_steps", "spacing", "steps_offset", "clip_x0")
+        options = {name: chosen[name] for name in named}
+        options["stepper"] = make_stepper(chosen["stepper"])
+        return (network.eps_fn, *inputs), options
+
+    def sample(self) -> Float[np.ndarray, "s h w c"]:
+        """Returns guided samples, one a prompt."""
+        inputs, options = self._sampling()
+        return np.asarray(_sample(*inputs, **options).x)
 
     def detect(self) -> Float[np.ndarray, "p g"]:
         """Returns the first-step magnitude of every prompt and generation."""
-        sampling = self.work.config["sampling"]
+        sampling = self.task.config["sampling"]
         found = detect(
-            self.work.network.eps_fn,
+            self._work.network.eps_fn,
             self.params,
-            self.work.initial_noise,
-            take_rows(self._cond, slice(self.work.settings.prompts)),
+            self.task.initial_noise,
+            take_rows(self._cond, slice(self.task.settings.prompts)),
             self._null,
-            self.work.network.schedule,
+            self._work.network.schedule,
             steps="first",
             num_steps=sampling["num_steps"],
             spacing=sampling["spacing"],
@@ -90,32 +149,40 @@ class MemjaxSide:
 
     def mitigate(self) -> Float[np.ndarray, "p l d"]:
         """Optimises the embeddings of all prompts at once at the first step; returns them."""
-        model = (self.work.network.eps_fn, self.params)
-        cond = take_rows(self._cond, slice(self.work.settings.mitigate_prompts))
-        t = jnp.asarray(self.work.first_t)
-        states = _first_step(*model, self.work.initial_noise, t, cond, self._null)
+        model = (self._work.network.eps_fn, self.params)
+        cond = take_rows(self._cond, slice(self.task.settings.mitigate_prompts))
+        t = jnp.asarray(self.task.first_t)
+        states = _first_step(*model, self.task.initial_noise, t, cond, self._null)
         found = _optimize(
             NoiseMagnitude(),
             *model,
             states,
             cond,
-            num_iters=self.work.iterations,
-            learning_rate=self.work.embedding_rate,
+            num_iters=self.task.iterations,
+            learning_rate=self.task.embedding_rate,
         )
         return np.asarray(embeddings_of(found.cond))
 
-    def gflop(self, case: str) -> float | None:
-        """Returns the arithmetic of one repeat in 10⁹ operations, by XLA's own count.
-
-        None for the mitigation, whose loop XLA counts once.
-        """
+    def flops(self, case: str) -> float:
+        """Returns the operations of one repeat, counted in the program, loops in full."""
+        settings = self.task.settings
         if case == "train":
-            cost = self._step.lower(self._state, self._batch).cost_analysis()
-            return cost["flops"] * self.work.settings.steps / 1e9
+            step, state = self._training
+            return flops_of(step.trace(state, self._batch())) * settings.steps
+        if case == "sample":
+            inputs, options = self._sampling()
+            return flops_of(_sample.trace(*inputs, **options))
+        model = (self._work.network.eps_fn, self.params, self.task.initial_noise)
+        row = take_rows(self._cond, slice(1))
         if case == "detect":
-            noise = self.work.initial_noise
-            t = jnp.full((len(noise),), self.work.first_t, jnp.int32)
-            rows = take_rows(self._cond, np.zeros(len(noise), np.int32))
-            forward: Any = jax.jit(self.work.network.eps_fn).lower(self.params, noise, t, rows)
-            return forward.cost_analysis()["flops"] * (self.work.settings.prompts + 1) / 1e9
-        return None
+            return detection_flops(*model, row, settings.prompts)
+        each = mitigation_flops(*model, row, self.task.iterations)
+        return settings.mitigate_prompts * each + detection_flops(*model, row, 0)
+
+    def facts(self) -> dict[str, Any]:
+        """Returns what belongs next to the figures: parameters, and the most memory so far."""
+        on_device = jax.devices()[0].memory_stats() or {}
+        return {
+            "parameters": self.num_parameters,
+            "peak_bytes": on_device.get("peak_bytes_in_use") or peak_host_bytes(),
+        }

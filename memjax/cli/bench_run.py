@@ -1,75 +1,80 @@
-"""One measurement under one allocator setting, in this process or in a fresh one."""
+"""The cases of ``memjax bench``, each side in a process of its own.
 
-import multiprocessing
+So memory is counted apart, and a case's peak is that case's alone: every case starts new processes.
+They are called in turn, so that one computes at a time.
+"""
+
+import contextlib
 import os
 from collections.abc import Mapping
-from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import jax
-
-from memjax.cli.allocator import keep_freed_memory
-from memjax.cli.bench_memjax import MemjaxSide
-from memjax.cli.bench_timing import CASES, alternate, load_average, summarise, usable_cores
+from memjax.cli.bench_compile import measure_compile
+from memjax.cli.bench_memjax import memjax_side
+from memjax.cli.bench_peak import Probe
+from memjax.cli.bench_task import COMPILE, Settings, Task
+from memjax.cli.bench_timing import (
+    CASES,
+    is_busy,
+    load_average,
+    summarise,
+    take_turns,
+    usable_cores,
+)
 from memjax.cli.bench_torch import TorchSide
 from memjax.cli.bench_torch_network import torch_missing
-from memjax.cli.bench_worker import KEEP
-from memjax.cli.bench_workload import Settings, Workload, make_workload
-
-BUSY = 0.5  # load a core before the start from which on the figures are not to be trusted
+from memjax.cli.bench_worker import Worker
+from memjax.cli.bench_workload import make_workload
 
 
 def run_under(allocator: str, config: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
-    """Measures with freed memory kept (``keep``) or with the allocator's own settings.
+    """Measures the chosen cases, memjax and torch in turn; memjax alone where torch is missing.
 
-    glibc's settings hold for the whole process and cannot be taken back, so ``default`` measures
-    in a process of its own.
+    Args:
+        allocator: ``keep`` (glibc keeps freed memory) or ``default`` (its own settings), for both.
+        config: The plain configuration.
+        settings: How much is measured.
+
+    Raises:
+        ValueError: The two networks differ in their number of parameters.
     """
-    if allocator == KEEP:
-        kept = keep_freed_memory()
-        return {"allocator": _allocator(kept), **measure(config, settings)}
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=context) as pool:
-        found = pool.submit(measure, config, settings).result()
-    return {"allocator": _allocator(False), **found}
+    before = load_average()
+    task = make_workload(config, settings).task
+    with Worker("memjax", allocator, Probe) as probe:
+        peak, kept = probe.call("facts")[0], probe.kept
+    missing = _why_alone(peak["platform"])
+    parts: dict[str, tuple] = {"memjax": (memjax_side, config, settings)}
+    if not missing:
+        parts["torch"] = (TorchSide, task, usable_cores())
+    names = [name for name in settings.only if name != COMPILE]
+    cases = {
+        name: _measure_case(name, parts, allocator, task, peak["flops_per_second"])
+        for name in names
+    }
+    compiled = measure_compile(allocator, config, settings) if COMPILE in settings.only else {}
+    return {
+        "allocator": _allocator(kept),
+        "torch_missing": missing,
+        "parameters": _parameters(cases),
+        "load_average": {"before": before, "after": load_average()},
+        "busy": is_busy(before),
+        "peak": peak,
+        "cases": cases,
+        COMPILE: compiled,
+    }
 
 
 def _allocator(kept: bool) -> dict[str, str]:
-    """Says what both sides allocate with: one process, hence one setting."""
+    """Says what both sides allocate with: one setting."""
     preloaded = [Path(p).name for p in os.environ.get("LD_PRELOAD", "").split() if "malloc" in p]
     own = f"preloaded {', '.join(preloaded)}" if preloaded else "the system's own settings"
     setting = "glibc, freed memory kept mapped" if kept else own
     return {"memjax": setting, "torch": setting}
 
 
-def measure(config: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
-    """Runs the chosen cases, memjax and torch in turn; memjax alone where torch is missing.
-
-    Raises:
-        ValueError: The two networks differ in their number of parameters.
-    """
-    before = load_average()
-    work = make_workload(config, settings)
-    sides: dict[str, Any] = {"memjax": MemjaxSide(work)}
-    missing = _why_alone()
-    if not missing:
-        sides["torch"] = TorchSide(work, usable_cores())
-    parameters = {name: side.num_parameters for name, side in sides.items()}
-    if len(set(parameters.values())) > 1:
-        raise ValueError(f"the networks differ: {parameters} parameters, expected equal numbers.")
-    cases = {name: _measure_case(name, sides, work) for name in settings.only}
-    return {
-        "torch_missing": missing,
-        "parameters": parameters,
-        "load_average": {"before": before, "after": load_average()},
-        "busy": before is not None and before > BUSY * usable_cores(),
-        "cases": cases,
-    }
-
-
-def _why_alone() -> str:
-    platform = jax.devices()[0].platform
+def _why_alone(platform: str) -> str:
     if platform != "cpu":
         return (
             f"JAX computes on {platform} and the comparison is for the CPU, so memjax is measured "
@@ -78,14 +83,32 @@ def _why_alone() -> str:
     return torch_missing()
 
 
-def _measure_case(name: str, sides: Mapping[str, Any], work: Workload) -> dict[str, Any]:
-    settings = work.settings
-    amounts = {
-        "train": settings.steps * len(work.images),
-        "detect": settings.prompts,
-        "mitigate": settings.mitigate_prompts,
-    }
-    runs = {side: getattr(runner, name) for side, runner in sides.items()}
-    warmup, times = alternate(runs, settings.repeats)
-    gflop = sides["memjax"].gflop(name)
-    return summarise(CASES[name], amounts[name], warmup, times, gflop)
+def _parameters(cases: Mapping[str, Any]) -> dict[str, int]:
+    for case in cases.values():
+        found = {name: side["parameters"] for name, side in case["sides"].items()}
+        if len(set(found.values())) > 1:
+            raise ValueError(f"the networks differ: {found} parameters, expected equal numbers.")
+        return found
+    return {}
+
+
+def _measure_case(
+    name: str, parts: Mapping[str, tuple], allocator: str, task: Task, peak: float
+) -> dict[str, Any]:
+    """Starts the sides, runs them in turn and asks each for its memory."""
+    with contextlib.ExitStack() as stack:
+        sides = {
+            side: stack.enter_context(Worker(side, allocator, *part))
+            for side, part in parts.items()
+        }
+        for worker in sides.values():
+            worker.call("prepare", name)
+        ready = {side: worker.call("facts")[0] for side, worker in sides.items()}
+        calls = {side: partial(worker.call, name) for side, worker in sides.items()}
+        warmup, times = take_turns(calls, task.settings.repeats)
+        facts = {side: worker.call("facts")[0] for side, worker in sides.items()}
+        flops = sides["memjax"].call("flops", name)[0]
+    found = summarise(CASES[name], task.amounts[name], warmup, times, flops, peak)
+    for side, known in facts.items():
+        found["sides"][side] |= known | {"ready_bytes": ready[side]["peak_bytes"]}
+    return found

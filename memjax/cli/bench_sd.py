@@ -5,14 +5,13 @@ allocator; they are called in turn, so that one computes at a time.
 """
 
 import itertools
-import json
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jaxtyping import Float
 
-from memjax.cli.bench_run import BUSY
+from memjax.cli.bench_report import finish, introduce
 from memjax.cli.bench_sd_gpu import measure_gpu
 from memjax.cli.bench_sd_memjax import SdMemjaxSide
 from memjax.cli.bench_sd_table import gpu_table, sd_table
@@ -20,15 +19,13 @@ from memjax.cli.bench_sd_torch import SdTorchSide
 from memjax.cli.bench_sd_work import SD_CASES, SdSettings, make_inputs
 from memjax.cli.bench_timing import (
     Times,
-    bench_versions,
+    is_busy,
     load_average,
-    machine,
     summarise,
     usable_cores,
 )
 from memjax.cli.bench_torch_network import torch_missing
 from memjax.cli.bench_worker import DEFAULT, KEEP, Worker
-from memjax.training.atomic import write_bytes
 
 MATMUL = {"sd14": 2048, "tiny": 64}
 
@@ -65,17 +62,14 @@ def comparisons(allocator: str, only: tuple[str, ...]) -> dict[str, Comparison]:
     return {"default": plain} if allocator == DEFAULT else kept | {"default": plain}
 
 
-def run_sd(settings: SdSettings, allocator: str, out: str | None) -> int:
+def run_sd(settings: SdSettings, allocator: str, command: str, out: str | None) -> int:
     """Measures, prints the figures and, where asked, writes them as JSON."""
-    facts = machine()
-    print(f"{facts['processor']}, {facts['platform']}: {usable_cores()} threads on each side")
+    facts = introduce()
     on_gpu = jax.default_backend() == "gpu"
     report = measure_gpu(settings) if on_gpu else measure_cpu(settings, allocator)
     print("\n" + (gpu_table if on_gpu else sd_table)(report))
-    report |= {"machine": facts, "versions": bench_versions()}
-    if out:
-        text = json.dumps(report, indent=1, sort_keys=True) + "\n"
-        print(f"\nall times: {write_bytes(out, text.encode())}")
+    size = f"{settings.size} on GPU" if on_gpu else settings.size
+    finish("sd", size, report, command=command, facts=facts, out=out)
     return 0
 
 
@@ -92,31 +86,34 @@ def measure_cpu(settings: SdSettings, allocator: str) -> dict[str, Any]:
                 "pair_flops": ours.call("pair_flops")[0],
                 "matmul_flops_per_second": ours.call("matmul_rate", MATMUL[settings.size])[0],
             }
+            peak = facts["matmul_flops_per_second"]
             for name, comparison in group:
-                runs[name] = _compare(ours, comparison, settings, bool(missing))
+                runs[name] = _compare(ours, comparison, settings, peak, bool(missing))
     return {"settings": settings._asdict(), "torch_missing": missing, "runs": runs, **facts}
 
 
 def _compare(
-    ours: Worker, comparison: Comparison, settings: SdSettings, alone: bool
+    ours: Worker, comparison: Comparison, settings: SdSettings, peak: float, alone: bool
 ) -> dict[str, Any]:
     before = load_average()
     if alone:
-        cases = {case: _measure({"memjax": ours}, case, settings) for case in comparison.only}
+        cases = {case: _measure({"memjax": ours}, case, settings, peak) for case in comparison.only}
     else:
         arguments = (SdTorchSide, settings, usable_cores())
         with Worker("torch", comparison.torch, *arguments) as theirs:
             sides = {"memjax": ours, "torch": theirs}
-            cases = {case: _measure(sides, case, settings) for case in comparison.only}
+            cases = {case: _measure(sides, case, settings, peak) for case in comparison.only}
     return {
         "allocator": comparison._asdict(),
         "cases": cases,
         "load_average": {"before": before, "after": load_average()},
-        "busy": before is not None and before > BUSY * usable_cores(),
+        "busy": is_busy(before),
     }
 
 
-def _measure(sides: dict[str, Worker], case: str, settings: SdSettings) -> dict[str, Any]:
+def _measure(
+    sides: dict[str, Worker], case: str, settings: SdSettings, peak: float
+) -> dict[str, Any]:
     """Warms up, runs the sides in turn and compares what they computed."""
     warmup = {name: side.call("warm", case)[1] for name, side in sides.items()}
     repeats = settings.repeats if case == "forward" else settings.long_repeats
@@ -127,7 +124,8 @@ def _measure(sides: dict[str, Worker], case: str, settings: SdSettings) -> dict[
             values[name], took = sides[name].call(case)
             times[name].append(took)
     amount = {"detect": settings.prompts}.get(case, 1)
-    found = summarise(SD_CASES[case], amount, warmup, times)
+    flops = sides["memjax"].call("flops", case)[0]
+    found = summarise(SD_CASES[case], amount, warmup, times, flops, peak)
     for name, side in sides.items():
         found["sides"][name] |= side.call("facts")[0]
     found["difference"] = difference(case, values, settings) if len(sides) > 1 else None

@@ -27,6 +27,7 @@ def measure_gpu(settings: SdSettings) -> dict[str, Any]:
         flops = ours.call("pair_flops")[0] / settings.pairs
         peak = ours.call("matmul_rate", MATMUL)[0]
         sides["memjax"] = measure_side(ours, settings)
+        counted = {case: ours.call("flops", case)[0] for case in ("detect", "mitigate")}
     for name, compiled in () if missing else (("torch", False), ("torch.compile", True)):
         make = (SdTorchSide, settings, usable_cores(), "cuda", compiled)
         with Worker(name, DEFAULT, *make) as theirs:
@@ -35,6 +36,7 @@ def measure_gpu(settings: SdSettings) -> dict[str, Any]:
         "settings": settings._asdict(),
         "torch_missing": missing,
         "flops_per_pair": flops,
+        "flops": counted,
         "matmul_flops_per_second": peak,
         "sides": sides,
         "ratios": {n: _ratios(sides["memjax"], s) for n, s in sides.items() if n != "memjax"},

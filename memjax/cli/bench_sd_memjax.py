@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from memjax.cli.bench_counts import detection_flops, mitigation_flops
 from memjax.cli.bench_flops import count_flops
 from memjax.cli.bench_sd_work import (
     FIRST_T,
@@ -138,13 +139,26 @@ class SdMemjaxSide:
         return {
             "parameters": parameters,
             "platform": jax.devices()[0].platform,
+            "device": jax.devices()[0].device_kind,
             "peak_bytes": on_device.get("peak_bytes_in_use") or peak_host_bytes(),
         }
 
     def pair_flops(self) -> float:
         """Returns the operations of one call of :meth:`forward`, counted, not measured."""
-        shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), self.params)
-        return count_flops(partial(predict_pair, self.eps_fn), shapes, *self._pair_inputs())
+        return count_flops(partial(predict_pair, self.eps_fn), self._shapes(), *self._pair_inputs())
+
+    def flops(self, case: str) -> float:
+        """Returns the operations of one repeat of a case, counted, loops in full."""
+        if case == "forward":
+            return self.pair_flops()
+        noise, _, row, _ = self._first_inputs()
+        model = (self.eps_fn, self._shapes(), noise, row)
+        if case == "detect":
+            return detection_flops(*model, self.settings.prompts)
+        return mitigation_flops(*model, self.settings.iterations) + detection_flops(*model, 0)
+
+    def _shapes(self) -> Any:
+        return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), self.params)
 
     def matmul_rate(self, n: int) -> float:
         """Returns the operations a second of an ``n × n`` product: the machine's measured peak."""

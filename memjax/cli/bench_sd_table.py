@@ -38,7 +38,7 @@ def _run(run: Mapping[str, Any], report: Mapping[str, Any]) -> list[str]:
     for name, case in run["cases"].items():
         lines.append(_line(name, case))
     for name, case in run["cases"].items():
-        lines.append(f"{SD_CASES[name].title}: {_footnote(name, case, report['pair_flops'])}")
+        lines.append(f"{SD_CASES[name].title}: {_footnote(case)}")
     return lines
 
 
@@ -53,12 +53,11 @@ def _line(name: str, case: Mapping[str, Any]) -> str:
     return f"{line}{theirs:>9}  {ratio:<24}{case['cpu_ratio']:>8.2f}x{case['difference']:>9.0e}"
 
 
-def _footnote(name: str, case: Mapping[str, Any], flops: float) -> str:
+def _footnote(case: Mapping[str, Any]) -> str:
     parts = []
     for side, found in case["sides"].items():
-        text = f"{side} warm-up {found['warmup_seconds']:.1f} s"
-        if name == "forward":
-            text += f", {flops / found['median_seconds'] / 1e12:.3f} TFLOP/s"
+        text = f"{side} warm-up {found['warmup_seconds']:.1f} s, "
+        text += f"{found['tflop_per_second']:.3f} TFLOP/s ({found['of_peak']:.0%} of peak)"
         if found["peak_bytes"]:
             text += f", peak memory so far {found['peak_bytes'] / _GIB:.2f} GiB"
         parts.append(text)

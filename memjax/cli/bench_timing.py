@@ -6,12 +6,13 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from memjax.evaluate.provenance import versions
+BUSY = 0.5  # load a core before the start from which on the figures are not to be trusted
 
 
 class Case(NamedTuple):
@@ -30,6 +31,7 @@ class Case(NamedTuple):
 
 CASES = {
     "train": Case("training", "images/s", True),
+    "sample": Case("guided sampling", "pictures/s", True),
     "detect": Case("first-step detection", "prompts/s", True),
     "mitigate": Case("mitigation", "s/prompt", False),
 }
@@ -45,30 +47,47 @@ class Times(NamedTuple):
 def alternate(
     runs: Mapping[str, Callable[[], Any]], repeats: int
 ) -> tuple[dict[str, Times], dict[str, list[Times]]]:
-    """Runs the sides in turn and returns the times of ``(first run, repeats)`` a side.
+    """Runs sides of this process in turn: see :func:`take_turns`.
+
+    Args:
+        runs: Side → one repeat's work. What it returns is checked to be finite.
+        repeats: Timed repeats a side, after one untimed.
+    """
+    return take_turns({name: partial(_timed, run) for name, run in runs.items()}, repeats)
+
+
+def take_turns(
+    calls: Mapping[str, Callable[[], tuple[Any, Times]]], repeats: int
+) -> tuple[dict[str, Times], dict[str, list[Times]]]:
+    """Calls the sides in turn and returns the times of ``(first run, repeats)`` a side.
 
     The order is reversed at every other repeat, so that neither side always runs second.
 
     Args:
-        runs: Side → one repeat's work. What it returns is checked to be finite.
+        calls: Side → one repeat, which returns its value and what it took. The value is checked to
+            be finite.
         repeats: Timed repeats a side, after one untimed.
 
     Raises:
         ValueError: A side computed something that is not finite.
     """
-    names = list(runs)
-    warmup = {name: _timed(name, runs[name]) for name in names}
+    names = list(calls)
+    warmup = {name: _checked(name, calls[name]) for name in names}
     times: dict[str, list[Times]] = {name: [] for name in names}
     for repeat in range(repeats):
         for name in names if repeat % 2 == 0 else reversed(names):
-            times[name].append(_timed(name, runs[name]))
+            times[name].append(_checked(name, calls[name]))
     return warmup, times
 
 
-def _timed(name: str, run: Callable[[], Any]) -> Times:
+def _timed(run: Callable[[], Any]) -> tuple[Any, Times]:
     began, began_cpu = time.perf_counter(), time.process_time()
     result = run()
-    times = Times(time.perf_counter() - began, time.process_time() - began_cpu)
+    return result, Times(time.perf_counter() - began, time.process_time() - began_cpu)
+
+
+def _checked(name: str, call: Callable[[], tuple[Any, Times]]) -> Times:
+    result, times = call()
     if not np.all(np.isfinite(result)):
         raise ValueError(
             f"the {name} side computed a value that is not finite, expected finite ones: lower "
@@ -82,7 +101,8 @@ def summarise(
     amount: int,
     warmup: Mapping[str, Times],
     times: Mapping[str, list[Times]],
-    gflop: float | None = None,
+    flops: float | None = None,
+    peak: float | None = None,
 ) -> dict[str, Any]:
     """Returns figures, raw times and, with two sides, how many times faster memjax is.
 
@@ -95,7 +115,9 @@ def summarise(
         amount: Images or prompts a repeat.
         warmup: Times of the first run, which holds the compilation.
         times: Times of each repeat.
-        gflop: 10⁹ operations of one memjax repeat, if known.
+        flops: Operations of one repeat, counted in memjax's program; both sides' rates are of
+            these, whatever torch computes beyond them.
+        peak: Operations a second of the machine's measured peak.
     """
     sides: dict[str, dict[str, Any]] = {}
     for name, repeats in times.items():
@@ -108,9 +130,11 @@ def summarise(
             "raw_cpu_seconds": [t.cpu for t in repeats],
             "warmup_seconds": warmup[name].wall,
         }
-    if gflop is not None:
-        sides["memjax"]["gflop_per_second"] = gflop / sides["memjax"]["median_seconds"]
-    result = {"unit": case.unit, "amount_per_repeat": amount, "sides": sides, "ratio": None}
+        if flops is not None:
+            sides[name]["tflop_per_second"] = flops / wall / 1e12
+            sides[name]["of_peak"] = flops / wall / peak if peak else None
+    result: dict[str, Any] = {"unit": case.unit, "amount_per_repeat": amount, "sides": sides}
+    result |= {"title": case.title, "flops": flops, "ratio": None}
     return result | _ratios(sides) if "torch" in sides else result
 
 
@@ -137,6 +161,11 @@ def load_average() -> float | None:
     return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
 
 
+def is_busy(load: float | None) -> bool:
+    """Whether other work kept the cores busy before a measurement began."""
+    return load is not None and load > BUSY * usable_cores()
+
+
 def machine() -> dict[str, Any]:
     """Returns cores, processor and platform; no name of the machine or its user."""
     return {
@@ -158,6 +187,9 @@ def _processor() -> str:
 
 def bench_versions() -> dict[str, str]:
     """Returns the versions of memjax and its libraries, and of torch and diffusers."""
+    # Brings JAX, which torch's process does without.
+    from memjax.evaluate.provenance import versions
+
     found = versions()
     for name in ("torch", "diffusers"):
         try:

@@ -1,22 +1,26 @@
 """The torch side of ``memjax bench``: plain eager loops around diffusers' U-Net."""
 
 import importlib
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
+from memjax.cli.bench_task import Task
 from memjax.cli.bench_torch_network import make_torch_network
-from memjax.cli.bench_workload import Workload
+from memjax.cli.bench_worker import peak_host_bytes
 
 
 class TorchSide:
-    """Trains, detects and mitigates in torch as the usual scripts and the official code do.
+    """Trains, samples, detects and mitigates in torch as careful users and the official code do.
 
-    Training: fused AdamW, ``clip_grad_norm_``, ``AveragedModel``. Detection and mitigation: one
-    prompt at a time, both halves of the guidance in one batch of ``2n`` at every evaluation.
+    Training: fused AdamW, ``clip_grad_norm_``, ``AveragedModel``. Sampling: DDIM without gradient,
+    both halves of the guidance in one batch. Detection and mitigation: one prompt at a time, both
+    halves in one batch of ``2n`` at every evaluation.
 
     Args:
-        work: What to do.
+        task: What to do.
         threads: Threads for torch.
 
     References:
@@ -24,28 +28,37 @@ class TorchSide:
         evaluate).
     """
 
-    def __init__(self, work: Workload, threads: int) -> None:
+    def __init__(self, task: Task, threads: int) -> None:
         torch = self._torch = importlib.import_module("torch")
         torch.set_num_threads(threads)
-        self.work, self.network = work, make_torch_network(work)
+        self.task, self.network = task, make_torch_network(task)
         self.parameters = list(self.network.modules.parameters())
         self.num_parameters = sum(p.numel() for p in self.parameters)
-        train, averaging = work.config["train"], torch.optim.swa_utils
-        self._optimizer = torch.optim.AdamW(
+        self._signals = torch.from_numpy(task.signals)
+        self._sigmas = torch.from_numpy(task.sigmas)
+        self._images = self._nchw(task.images)
+        self._x_T = self._nchw(task.initial_noise)
+        self._labels = torch.from_numpy(task.labels.astype(np.int64))
+        self._prompts = torch.from_numpy(task.prompts.astype(np.int64))
+
+    def prepare(self, case: str) -> None:
+        """Makes what a case needs besides the network, outside its time."""
+        if case == "train":
+            _ = self._training
+
+    @cached_property
+    def _training(self) -> tuple[Any, Any]:
+        """The optimiser and the moving average of the weights."""
+        torch, train = self._torch, self.task.config["train"]
+        averaging = torch.optim.swa_utils
+        optimizer = torch.optim.AdamW(
             self.parameters,
             lr=train["learning_rate"],
             weight_decay=train["weight_decay"],
             fused=True,
         )
-        self._ema = averaging.AveragedModel(
-            self.network.modules, multi_avg_fn=averaging.get_ema_multi_avg_fn(train["ema_decay"])
-        )
-        self._signals = torch.from_numpy(np.array(work.network.schedule.sqrt_alphas_bar))
-        self._sigmas = torch.from_numpy(np.array(work.network.schedule.sigmas))
-        self._images = self._nchw(work.images)
-        self._x_T = self._nchw(work.initial_noise)
-        self._labels = torch.from_numpy(work.labels.astype(np.int64))
-        self._prompts = torch.from_numpy(work.prompts.astype(np.int64))
+        average = averaging.get_ema_multi_avg_fn(train["ema_decay"])
+        return optimizer, averaging.AveragedModel(self.network.modules, multi_avg_fn=average)
 
     def _nchw(self, images: np.ndarray):
         return self._torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
@@ -56,7 +69,7 @@ class TorchSide:
     def loss(self, x0, t, noise, labels):
         """The mean squared error of the prediction at the given noise."""
         signal, sigma = self._scales(t)
-        is_eps = self.work.config["diffusion"]["prediction"] == "eps"
+        is_eps = self.task.config["diffusion"]["prediction"] == "eps"
         target = noise if is_eps else signal * noise - sigma * x0
         x_t = signal * x0 + sigma * noise
         output = self.network.predict(x_t, t, self.network.encode(labels))
@@ -64,52 +77,80 @@ class TorchSide:
 
     def train(self) -> float:
         """Runs the training steps of one repeat; returns the last loss."""
-        torch, config = self._torch, self.work.config["train"]
+        torch, config = self._torch, self.task.config["train"]
+        optimizer, average = self._training
         self.network.modules.requires_grad_(True).train()
-        for _ in range(self.work.settings.steps):
+        for _ in range(self.task.settings.steps):
             t = torch.randint(len(self._sigmas), (len(self._images),))
             noise = torch.randn_like(self._images)
             keep = torch.rand(len(self._labels), 1) >= config["cond_dropout"]
             loss = self.loss(self._images, t, noise, self._labels * keep)
-            self._optimizer.zero_grad(set_to_none=True)
+            optimizer.zero_grad(set_to_none=True)
             loss.backward()
             if config["clip_norm"] is not None:
                 torch.nn.utils.clip_grad_norm_(self.parameters, config["clip_norm"])
-            self._optimizer.step()
-            self._ema.update_parameters(self.network.modules)
+            optimizer.step()
+            average.update_parameters(self.network.modules)
         return loss.item()
 
-    def _magnitudes(self, tokens, null):
-        """``‖ε_c − ε_u‖`` of each generation, both halves in one batch."""
-        torch, n = self._torch, len(self._x_T)
-        t = torch.full((2 * n,), self.work.first_t)
+    def _halves(self, x, t: int, tokens, null):
+        """Returns ``(ε_u, ε_c)`` at one timestep: both halves in one batch."""
+        torch, n = self._torch, len(x)
+        steps = torch.full((2 * n,), t)
         both = torch.cat([null.expand(n, -1, -1), tokens.expand(n, -1, -1)])
-        x = torch.cat([self._x_T, self._x_T])
-        eps = self.network.predict(x, t, both)
-        if self.work.config["diffusion"]["prediction"] == "v":
-            signal, sigma = self._scales(t)
+        x = torch.cat([x, x])
+        eps = self.network.predict(x, steps, both)
+        if self.task.config["diffusion"]["prediction"] == "v":
+            signal, sigma = self._scales(steps)
             eps = signal * eps + sigma * x
-        uncond, cond = eps.chunk(2)
+        return eps.chunk(2)
+
+    def _magnitudes(self, tokens, null):
+        """``‖ε_c − ε_u‖`` of each generation."""
+        uncond, cond = self._halves(self._x_T, self.task.first_t, tokens, null)
         return (cond - uncond).flatten(1).norm(dim=1)
 
     def _tokens(self, count: int):
         self.network.modules.requires_grad_(False).eval()
         prompts = self._prompts[:count]
         tokens = self.network.encode(self._torch.cat([prompts[:1] * 0, prompts]))
-        return tokens[:1], tokens[1:].split(1)
+        return tokens[:1], tokens[1:]
+
+    def sample(self) -> Float[np.ndarray, "s h w c"]:
+        """Returns guided samples, one a prompt: DDIM over the grid.
+
+        References:
+            Song et al. 2021, arXiv 2010.02502, Eq. 12; Ho and Salimans 2022, arXiv 2207.12598.
+        """
+        torch, chosen = self._torch, self.task.config["sampling"]
+        scale, most = chosen["guidance_scale"], chosen["clip_x0"]
+        with torch.inference_mode():
+            null, tokens = self._tokens(self.task.settings.samples)
+            x = self._nchw(self.task.sample_noise)
+            ends = [*self.task.grid[1:].tolist(), None]
+            for t, end in zip(self.task.grid.tolist(), ends, strict=True):
+                uncond, cond = self._halves(x, t, tokens, null)
+                eps = uncond + scale * (cond - uncond)
+                signal, sigma = self._signals[t], self._sigmas[t]
+                x0 = (x - sigma * eps) / signal
+                if most is not None:
+                    x0 = x0.clamp(-most, most)
+                    eps = (x - signal * x0) / sigma
+                x = x0 if end is None else self._signals[end] * x0 + self._sigmas[end] * eps
+        return x.permute(0, 2, 3, 1).numpy()
 
     def detect(self) -> Float[np.ndarray, "p g"]:
         """Returns the first-step magnitude of every prompt and generation."""
         with self._torch.no_grad():
-            null, prompts = self._tokens(self.work.settings.prompts)
-            found = [self._magnitudes(tokens, null) for tokens in prompts]
+            null, prompts = self._tokens(self.task.settings.prompts)
+            found = [self._magnitudes(tokens, null) for tokens in prompts.split(1)]
         return self._torch.stack(found).numpy()
 
     def _mitigate_one(self, tokens, null):
         torch = self._torch
         embedding = tokens.clone().requires_grad_(True)
-        optimizer = torch.optim.AdamW([embedding], lr=self.work.embedding_rate, weight_decay=0.0)
-        for _ in range(self.work.iterations):
+        optimizer = torch.optim.AdamW([embedding], lr=self.task.embedding_rate, weight_decay=0.0)
+        for _ in range(self.task.iterations):
             loss = self._magnitudes(embedding, null).mean()
             (gradient,) = torch.autograd.grad(loss, [embedding])
             gradient[:, 0] = 0.0  # BOS stays
@@ -119,5 +160,9 @@ class TorchSide:
 
     def mitigate(self) -> Float[np.ndarray, "p l d"]:
         """Optimises the embeddings, one prompt after the other, at the first step."""
-        null, prompts = self._tokens(self.work.settings.mitigate_prompts)
-        return self._torch.cat([self._mitigate_one(p, null) for p in prompts]).numpy()
+        null, prompts = self._tokens(self.task.settings.mitigate_prompts)
+        return self._torch.cat([self._mitigate_one(p, null) for p in prompts.split(1)]).numpy()
+
+    def facts(self) -> dict[str, Any]:
+        """Returns what belongs next to the figures: parameters, and the most memory so far."""
+        return {"parameters": self.num_parameters, "peak_bytes": peak_host_bytes()}

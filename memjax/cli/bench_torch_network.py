@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from memjax.cli.bench_workload import Workload
-from memjax.models.unet import UNetConfig
+from memjax.cli.bench_task import Task
 
 INSTALL = "pip install 'memjax[parity]'"
 
@@ -28,8 +27,12 @@ def torch_missing() -> str:
     return ""
 
 
-def diffusers_unet(config: UNetConfig) -> Any:
-    """Returns diffusers' ``UNet2DConditionModel`` of the same recipe, patches folded outside."""
+def diffusers_unet(config: Any) -> Any:
+    """Returns diffusers' ``UNet2DConditionModel`` of the same recipe, patches folded outside.
+
+    Args:
+        config: A ``UNetConfig``, or its fields by attribute.
+    """
     diffusers = importlib.import_module("diffusers")
     kinds = ["CrossAttn" if attends else "" for attends in config.attention_blocks]
     area = config.patch_size**2
@@ -66,7 +69,7 @@ class TorchNetwork:
 
     modules: Any
     offsets: Any
-    config: UNetConfig
+    config: Any
 
     def encode(self, labels):
         """Label ids ``[b, slots]`` → tokens ``[b, 1 + slots, dim]``."""
@@ -84,22 +87,21 @@ class TorchNetwork:
         return functional.pixel_shuffle(output, self.config.patch_size)
 
 
-def make_torch_network(work: Workload) -> TorchNetwork:
-    """Draws the torch network of a workload."""
+def make_torch_network(task: Task) -> TorchNetwork:
+    """Draws the torch network of a task."""
     torch = importlib.import_module("torch")
-    torch.manual_seed(work.config["seed"])
-    module = work.network.module
-    dim, sizes = module.unet.cross_attention_dim, module.label_sizes
+    torch.manual_seed(task.config["seed"])
+    dim, sizes = task.unet.cross_attention_dim, task.label_sizes
     tokens = {
         "table": torch.randn(sum(sizes), dim),
         "bos": torch.randn(1, dim),
         "position": 0.02 * torch.randn(len(sizes) + 1, dim),
     }
     parts = {
-        "unet": diffusers_unet(module.unet),
+        "unet": diffusers_unet(task.unet),
         "tokens": torch.nn.ParameterDict(
             {name: torch.nn.Parameter(value) for name, value in tokens.items()}
         ),
     }
     offsets = torch.from_numpy(np.concatenate([[0], np.cumsum(sizes)[:-1]]))
-    return TorchNetwork(torch.nn.ModuleDict(parts), offsets, module.unet)
+    return TorchNetwork(torch.nn.ModuleDict(parts), offsets, task.unet)

@@ -1,69 +1,33 @@
-"""What ``memjax bench`` gives both sides to do: the network's recipe, a batch, prompts, noise."""
+"""From a configuration to the task of ``memjax bench``: the network's recipe, a batch, noise."""
 
+import dataclasses
 from collections.abc import Mapping
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
 
+from memjax.cli.bench_task import Settings, Task
 from memjax.data.labels import FINDINGS, LabelSpace, chexpert_label_space
 from memjax.sampling import timesteps
 from memjax.training.network import Network
 from memjax.training.run import network_of
 
+__all__ = ["Settings", "Workload", "bench_label_space", "check_comparable", "make_workload"]
+
 CODES_PER_MARKER = 24  # as many as the phantoms need for some 500 pictures
 
 
-class Settings(NamedTuple):
-    """How much is measured.
-
-    Attributes:
-        only: Names of the cases, in order.
-        repeats: Timed repeats a case and side.
-        steps: Training steps a repeat.
-        prompts: Prompts a repeat of the detection.
-        mitigate_prompts: Prompts a repeat of the mitigation.
-    """
-
-    only: tuple[str, ...] = ("train", "detect", "mitigate")
-    repeats: int = 5
-    steps: int = 8
-    prompts: int = 32
-    mitigate_prompts: int = 8
-
-
 class Workload(NamedTuple):
-    """The same task for both sides.
+    """A task with the memjax network that does it.
 
     Attributes:
-        config: The plain configuration.
-        settings: How much is measured.
-        network: The memjax network (its recipe is the torch network's too).
-        images: One training batch.
-        labels: Its label ids.
-        prompts: Label ids of the prompts.
-        initial_noise: Initial noise, one per generation, shared by all prompts.
-        first_t: Timestep of the first sampling step.
+        task: What both sides do.
+        network: The memjax network; its recipe is the torch network's too.
     """
 
-    config: Mapping[str, Any]
-    settings: Settings
+    task: Task
     network: Network
-    images: Float[np.ndarray, "b h w c"]
-    labels: Int[np.ndarray, "b l"]
-    prompts: Int[np.ndarray, "p l"]
-    initial_noise: Float[np.ndarray, "g h w c"]
-    first_t: int
-
-    @property
-    def iterations(self) -> int:
-        """Updates of the embedding a prompt."""
-        return self.config["audit"]["options"]["first_step_iters"]
-
-    @property
-    def embedding_rate(self) -> float:
-        """AdamW's rate for the embedding."""
-        return self.config["audit"]["options"]["first_step_learning_rate"]
 
 
 def check_comparable(config: Mapping[str, Any]) -> None:
@@ -72,14 +36,16 @@ def check_comparable(config: Mapping[str, Any]) -> None:
     Raises:
         ValueError: Naming the fields and how to set them.
     """
-    train = config["train"]
+    train, stepper = config["train"], config["sampling"]["stepper"]
     wrong = [f"train.{k}={train[k]}" for k in ("snr_gamma", "filter_threshold") if train[k]]
     wrong += [f"model.dtype={config['model']['dtype']}"] * (config["model"]["dtype"] != "float32")
     wrong += ["model.remat=True"] * bool(config["model"]["remat"])
+    wrong += [f"sampling.stepper={stepper}"] * (stepper != "ddim")
     if wrong:
         raise ValueError(
-            f"bench compares plain float32 training, but the configuration has {', '.join(wrong)}: "
-            "set them to None, 'float32' and False, for example --config.model.dtype=float32."
+            "bench compares plain float32 training and DDIM, but the configuration has "
+            f"{', '.join(wrong)}: set them to None, 'float32', False and 'ddim', for example "
+            "--config.model.dtype=float32."
         )
 
 
@@ -117,19 +83,23 @@ def make_workload(config: Mapping[str, Any], settings: Settings) -> Workload:
         return np.stack(columns, axis=1).astype(np.int32)
 
     batch, sampling = config["train"]["batch_size"], config["sampling"]
-    grid = timesteps(
-        network.schedule.num_timesteps,
-        sampling["num_steps"],
-        sampling["spacing"],
-        sampling["steps_offset"],
+    task = Task(
+        config=config,
+        settings=settings,
+        unet=SimpleNamespace(**dataclasses.asdict(network.module.unet)),
+        label_sizes=tuple(space.sizes),
+        images=np.clip(0.5 * normal(batch), -1.0, 1.0),
+        labels=ids(batch),
+        prompts=ids(max(settings.prompts, settings.mitigate_prompts, settings.samples)),
+        initial_noise=normal(config["audit"]["options"]["generations"]),
+        sample_noise=normal(settings.samples),
+        grid=timesteps(
+            network.schedule.num_timesteps,
+            sampling["num_steps"],
+            sampling["spacing"],
+            sampling["steps_offset"],
+        ),
+        signals=np.array(network.schedule.sqrt_alphas_bar),
+        sigmas=np.array(network.schedule.sigmas),
     )
-    return Workload(
-        config,
-        settings,
-        network,
-        np.clip(0.5 * normal(batch), -1.0, 1.0),
-        ids(batch),
-        ids(max(settings.prompts, settings.mitigate_prompts)),
-        normal(config["audit"]["options"]["generations"]),
-        int(grid[0]),
-    )
+    return Workload(task, network)

@@ -24,7 +24,7 @@ COMMANDS = {
     "doctor": "Say what is installed, what is missing and how to get it.",
 }
 # memjax COMMAND WORD = memjax COMMAND --FLAG=WORD
-_WORDS = {"bench": ("what", ("model", "knn", "sd"))}
+_WORDS = {"bench": ("what", ("model", "demo", "chexpert-128", "knn", "sd"))}
 _HELP = ("--help", "-h", "-help", "--helpfull", "--helpshort")
 EXIT_USER_ERROR = 2
 RESTART_EXIT_CODE = 75
@@ -71,7 +71,10 @@ def _parse(module, argv: Sequence[str]) -> list[str]:
     from memjax.cli.configs import resolve_config_flags
 
     values = getattr(module, "FLAGS", flags.FlagValues())
-    resolved = resolve_config_flags(list(argv), getattr(module, "DEFAULT_CONFIG", None))
+    default = getattr(module, "DEFAULT_CONFIG", None)
+    if hasattr(module, "default_config"):  # where it depends on the other arguments
+        default = module.default_config(argv[1:])
+    resolved = resolve_config_flags(list(argv), default)
     before, sys.argv = sys.argv, resolved  # config_flags looks for overrides there
     try:
         return values(resolved)

@@ -65,8 +65,8 @@ class MetricsWriter:
             self._file.flush()
         except OSError as error:
             raise OSError(
-                f"{self._path} could not be written ({error.strerror}): make room there, then start "
-                "the same command again."
+                f"{self._path} could not be written ({error.strerror}): make room there, then "
+                "start the same command again."
             ) from error
         if self._events is not None:
             for name, value in values.items():

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from memjax.cli.bench_counts import detection_flops, mitigation_flops
 from memjax.cli.bench_flops import count_flops
 from memjax.cli.bench_sd import comparisons, difference
 from memjax.cli.bench_sd_gpu import measure_side
@@ -54,7 +55,9 @@ def test_memjax_alone_where_torch_is_missing(tmp_path):
     assert len(side["raw_seconds"]) == 2
     assert side["parameters"] == sum(leaf.size for leaf in jax.tree.leaves(template(TINY)))
     assert side["peak_bytes"] > 2**20
-    assert report["pair_flops"] > 0
+    assert report["pair_flops"] == case["flops"] > 0
+    assert side["of_peak"] > 0
+    assert (report["kind"], report["size"]) == ("sd", "tiny")
     assert report["settings"]["prompts"] == 8
     assert {"jax", "flax", "torch", "diffusers"} <= set(report["versions"])
 
@@ -154,6 +157,19 @@ def test_a_pair_of_stable_diffusion_is_counted():
     levels = [(4096, 320, 5), (1024, 640, 5), (256, 1280, 5), (64, 1280, 1)]
     attention = sum(2 * 4 * n * (n + 77) * c * layers for n, c, layers in levels)
     assert found + saved - attention == pytest.approx(1354e9, rel=1e-3)
+
+
+def test_detection_and_mitigation_are_counted_by_hand():
+    """A network of one product; its gradient with respect to the embedding takes one more."""
+    noise, cond = np.zeros((2, 3, 3, 1), np.float32), TokenCond(np.ones((1, 4, 5)), np.ones((1, 4)))
+
+    def eps_fn(params, x, t, cond):
+        return (cond.embeddings.reshape(len(x), 20) @ params).reshape(x.shape)
+
+    one = 2 * 2 * 20 * 9  # two noises
+    weights = jnp.ones((20, 9))
+    assert detection_flops(eps_fn, weights, noise, cond, prompts=3) == 4 * one
+    assert mitigation_flops(eps_fn, weights, noise, cond, iterations=5) == (5 * 2 + 1) * one
 
 
 def test_weights_are_the_same_wherever_they_are_drawn():

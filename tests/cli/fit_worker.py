@@ -1,0 +1,120 @@
+"""Programs compiled for eight devices of the CPU, in a process of their own; prints JSON.
+
+Usage: python fit_worker.py toy|networks
+"""
+
+import json
+import sys
+
+import jax
+import jax.numpy as jnp
+
+from memjax.cli.configs import load_config, plain
+from memjax.cli.fit import measure
+from memjax.cli.fit_detect import detect_program
+from memjax.cli.fit_program import Program, train_program
+from memjax.cli.fit_report import rules_table
+from memjax.cli.fit_table import table
+from memjax.cli.fit_topology import parse_topology
+from memjax.core.mesh import make_mesh, rows_over
+from memjax.training.sharding import RULES, Sharding, placements, unused_rules
+
+WIDTH = 256
+
+
+def toy(gathers_activations):
+    """Two layers under FSDP, taken four times in a loop; the gradient's step."""
+    sharding = Sharding(make_mesh(1, 8, devices=jax.devices()))
+    params = {
+        name: jax.ShapeDtypeStruct((WIDTH, 2 * WIDTH)[:: 1 if name == "up" else -1], jnp.float32)
+        for name in ("up", "down")
+    }
+
+    def loss(params, x):
+        whole = sharding.gather(params)
+        h = jnp.tanh(x @ whole["up"])
+        if gathers_activations:
+            h = jax.lax.with_sharding_constraint(h, sharding.whole)
+            h = jnp.sin(h - h.mean(axis=0))
+        return jnp.mean((h @ whole["down"]) ** 2)
+
+    @jax.jit
+    def step(params, x):
+        def body(p, _):
+            grads = jax.grad(loss)(p, x)
+            return jax.tree.map(lambda a, g: a - 0.1 * g, p, grads), None
+
+        return jax.lax.scan(body, params, length=4)[0]
+
+    def arguments(batch):
+        placed = jax.tree.map(
+            lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s),
+            params,
+            sharding.of(params),
+        )
+        rows = rows_over(sharding.mesh)
+        return step, (placed, jax.ShapeDtypeStruct((batch, WIDTH), jnp.float32, sharding=rows))
+
+    size = 2 * WIDTH * 2 * WIDTH
+    return Program(sharding, params, size, "a toy", "rows a step", 8, 512, arguments)
+
+
+def toys():
+    out = {}
+    for name, gathers in {"weights": False, "activations": True}.items():
+        report = measure(toy(gathers), parse_topology("v5e:2x4"), 72, search=False)
+        report = {"config": "toy", "job": "train", **report}
+        out[name] = {"report": report, "table": table(report)}
+    return out
+
+
+def described(program, batch):
+    function, arguments = program.arguments(batch)
+    lowered = function.lower(*arguments)
+    sharding = program.sharding
+    decided = placements(program.state, sharding.mesh, sharding.rules, sharding.fsdp_min_size)
+    leaves = jax.tree.leaves(arguments)
+    return {
+        "constraints": lowered.as_text().count("sharding_constraint"),
+        "unplaced": sum(getattr(leaf, "sharding", None) is None for leaf in leaves),
+        "split": sum(any(one.spec) for one in decided),
+        "rules": [row["rule"] for row in rules_table(program)],
+        "unused": unused_rules(decided, RULES),
+        "unit": program.unit,
+        "batch": program.batch,
+        "params": program.params,
+        "network": program.network,
+    }
+
+
+def networks():
+    config = plain(load_config("phantoms_demo"))
+    config["parallel"].update(fsdp=2, tensor=2, accumulate=2)
+    config["train"]["filter_threshold"] = 1.0
+    out = {"train": described(train_program(config, jax.devices()), 32)}
+    detection = detect_program(config, jax.devices(), generations=2, steps=2)
+    out["detect"] = described(detection, 16)
+    tuned = plain(load_config("finetune_wen"))
+    tuned["parallel"].update(fsdp=8)
+    for method in ("unet", "lora"):
+        tuned["fine_tune"]["method"] = method
+        program = train_program(tuned, jax.devices())
+        _, arguments = program.arguments(8)
+        out[method] = {
+            "params": program.params,
+            "frozen": sum(leaf.size for leaf in jax.tree.leaves(arguments[2])),
+            "moments": list(arguments[1].moments.shape),
+            "table": list(arguments[1].table.shape),
+            "unit": program.unit,
+        }
+    try:
+        program.arguments(12)
+    except ValueError as error:
+        out["refused"] = str(error)
+    return out
+
+
+if __name__ == "__main__":
+    jax.config.update("jax_num_cpu_devices", 8)
+    made = {"toy": toys, "networks": networks}[sys.argv[1]]()
+    sys.stdout.write(f"JSON:{json.dumps(made)}\n")

@@ -260,8 +260,8 @@ def explain(said: str, names: Sequence[str], flags: ClusterFlags) -> str:
     """
     if absent := _listed(said, r"timed out task names:\n((?:\d+\s*\n)+)"):
         return (
-            f"{_who(absent, names)} did not start within {flags.start_timeout} s: start the "
-            "command on every host (--worker=all), then this one again."
+            f"{_who(absent, names)} did not start within {flags.start_timeout} s: start "
+            "the same command on every host (--worker=all), this one too."
         )
     if "CoordinationService/RegisterTask" in said:
         where = f" at {flags.coordinator}" if flags.coordinator else ""

@@ -77,6 +77,7 @@ def base_config() -> ConfigDict:
             "patch_size": 2,
             "dtype": "float32",
             "remat": False,
+            "remat_policy": "full",  # or products
         }
     )
     c.diffusion = ConfigDict(

@@ -21,7 +21,7 @@ def fine_tune_config() -> ConfigDict:
             "repeats": 40,
         }
     )
-    c.model = ConfigDict({"dtype": "bfloat16", "remat": False})
+    c.model = ConfigDict({"dtype": "bfloat16", "remat": False, "remat_policy": "full"})
     c.diffusion = ConfigDict({"num_timesteps": 1000})
     c.train.update(
         learning_rate=1e-5,

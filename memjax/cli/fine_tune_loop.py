@@ -37,7 +37,7 @@ class Job(NamedTuple):
 
     Attributes:
         config: The configuration, completed with what the base says.
-        compute: ``dtype`` and ``remat`` of the network while training.
+        compute: ``dtype``, ``remat`` and ``remat_policy`` of the network while training.
         workdir: Folder of the run.
         base: The pipeline to start from, its weights on the host.
         base_key: Hash of its weights.

@@ -19,7 +19,7 @@ from memjax.interop.scheduler_settings import scheduling
 from memjax.interop.tensor_writer import write_tensors
 
 _TEXT_PREFIX = "text_model."
-_OF_NO_WEIGHTS = ("dtype", "remat", "zero_init_out", "projection_dim")
+_OF_NO_WEIGHTS = ("dtype", "remat", "remat_policy", "zero_init_out", "projection_dim")
 
 
 def save(

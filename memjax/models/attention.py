@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
 from memjax.core.types import Array, TokenCond
-from memjax.models.layers import Dense, Dtype, GroupNorm
+from memjax.models.layers import Dense, Dtype, GroupNorm, Halves
 from memjax.models.softmax_attention import attend
 
 __all__ = ["Attention", "FeedForward", "SpatialTransformer", "TransformerBlock", "attend", "gelu"]
@@ -59,8 +59,7 @@ class FeedForward(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b n c"]) -> Float[Array, "b n c"]:
         channels = x.shape[-1]
-        h = Dense(8 * channels, dtype=self.dtype, name="net_0_proj")(x)
-        value, gate = jnp.split(h, 2, axis=-1)
+        value, gate = Halves(8 * channels, dtype=self.dtype, name="net_0_proj")(x)
         h = value * gelu(gate)
         return Dense(channels, dtype=self.dtype, name="net_2")(h)
 

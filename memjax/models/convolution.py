@@ -12,7 +12,7 @@ Here that gradient is written in the canonical layout from the start. Values are
 import itertools
 import math
 from functools import partial
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -102,6 +102,18 @@ def convolve(
         padding: Zeros before and after, in both directions; static.
     """
     return _convolve_p.bind(x, kernel, stride=stride, padding=padding)
+
+
+def is_product(primitive: Primitive, *arguments: Any, **parameters: Any) -> bool:
+    """Whether a recomputing backward pass keeps a result: of convolutions and weights' products.
+
+    A policy of :func:`jax.checkpoint`. What lies between them (norms, activations, the pixels'
+    attention to each other) is cheap to make again.
+    """
+    if primitive is _convolve_p:
+        return True
+    dots = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+    return dots(primitive, *arguments, **parameters)
 
 
 def _abstract(x, kernel, *, stride, padding):

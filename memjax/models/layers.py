@@ -71,6 +71,31 @@ class Dense(nn.Module):
         return y.reshape(*x.shape[:-1], self.features)
 
 
+class Halves(nn.Module):
+    """A :class:`Dense` layer, one half of whose features is multiplied with the other.
+
+    .. note:: Each half is a product of its own. Of one product split over devices by columns the
+        halves would lie on different devices, and all pixels would move instead of weights.
+    """
+
+    features: int
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*n c"]) -> tuple[Array, Array]:
+        half = self.features // 2
+        kernel = self.param("kernel", initializer("kernel"), (x.shape[-1], self.features))
+        bias = self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
+        flat = x.astype(self.dtype).reshape(-1, x.shape[-1])
+        kernel = kernel.astype(self.dtype)
+
+        def part(columns: slice) -> Array:
+            y = jnp.dot(flat, kernel[:, columns]) + bias[None, columns]
+            return y.reshape(*x.shape[:-1], half)
+
+        return part(slice(None, half)), part(slice(half, None))
+
+
 class Conv(nn.Module):
     """A square convolution with bias, padded by ``kernel_size // 2`` on every side."""
 

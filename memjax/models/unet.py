@@ -6,6 +6,8 @@ References:
 """
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -13,6 +15,7 @@ from jaxtyping import Float, Int
 
 from memjax.core.types import Array, TokenCond
 from memjax.models.attention import SpatialTransformer
+from memjax.models.convolution import is_product
 from memjax.models.layers import (
     Conv,
     Dtype,
@@ -24,6 +27,8 @@ from memjax.models.layers import (
     space_to_depth,
     timestep_embedding,
 )
+
+REMAT_POLICIES: dict[str, Callable[..., bool] | None] = {"full": None, "products": is_product}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +53,10 @@ class UNetConfig:
         patch_size: Side of the pixel squares folded into channels before the first convolution
             and unfolded after the last; 1 for none.
         zero_init_out: Start the last convolution at zero, for training from scratch.
-        remat: Recompute the blocks in the backward pass: less memory, about a third more time.
+        remat: Recompute the blocks in the backward pass: less memory, more time.
+        remat_policy: What is kept of a recomputed block: ``full`` recomputes all of it (least
+            memory, about a third more time), ``products`` keeps what convolutions and products
+            with weights gave.
         dtype: Compute dtype by name; parameters and norm statistics stay float32.
     """
 
@@ -67,6 +75,7 @@ class UNetConfig:
     patch_size: int = 1
     zero_init_out: bool = True
     remat: bool = False
+    remat_policy: str = "full"
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
@@ -85,6 +94,10 @@ class UNetConfig:
                 )
         if self.dtype not in ("float32", "bfloat16"):
             raise ValueError(f"dtype is {self.dtype!r}, expected 'float32' or 'bfloat16'.")
+        if self.remat_policy not in REMAT_POLICIES:
+            raise ValueError(
+                f"remat_policy is {self.remat_policy!r}, expected one of {tuple(REMAT_POLICIES)}."
+            )
         self._validate_channels()
 
     def _validate_channels(self) -> None:
@@ -142,13 +155,18 @@ class _Stage(nn.Module):
     def dtype(self) -> Dtype:
         return jnp.dtype(self.config.dtype)
 
+    def _block(self, kind: Any) -> Any:
+        if not self.config.remat:
+            return kind
+        return nn.remat(kind, policy=REMAT_POLICIES[self.config.remat_policy])
+
     def resnet(self, features: int, index: int) -> nn.Module:
-        make = nn.remat(ResnetBlock) if self.config.remat else ResnetBlock
+        make = self._block(ResnetBlock)
         groups, epsilon = self.config.norm_num_groups, self.config.norm_eps
         return make(features, groups, epsilon, self.dtype, name=f"resnets_{index}")
 
     def attention(self, index: int) -> nn.Module:
-        make = nn.remat(SpatialTransformer) if self.config.remat else SpatialTransformer
+        make = self._block(SpatialTransformer)
         heads, depth = self.config.heads(self.level), self.config.depth(self.level)
         groups = self.config.norm_num_groups
         return make(heads, depth, groups, self.dtype, name=f"attentions_{index}")

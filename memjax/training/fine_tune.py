@@ -123,9 +123,14 @@ class Denoise:
         return LinenEps(self.unet)(params.unet, x_t, t, cond)
 
 
-def training_unet(unet: UNet, *, dtype: str, remat: bool) -> UNet:
-    """Returns the network in the compute dtype of training; its weights stay float32."""
-    return UNet(dataclasses.replace(unet.config, dtype=dtype, remat=remat))
+def training_unet(unet: UNet, *, dtype: str, remat: bool, remat_policy: str = "full") -> UNet:
+    """Returns the network in the compute dtype of training; its weights stay float32.
+
+    Raises:
+        ValueError: If a name is unknown.
+    """
+    changes = {"dtype": dtype, "remat": remat, "remat_policy": remat_policy}
+    return UNet(dataclasses.replace(unet.config, **changes))
 
 
 def make_fine_tune_step(

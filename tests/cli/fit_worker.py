@@ -17,6 +17,7 @@ from memjax.cli.fit_report import rules_table
 from memjax.cli.fit_table import table
 from memjax.cli.fit_topology import parse_topology
 from memjax.core.mesh import make_mesh, rows_over
+from memjax.models.attention import FeedForward
 from memjax.training.sharding import RULES, Sharding, placements, unused_rules
 
 WIDTH = 256
@@ -57,6 +58,26 @@ def toy(gathers_activations):
 
     size = 2 * WIDTH * 2 * WIDTH
     return Program(sharding, params, size, "a toy", "rows a step", 8, 512, arguments)
+
+
+def feed_forward():
+    """How often pixels change devices in the gradient of a feed-forward layer under `tensor`."""
+    sharding = Sharding(make_mesh(2, 1, 4, devices=jax.devices()))
+    layer = FeedForward()
+    x = jax.ShapeDtypeStruct((8, 64, 32), jnp.float32, sharding=rows_over(sharding.mesh))
+    params = {"ff": jax.eval_shape(layer.init, jax.random.key(0), x)["params"]}
+    places = sharding.of(params)
+    params = jax.tree.map(
+        lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), params, places
+    )
+
+    def loss(p, x):
+        return jnp.mean(layer.apply({"params": p["ff"]}, x) ** 2)
+
+    step = jax.jit(jax.grad(loss), out_shardings=places)
+    text = step.lower(params, x).compile().as_text()
+    split = [str(s.spec) for s in jax.tree.leaves(places) if any(s.spec)]
+    return {"split": split, "moves": text.count(" all-to-all("), "sums": text.count(" all-reduce(")}
 
 
 def toys():
@@ -107,6 +128,7 @@ def networks():
             "table": list(arguments[1].table.shape),
             "unit": program.unit,
         }
+    out["feed_forward"] = feed_forward()
     try:
         program.arguments(12)
     except ValueError as error:

@@ -152,6 +152,13 @@ def test_without_the_compiler_nothing_is_compiled(tmp_path):
     assert not out.exists()
 
 
+def test_a_split_feed_forward_layer_sums_pixels_and_moves_none(networks):
+    found = networks["feed_forward"]
+    assert len(found["split"]) == 3, found  # both kernels and the first bias
+    assert found["sums"] > 0
+    assert found["moves"] == 0
+
+
 @pytest.mark.parametrize("path", GOLDENS, ids=lambda path: path.stem)
 def test_kept_results_are_complete(path):
     assert path.stat().st_size < 20_000

@@ -89,7 +89,8 @@ def test_bfloat16_stays_near_and_keeps_float32_parameters(tiny):
     assert 1e-4 < error < 0.1  # eight bits of mantissa through some twenty layers
 
 
-def test_remat_changes_no_gradient():
+@pytest.mark.parametrize("policy", ["full", "products"])
+def test_remat_changes_no_gradient(policy):
     one_level = dataclasses.replace(
         TINY, block_out_channels=(8,), attention_blocks=(False,), pooled_condition=False
     )
@@ -102,9 +103,36 @@ def test_remat_changes_no_gradient():
 
         return jax.jit(jax.grad(loss))(params)
 
-    plain, remat = gradient(one_level), gradient(dataclasses.replace(one_level, remat=True))
+    plain, remat = (
+        gradient(one_level),
+        gradient(dataclasses.replace(one_level, remat=True, remat_policy=policy)),
+    )
     for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(remat), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5 * np.abs(a).max() + 1e-7)
+
+
+def test_a_policy_keeps_what_its_name_says():
+    """Counted in the traced gradient: how often the network's products with weights are made."""
+    levels = dataclasses.replace(TINY, num_heads=2)
+    x, t, cond = inputs(levels)
+    params = weights(levels)
+
+    def products(**remat):
+        unet = UNet(dataclasses.replace(levels, **remat))
+
+        def loss(p):
+            return jnp.mean(unet.apply({"params": p}, x, t, cond) ** 2)
+
+        return str(jax.make_jaxpr(jax.grad(loss))(params)).count("memjax_convolve")
+
+    plain = products()
+    assert products(remat=True, remat_policy="products") == plain
+    assert products(remat=True, remat_policy="full") > 1.2 * plain
+
+
+def test_an_unknown_policy_is_refused():
+    with pytest.raises(ValueError, match=r"remat_policy is 'dots', expected one of .*products"):
+        UNetConfig(remat_policy="dots")
 
 
 def test_masked_mean():

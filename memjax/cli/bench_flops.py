@@ -13,7 +13,8 @@ import jax
 def count_flops(fn: Callable[..., Any], *arguments: Any) -> float:
     """Returns the floating point operations of all matrix products and convolutions of ``fn``.
 
-    A multiplication and an addition are two. Of branches the first counts; the body of a
+    A multiplication and an addition are two. Of branches the dearest counts (a convolution is its
+    products, whichever way a platform makes them); the body of a
     ``while`` counts once, that of a ``scan`` as often as it runs.
 
     Args:
@@ -45,7 +46,7 @@ def _of_equation(equation: Any) -> float:
         taps = kernel.size / kernel.shape[out_axis] / dilation
         return 2.0 * equation.outvars[0].aval.size * taps
     if name == "cond":
-        return _of_jaxpr(params["branches"][0].jaxpr)
+        return max(_of_jaxpr(branch.jaxpr) for branch in params["branches"])
     times = params["length"] if name == "scan" else 1
     return times * sum(_of_jaxpr(inner) for inner in _inner(params))
 

@@ -129,8 +129,8 @@ def training_unet(unet: UNet, *, dtype: str, remat: bool, remat_policy: str = "f
     Raises:
         ValueError: If a name is unknown.
     """
-    changes = {"dtype": dtype, "remat": remat, "remat_policy": remat_policy}
-    return UNet(dataclasses.replace(unet.config, **changes))
+    config = unet.config
+    return UNet(dataclasses.replace(config, dtype=dtype, remat=remat, remat_policy=remat_policy))
 
 
 def make_fine_tune_step(

@@ -1,5 +1,7 @@
 """The convolution's own gradient rule against JAX's."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -46,6 +48,85 @@ def test_value_and_gradients_equal_those_of_jax(stride, taps, padding, size, fea
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
         # float32 sums of up to 400 channels of 9 taps, in another order
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * np.sqrt(features))
+
+
+WIDE = 128
+
+
+def wide(size=16):
+    keys = jax.random.split(jax.random.key(1))
+    kernel = jax.random.normal(keys[1], (3, 3, WIDE, WIDE + 8)) / np.sqrt(9 * WIDE)
+    return jax.random.normal(keys[0], (2, size, size - 2, WIDE)), kernel
+
+
+def in_float64(x, kernel, g):
+    """Returns the convolution and both gradients by sums over the taps, in NumPy."""
+    x, kernel, g = (np.asarray(a, np.float64) for a in (x, kernel, g))
+    height, width = x.shape[1:3]
+    padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    spread = np.zeros_like(padded)
+    y, of_kernel = np.zeros_like(g), np.zeros_like(kernel)
+    for i in range(3):
+        for j in range(3):
+            part = padded[:, i : i + height, j : j + width]
+            y += part @ kernel[i, j]
+            spread[:, i : i + height, j : j + width] += g @ kernel[i, j].T
+            of_kernel[i, j] = np.tensordot(part, g, ([0, 1, 2], [0, 1, 2]))
+    return y, spread[:, 1:-1, 1:-1], of_kernel
+
+
+def test_wide_convolutions_equal_float64_sums_over_the_taps():
+    """By Winograd's algorithm on CPU: a few times a direct convolution's rounding at most."""
+    x, kernel = wide()
+    g = jax.random.normal(jax.random.key(2), (*x.shape[:3], kernel.shape[3]))
+    conv = partial(convolve, stride=1, padding=((1, 1), (1, 1)))
+
+    @jax.jit
+    def run(x, kernel, g):
+        y, back = jax.vjp(conv, x, kernel)
+        return y, *back(g)
+
+    for ours, exact in zip(run(x, kernel, g), in_float64(x, kernel, g), strict=True):
+        np.testing.assert_allclose(ours, exact, atol=1e-5 * np.sqrt(np.mean(np.square(exact))))
+
+
+@pytest.mark.parametrize(
+    ("change", "pays"),
+    [
+        ({}, True),
+        ({"dtype": jnp.bfloat16}, False),
+        ({"size": 15}, False),
+        ({"stride": 2}, False),
+        ({"padding": ((0, 1), (0, 1))}, False),
+        ({"features": 64}, False),
+        ({"rows": 1, "size": 14}, False),
+    ],
+)
+def test_where_winograds_algorithm_is_taken(change, pays):
+    usual = {"rows": 2, "size": 16, "features": WIDE, "dtype": jnp.float32, "stride": 1}
+    case = usual | {"padding": ((1, 1), (1, 1))} | change
+    x = jnp.zeros((case["rows"], case["size"], case["size"], WIDE), case["dtype"])
+    kernel = jnp.zeros((3, 3, WIDE, case["features"]), case["dtype"])
+    fn = jax.jit(partial(convolve, stride=case["stride"], padding=case["padding"]))
+    lowered = fn.trace(x, kernel).lower(lowering_platforms=("cpu",)).as_text()
+    assert lowered.count("stablehlo.dot_general") == (16 if pays else 0)
+    assert lowered.count("stablehlo.convolution") == (0 if pays else 1)
+    elsewhere = fn.trace(x, kernel).lower(lowering_platforms=("tpu",)).as_text()
+    assert elsewhere.count("stablehlo.convolution") == 1
+
+
+def test_second_derivatives_and_vmap_of_wide_convolutions():
+    x, kernel = wide()
+    padding = ((1, 1), (1, 1))
+
+    @partial(jax.jit, static_argnums=0)
+    def products(fn, x):
+        energy = lambda x: jnp.sum(jnp.sin(fn(x, kernel, 1, padding)))  # noqa: E731
+        hessian = jax.jvp(jax.grad(energy), (x,), (jnp.cos(x),))[1]
+        return hessian, jax.vmap(jax.grad(energy))(jnp.stack([x, 2 * x]))
+
+    for a, b in zip(products(convolve, x), products(plain, x), strict=True):
+        np.testing.assert_allclose(a, b, atol=3e-5 * np.abs(b).max())
 
 
 @pytest.mark.parametrize(("features", "flips"), [(FEW, True), (MANY, False)])

@@ -11,6 +11,7 @@ from memjax.cli.fit_collectives import KINDS, Collective, Shape
 WEIGHTS, ACTIVATIONS, OTHER = "weights", "activations", "other"
 _NUMBERS = 64  # an example's share of an activation has at least as many
 _LISTED, _NAME = 10, 140
+_TILE, _SHIFTED = 8, 4  # rows of a tile in a chip's memory; parts from which shifts were seen
 _GATHERS = ("all-gather", "all-to-all", "collective-permute")
 
 
@@ -22,8 +23,9 @@ def weight_dims(state: PyTree, parts: Iterable[int] = (1,)) -> set[tuple[int, ..
     """Returns the sizes that a leaf of the state has, whole or cut along one dimension.
 
     Order and ones are left out, and a cut dimension may stand as two: the compiler turns arrays
-    around. Kernels of convolutions count
-    with fewer taps, too: those after an upsampling are merged before they are used.
+    around. Kernels of convolutions count with fewer taps, too: those after an upsampling are merged
+    before they are used. The parts that a gradient is summed into may have a tile of eight rows too
+    many, and are then shifted from device to device by as many tiles as lie before them.
 
     Args:
         state: Shapes.
@@ -41,8 +43,12 @@ def weight_dims(state: PyTree, parts: Iterable[int] = (1,)) -> set[tuple[int, ..
         for axis, size in enumerate(shape):
             before, after = shape[:axis], shape[axis + 1 :]
             for count in (count for count in parts if size % count == 0):
-                found.add(_dims((*before, size // count, *after)))
-                found.add(_dims((*before, count, size // count, *after)))
+                cut = size // count
+                found.add(_dims((*before, cut, *after)))
+                found.add(_dims((*before, count, cut, *after)))
+                if count >= _SHIFTED and cut % _TILE == 0:
+                    found.add(_dims((*before, cut + _TILE, *after)))
+                    found.add(_dims((*before, (count - 1) * _TILE, *after)))
     return found
 
 

@@ -69,6 +69,20 @@ def test_sums_of_activations_are_no_gather():
     assert traffic.activation_gathers([one], [content(one)])["count"] == 0
 
 
+def test_the_tiles_a_gradient_is_padded_with_are_weights():
+    """As in Stable Diffusion's step for a v5e:2x4: 1280 / 8 + 8 rows, shifts of 7 tiles of 8."""
+    state = {"kernel": jax.ShapeDtypeStruct((1280, 10240), jnp.float32)}
+    for cuts, moves in (((1, 8), "weights"), ((1,), "activations")):
+        dims = traffic.weight_dims(state, cuts)
+        for kind, shape in (("reduce-scatter", (168, 10240)), ("collective-permute", (56, 10240))):
+            (found,) = traffic.by_content([exchange(kind, shape)], dims, ROWS)
+            assert found[moves] > 0
+    (found,) = traffic.by_content(
+        [exchange("collective-permute", (64, 10240))], traffic.weight_dims(state, (1, 8)), ROWS
+    )
+    assert found["activations"] > 0  # 64 pixels of one picture
+
+
 def test_loops_and_kinds_add_up():
     two = [exchange("all-gather", (256, 512), times=3), exchange("all-reduce", (512,))]
     contents = traffic.by_content(two, traffic.weight_dims(STATE), ROWS)

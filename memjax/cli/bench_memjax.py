@@ -15,7 +15,9 @@ from memjax.cli.bench_flops import flops_of
 from memjax.cli.bench_task import Settings, Task
 from memjax.cli.bench_worker import peak_host_bytes
 from memjax.cli.bench_workload import Workload, make_workload
+from memjax.cli.cpu_devices import mesh_of_prompts, share_cores
 from memjax.core.condition import embeddings_of, take_rows
+from memjax.core.mesh import place, replicated, row_shards, rows_over
 from memjax.core.types import Params
 from memjax.data.records import Batch
 from memjax.detectors import NoiseMagnitude, detect
@@ -44,6 +46,7 @@ def memjax_side(
             says.
     """
     jax.config.update("jax_compilation_cache_dir", cache)
+    share_cores("sample")  # as the commands do
     return MemjaxSide(make_workload(config, settings))
 
 
@@ -119,7 +122,11 @@ class MemjaxSide:
         """Returns what :func:`memjax.sampling.sample` is given."""
         network, chosen = self._work.network, self.task.config["sampling"]
         cond = take_rows(self._cond, slice(self.task.settings.samples))
-        inputs = (self.params, self.task.sample_noise, cond, self._null, network.schedule)
+        whole, rows = (self.params, self._null), (self.task.sample_noise, cond)
+        mesh = mesh_of_prompts(self.params, self.task.settings.samples)
+        if mesh is not None and self.task.settings.samples % row_shards(mesh) == 0:
+            whole, rows = place(whole, replicated(mesh)), place(rows, rows_over(mesh))
+        inputs = (whole[0], *rows, whole[1], network.schedule)
         named = ("guidance_scale", "num_steps", "spacing", "steps_offset", "clip_x0")
         options = {name: chosen[name] for name in named}
         options["stepper"] = make_stepper(chosen["stepper"])
@@ -144,6 +151,7 @@ class MemjaxSide:
             num_steps=sampling["num_steps"],
             spacing=sampling["spacing"],
             steps_offset=sampling["steps_offset"],
+            mesh=mesh_of_prompts(self.params, self.task.settings.prompts),
         )
         return found.per_step[..., 0]
 

@@ -27,6 +27,7 @@ from memjax.cli.common import (
     progress_bar,
     require,
 )
+from memjax.cli.cpu_devices import mesh_of_prompts
 from memjax.cli.flag_sets import (
     chunk_flag,
     initial_noise_flag,
@@ -39,7 +40,6 @@ from memjax.cli.models import Model
 from memjax.cli.parts import Parts, content_digest, text_digest
 from memjax.cli.prompts import check_rows, encoder, initial_noise, read_prompts, say_cut, write_rows
 from memjax.core.guidance import CompanionNull, RandomNull
-from memjax.core.mesh import prompts_mesh
 from memjax.detectors import Probe, fit_threshold, prepare
 from memjax.evaluate.micro_batch import over_rows, usual_size
 from memjax.evaluate.options import SamplingOptions
@@ -148,7 +148,7 @@ def _measure(model: Model, probe: Probe, rows: list[dict], parts: Parts) -> np.n
         todo,
         size=_CHUNK.value,
         most=usual_size(probe.generations),
-        mesh=prompts_mesh(),
+        mesh=mesh_of_prompts(model.bundle.params, len(todo)),
     )
     for numbers, (scores, _) in batches:
         if not np.isfinite(scores).all():

@@ -121,7 +121,15 @@ def _run_command(name: str, arguments: Sequence[str]) -> int:
     return int(module.main() or 0)
 
 
-def _run_here_or_there(name: str, arguments: list[str]) -> int:
+def _run_alone(name: str, arguments: list[str], own_process: bool) -> int:
+    if own_process:
+        from memjax.cli.cpu_devices import share_cores
+
+        share_cores(name)
+    return _run_command(name, arguments)
+
+
+def _run_here_or_there(name: str, arguments: list[str], own_process: bool) -> int:
     """Runs a command, with the other processes of a cluster where there are any."""
     from memjax.cli import cluster
 
@@ -130,7 +138,7 @@ def _run_here_or_there(name: str, arguments: list[str]) -> int:
     flags, rest = cluster.split_flags(arguments)
     reason = cluster.wanted(flags)
     if reason is None or any(a in _HELP for a in rest):
-        return _run_command(name, rest)
+        return _run_alone(name, rest, own_process)
     if cluster.SUPERVISED not in os.environ:
         return cluster.supervise([name, *arguments], flags)
     return cluster.run_joined(lambda: _run_command(name, rest), _fail_or_raise, flags, reason)
@@ -156,7 +164,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(f"there is no command {name!r}.{hint} Commands: {', '.join(COMMANDS)}.")
     keep_freed_memory()
     try:
-        return _run_here_or_there(name, arguments[1:])
+        return _run_here_or_there(name, arguments[1:], own_process=argv is None)
     except BrokenPipeError:
         return 0
     except KeyboardInterrupt:

@@ -17,6 +17,7 @@ from absl import flags
 from jaxtyping import Float, UInt32
 
 from memjax.cli.common import model_provenance, out_folder, progress_bar, require, safe_names
+from memjax.cli.cpu_devices import mesh_of_prompts
 from memjax.cli.flag_sets import (
     chunk_flag,
     initial_noise_flag,
@@ -36,7 +37,6 @@ from memjax.cli.prompts import (
     write_rows,
 )
 from memjax.core.condition import repeat_cond
-from memjax.core.mesh import prompts_mesh
 from memjax.core.types import Array, Cond, EpsFn, Params
 from memjax.data.images import to_uint8
 from memjax.evaluate.micro_batch import over_rows
@@ -114,8 +114,9 @@ def main() -> int:
     )
     stems, update = safe_names([row["id"] for row in rows]), progress_bar("sampling")
     grid, out, broken = PictureGrid(len(rows), generations), [], 0
+    mesh = mesh_of_prompts(model.bundle.params, len(rows))
     batches = over_rows(
-        program, draw, np.arange(len(rows)), size=_CHUNK.value, most=_BLOCK, mesh=prompts_mesh()
+        program, draw, np.arange(len(rows)), size=_CHUNK.value, most=_BLOCK, mesh=mesh
     )
     for numbers, states in batches:
         for i, row_states in zip(numbers, states, strict=True):

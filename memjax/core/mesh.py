@@ -95,13 +95,16 @@ def _across_slices(shape: tuple[int, int, int], slices: int, devices: Sequence[A
     )
 
 
-def prompts_mesh(local: bool = False) -> Mesh | None:
+def prompts_mesh(local: bool = False, most_of_cpu: int | None = None) -> Mesh | None:
     """Returns a mesh that spreads prompts over every device; None where there is but one.
 
     Args:
         local: Take this process's devices alone.
+        most_of_cpu: How many devices of a CPU to take at most, where there is one process.
     """
     devices = jax.local_devices() if local else jax.devices()
+    if devices[0].platform == "cpu" and jax.process_count() == 1:
+        devices = devices[:most_of_cpu]
     return make_mesh(devices=devices) if len(devices) > 1 else None
 
 

@@ -86,6 +86,7 @@ def test_one_device_is_a_mesh_too():
     assert set(mesh.axis_types) == {AxisType.Auto}
     assert row_shards(mesh) == 1
     assert prompts_mesh() is None
+    assert prompts_mesh(most_of_cpu=1) is None
     tree = {"rows": np.arange(6.0).reshape(6, 1), "table": np.arange(7.0), "key": np.float32(2)}
     placed = place_rows(tree, mesh, my_rows(mesh, 6), 6)
     assert placed["rows"].sharding == rows_over(mesh)

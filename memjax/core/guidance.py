@@ -118,14 +118,20 @@ def predict_pair(
     cond: Cond,
     null_cond: Cond | CachedNull | RandomNull | CompanionNull,
 ) -> tuple[Float[Array, "b *d"], Float[Array, "b *d"]]:
-    """Returns ``(ε_c, ε_u)``; with a trained null condition both halves in one batched call."""
+    """Returns ``(ε_c, ε_u)``; with a trained null condition both halves in one batched call.
+
+    The halves lie row beside row: one after the other, rows spread over devices would have to move.
+    """
     if isinstance(null_cond, CachedNull | RandomNull | CompanionNull):
         return eps_fn(params, x_t, t, cond), predict_null(eps_fn, params, x_t, t, null_cond)
-    null_cond = broadcast_cond(null_cond, x_t.shape[0])
-    both = jax.tree.map(lambda c, u: jnp.concatenate([c, u]), cond, null_cond)
-    eps = eps_fn(params, jnp.concatenate([x_t, x_t]), jnp.concatenate([t, t]), both)
-    eps_cond, eps_uncond = jnp.split(eps, 2)
-    return eps_cond, eps_uncond
+    batch = x_t.shape[0]
+
+    def beside(c: Array, u: Array) -> Array:
+        return jnp.stack([c, u], axis=1).reshape(2 * batch, *c.shape[1:])
+
+    both = jax.tree.map(beside, cond, broadcast_cond(null_cond, batch))
+    eps = eps_fn(params, beside(x_t, x_t), beside(t, t), both).reshape(batch, 2, *x_t.shape[1:])
+    return eps[:, 0], eps[:, 1]
 
 
 def cache_null(

@@ -11,11 +11,13 @@ import jax.numpy as jnp
 
 from memjax.cli.configs import load_config, plain
 from memjax.cli.fit import measure
+from memjax.cli.fit_collectives import KINDS
 from memjax.cli.fit_detect import detect_program
 from memjax.cli.fit_program import Program, train_program
 from memjax.cli.fit_report import rules_table
 from memjax.cli.fit_table import table
 from memjax.cli.fit_topology import parse_topology
+from memjax.core.guidance import predict_pair
 from memjax.core.mesh import make_mesh, rows_over
 from memjax.models.attention import FeedForward
 from memjax.training.sharding import RULES, Sharding, placements, unused_rules
@@ -80,6 +82,22 @@ def feed_forward():
     return {"split": split, "moves": text.count(" all-to-all("), "sums": text.count(" all-reduce(")}
 
 
+def guided_pair():
+    """What a guided prediction exchanges whose rows lie on eight devices."""
+    rows = rows_over(make_mesh(8, devices=jax.devices()))
+    x = jax.ShapeDtypeStruct((16, 8, 8, 3), jnp.float32, sharding=rows)
+    t = jax.ShapeDtypeStruct((16,), jnp.int32, sharding=rows)
+    cond = jax.ShapeDtypeStruct((16, 3), jnp.float32, sharding=rows)
+
+    @jax.jit
+    def pair(x, t, cond):
+        eps_fn = lambda p, x, t, c: jnp.sin(p * x + t[:, None, None, None]) + c[:, None, None]  # noqa: E731
+        return predict_pair(eps_fn, 2.0, x, t, cond, jnp.zeros((1, 3)))
+
+    text = pair.lower(x, t, cond).compile().as_text()
+    return [kind for kind in KINDS if f" {kind}(" in text or f" {kind}-start(" in text]
+
+
 def toys():
     out = {}
     for name, gathers in {"weights": False, "activations": True}.items():
@@ -128,7 +146,7 @@ def networks():
             "table": list(arguments[1].table.shape),
             "unit": program.unit,
         }
-    out["feed_forward"] = feed_forward()
+    out["feed_forward"], out["guided_pair"] = feed_forward(), guided_pair()
     try:
         program.arguments(12)
     except ValueError as error:

@@ -159,6 +159,10 @@ def test_a_split_feed_forward_layer_sums_pixels_and_moves_none(networks):
     assert found["moves"] == 0
 
 
+def test_a_guided_prediction_of_spread_rows_exchanges_nothing(networks):
+    assert networks["guided_pair"] == []
+
+
 @pytest.mark.parametrize("path", GOLDENS, ids=lambda path: path.stem)
 def test_kept_results_are_complete(path):
     assert path.stat().st_size < 20_000

@@ -47,8 +47,9 @@ def weight_dims(state: PyTree, parts: Iterable[int] = (1,)) -> set[tuple[int, ..
                 found.add(_dims((*before, cut, *after)))
                 found.add(_dims((*before, count, cut, *after)))
                 if count >= _SHIFTED and cut % _TILE == 0:
-                    found.add(_dims((*before, cut + _TILE, *after)))
-                    found.add(_dims((*before, (count - 1) * _TILE, *after)))
+                    padded = cut + _TILE
+                    for size_there in (padded, count * padded, (count - 1) * _TILE):
+                        found.add(_dims((*before, size_there, *after)))
     return found
 
 

@@ -74,8 +74,8 @@ def test_the_tiles_a_gradient_is_padded_with_are_weights():
     state = {"kernel": jax.ShapeDtypeStruct((1280, 10240), jnp.float32)}
     for cuts, moves in (((1, 8), "weights"), ((1,), "activations")):
         dims = traffic.weight_dims(state, cuts)
-        for kind, shape in (("reduce-scatter", (168, 10240)), ("collective-permute", (56, 10240))):
-            (found,) = traffic.by_content([exchange(kind, shape)], dims, ROWS)
+        for shape in ((168, 10240), (1344, 10240), (56, 10240)):
+            (found,) = traffic.by_content([exchange("reduce-scatter", shape)], dims, ROWS)
             assert found[moves] > 0
     (found,) = traffic.by_content(
         [exchange("collective-permute", (64, 10240))], traffic.weight_dims(state, (1, 8)), ROWS

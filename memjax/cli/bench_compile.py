@@ -47,7 +47,7 @@ def measure_compile(
 def _first_call(
     allocator: str, config: Mapping[str, Any], settings: Settings, target: str, cache: str
 ) -> dict[str, float]:
-    with Worker("memjax", allocator, memjax_side, config, settings, cache) as side:
+    with Worker("memjax", allocator, memjax_side, config, settings, target, cache) as side:
         side.call("prepare", target)
         value, first = side.call(target)
         second = side.call(target)[1]

@@ -35,18 +35,19 @@ _optimize = partial(jax.jit, static_argnames=("statistic", "eps_fn", "num_iters"
 
 
 def memjax_side(
-    config: Mapping[str, Any], settings: Settings, cache: str | None = None
+    config: Mapping[str, Any], settings: Settings, case: str, cache: str | None = None
 ) -> "MemjaxSide":
     """Makes the side in a process of its own.
 
     Args:
         config: The plain configuration.
         settings: How much is measured.
+        case: Which case; it gets the devices that the command of its name has.
         cache: Folder of the persistent compilation cache; None: none, whatever the environment
             says.
     """
     jax.config.update("jax_compilation_cache_dir", cache)
-    share_cores("sample")  # as the commands do
+    share_cores(case)
     return MemjaxSide(make_workload(config, settings))
 
 

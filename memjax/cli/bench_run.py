@@ -6,7 +6,7 @@ They are called in turn, so that one computes at a time.
 
 import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -45,9 +45,11 @@ def run_under(allocator: str, config: Mapping[str, Any], settings: Settings) -> 
     with Worker("memjax", allocator, Probe) as probe:
         peak, kept = probe.call("facts")[0], probe.kept
     missing = _why_alone(peak["platform"])
-    parts: dict[str, tuple] = {"memjax": (memjax_side, config, settings)}
+    parts: dict[str, Callable[[str], tuple]] = {
+        "memjax": lambda case: (memjax_side, config, settings, case)
+    }
     if not missing:
-        parts["torch"] = (TorchSide, task, usable_cores())
+        parts["torch"] = lambda _: (TorchSide, task, usable_cores())
     names = [name for name in settings.only if name != COMPILE]
     cases = {
         name: _measure_case(name, parts, allocator, task, peak["flops_per_second"])
@@ -93,12 +95,12 @@ def _parameters(cases: Mapping[str, Any]) -> dict[str, int]:
 
 
 def _measure_case(
-    name: str, parts: Mapping[str, tuple], allocator: str, task: Task, peak: float
+    name: str, parts: Mapping[str, Callable[[str], tuple]], allocator: str, task: Task, peak: float
 ) -> dict[str, Any]:
     """Starts the sides, runs them in turn and asks each for its memory."""
     with contextlib.ExitStack() as stack:
         sides = {
-            side: stack.enter_context(Worker(side, allocator, *part))
+            side: stack.enter_context(Worker(side, allocator, *part(name)))
             for side, part in parts.items()
         }
         for worker in sides.values():

@@ -23,9 +23,9 @@ from memjax.cli.bench_sd_work import (
 from memjax.cli.bench_worker import peak_host_bytes
 from memjax.core.condition import embeddings_of
 from memjax.core.guidance import predict_pair
-from memjax.core.schedules import ScheduleSpec
 from memjax.core.types import TokenCond
 from memjax.detectors import NoiseMagnitude, detect
+from memjax.interop.scheduler_settings import SPEC
 from memjax.mitigations import first_step_states, optimize_embedding
 from memjax.models.adapters import LinenEps
 from memjax.models.unet import UNet
@@ -44,7 +44,7 @@ class SdMemjaxSide:
     def __init__(self, settings: SdSettings) -> None:
         self.settings, self.inputs = settings, make_inputs(settings)
         self.eps_fn = LinenEps(UNet(settings.config))
-        self.schedule = ScheduleSpec("scaled_linear", 1000, 0.00085, 0.012).build()
+        self.schedule = SPEC.build()
         self._cond, self._null = _tokens(self.inputs.prompts), _tokens(self.inputs.null)
 
         def leaf(path: Any, shape: jax.ShapeDtypeStruct) -> jax.Array:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 import jax
 from jax.sharding import Mesh
 
+from memjax.cli.bench_timing import usable_cores
 from memjax.core.mesh import prompts_mesh
 from memjax.core.types import Params
 from memjax.evaluate.micro_batch import free_bytes
@@ -19,13 +20,6 @@ from memjax.evaluate.micro_batch import free_bytes
 COMMANDS = ("sample", "detect")
 NAME = "MEMJAX_CPU_DEVICES"
 _SHARE = 8  # of the free memory, one part at most for copies of the weights
-
-
-def cores() -> int:
-    """Returns how many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def share_cores(command: str, environ: Mapping[str, str] = os.environ) -> int:
@@ -44,7 +38,7 @@ def share_cores(command: str, environ: Mapping[str, str] = os.environ) -> int:
     said = environ.get(NAME, "")
     if said and (not said.isdecimal() or int(said) < 1):
         raise ValueError(f"{NAME}={said} is no number of devices, expected 1 or more.")
-    count = int(said) if said else cores()
+    count = int(said) if said else usable_cores()
     jax.config.update("jax_num_cpu_devices", count)
     return count
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from memjax.cli.fit_groups import group_of
-from memjax.cli.fit_hlo import Instruction, Visit, computations, walk
+from memjax.cli.fit_hlo import Instruction, Visit, computations, operands, walk
 
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 _BYTES = {"pred": 1, "s4": 0.5, "u4": 0.5, "c64": 8, "c128": 16, "token": 0}
@@ -150,8 +150,8 @@ def _collective(
         shapes = shapes[len(shapes) // 2 :]
     elif kind == "reduce-scatter":
         lines = {line.name: line.type for line in found[visit.computation]}
-        operands = re.findall(r"%([\w.\-]+)", rest.partition(")")[0])
-        shapes = [shape for name in operands for shape in _shapes(lines.get(name, ""))]
+        names = operands(visit.instruction)
+        shapes = [shape for name in names for shape in _shapes(lines.get(name, ""))]
     if kind == "all-reduce" and visit.computation.startswith("all-reduce-scatter"):
         kind = "reduce-scatter"
     return Collective(

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 
 from memjax.cli.fit_networks import (
     SD_SAMPLING,
-    SD_SCHEDULE,
     labelled,
     placed,
     sd_cond,
@@ -21,6 +20,7 @@ from memjax.core.types import Params
 from memjax.detectors import prepare
 from memjax.evaluate.micro_batch import usual_size
 from memjax.evaluate.options import SamplingOptions
+from memjax.interop.scheduler_settings import SPEC
 from memjax.models.adapters import LinenEps
 from memjax.training.sharding import sharding_from
 
@@ -43,7 +43,7 @@ def detect_program(
     usual: dict[str, Any]
     if "fine_tune" in config:
         unet, shapes = stable_diffusion(config)
-        eps_fn, schedule, usual = LinenEps(unet), SD_SCHEDULE.build(), SD_SAMPLING
+        eps_fn, schedule, usual = LinenEps(unet), SPEC.build(), SD_SAMPLING
     else:
         network, shapes = labelled(config)
         eps_fn, schedule, usual = network.eps_fn, network.schedule, {}

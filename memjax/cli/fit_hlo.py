@@ -72,7 +72,7 @@ def _constant(lines: Sequence[Instruction], name: str) -> int | None:
     return int(match[0])
 
 
-def _operands(instruction: Instruction | None) -> list[str]:
+def operands(instruction: Instruction | None) -> list[str]:
     """Returns the names between an instruction's brackets."""
     if instruction is None:
         return []
@@ -85,11 +85,11 @@ def _named(lines: Sequence[Instruction], name: str) -> Instruction | None:
 
 def _stride(body: Sequence[Instruction], place: int) -> int:
     """Returns what a loop's body adds to an entry of its state; 1 where that is not plain."""
-    entries = _operands(body[-1]) if body and body[-1].opcode == "tuple" else []
+    entries = operands(body[-1]) if body and body[-1].opcode == "tuple" else []
     step = _named(body, entries[place]) if place < len(entries) else None
     if step is None or step.opcode != "add":
         return 1
-    added = [_constant(body, name) for name in _operands(step)]
+    added = [_constant(body, name) for name in operands(step)]
     return next((number for number in added if number), 1)
 
 
@@ -117,7 +117,7 @@ def _trips(
     places = [int(match[1]) for match in read if match]
     if len(places) != 1:
         return None
-    entries = _operands(_named(around, _operands(loop)[0]))
+    entries = operands(_named(around, operands(loop)[0]))
     start = _constant(around, entries[places[0]]) if places[0] < len(entries) else 0
     return max(-(-(bounds[0] - (start or 0)) // _stride(inside.get("body", []), places[0])), 0)
 

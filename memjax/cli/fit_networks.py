@@ -8,17 +8,16 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding
 from jaxtyping import PyTree
 
-from memjax.core.schedules import ScheduleSpec
 from memjax.core.types import Params, TokenCond
 from memjax.data.labels import chexpert_label_space
 from memjax.models.unet import UNet, UNetConfig
+from memjax.models.vae import VAEConfig
 from memjax.training.fine_tune import training_unet
 from memjax.training.network import Network
 from memjax.training.run import network_of
 
 # A fine-tuning's network is in its base's files; fit knows Stable Diffusion 1's by heart.
-SD_SCALE = 0.18215
-SD_SCHEDULE = ScheduleSpec("scaled_linear", 1000, 0.00085, 0.012)
+SD_SCALE = VAEConfig().scaling_factor
 SD_SAMPLING = {"clip_x0": None, "steps_offset": 1, "set_alpha_to_one": False}
 _SD_TOKENS, _SD_FOLD = 77, 8
 

@@ -9,7 +9,6 @@ from jaxtyping import PyTree
 
 from memjax.cli.fit_networks import (
     SD_SCALE,
-    SD_SCHEDULE,
     Shapes,
     key_struct,
     labelled,
@@ -22,6 +21,7 @@ from memjax.cli.training import optimizer_of, options_of
 from memjax.core.mesh import check_rows, row_shards, rows_over
 from memjax.core.types import Params
 from memjax.data.records import Batch
+from memjax.interop.scheduler_settings import SPEC
 from memjax.training.fine_tune import Tuning, make_fine_tune_step
 from memjax.training.latent_batches import LatentBatch
 from memjax.training.sharding import Sharding, sharding_from
@@ -114,7 +114,7 @@ def _fine_tune_program(config: Mapping[str, Any], devices: Sequence[Any]) -> Pro
     tx, rate = optimizer_of(config["train"])
     step = make_fine_tune_step(
         unet,
-        SD_SCHEDULE.build(),
+        SPEC.build(),
         tx,
         options_of(config, "eps"),
         tuning,
@@ -141,10 +141,7 @@ def _fine_tune_program(config: Mapping[str, Any], devices: Sequence[Any]) -> Pro
 
 
 def _sharding(config: Mapping[str, Any], devices: Sequence[Any]) -> tuple[Sharding, int]:
-    accumulate = config["parallel"]["accumulate"]
-    if accumulate < 1:
-        raise ValueError(f"parallel.accumulate is {accumulate}, expected at least 1.")
-    return sharding_from(config["parallel"], devices), accumulate
+    return sharding_from(config["parallel"], devices), config["parallel"]["accumulate"]
 
 
 def _training(

@@ -130,8 +130,9 @@ def predict_pair(
         return jnp.stack([c, u], axis=1).reshape(2 * batch, *c.shape[1:])
 
     both = jax.tree.map(beside, cond, broadcast_cond(null_cond, batch))
-    eps = eps_fn(params, beside(x_t, x_t), beside(t, t), both).reshape(batch, 2, *x_t.shape[1:])
-    return eps[:, 0], eps[:, 1]
+    eps = eps_fn(params, beside(x_t, x_t), beside(t, t), both)
+    pairs = eps.reshape(batch, 2, *eps.shape[1:])
+    return pairs[:, 0], pairs[:, 1]
 
 
 def cache_null(

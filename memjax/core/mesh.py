@@ -178,6 +178,8 @@ def check_rows(mesh: Mesh, batch_size: int, parts: int = 1) -> None:
     Raises:
         ValueError: Naming the numbers and the multiple that is needed.
     """
+    if parts < 1:
+        raise ValueError(f"parallel.accumulate is {parts}, expected at least 1.")
     needed = row_shards(mesh) * parts
     if batch_size % needed:
         shape = ", ".join(f"{name}={mesh.shape[name]}" for name in ROW_AXES)

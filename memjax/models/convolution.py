@@ -154,7 +154,7 @@ def _batch(args, axes, *, stride, padding):
     return mapped(*args), 0
 
 
-_convolve_p.def_impl(jax.jit(_plain, static_argnames=("stride", "padding")))
+_convolve_p.def_impl(jax.jit(convolve, static_argnames=("stride", "padding")))
 _convolve_p.def_abstract_eval(_abstract)
 mlir.register_lowering(_convolve_p, mlir.lower_fun(_plain, multiple_results=False))
 mlir.register_lowering(_convolve_p, mlir.lower_fun(_on_cpu, multiple_results=False), platform="cpu")

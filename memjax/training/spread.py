@@ -39,8 +39,6 @@ class Spread(NamedTuple):
         parallel, batch_size = config["parallel"], config["train"]["batch_size"]
         sharding = sharding_from(parallel)
         accumulate = parallel["accumulate"]
-        if accumulate < 1:
-            raise ValueError(f"parallel.accumulate is {accumulate}, expected at least 1.")
         check_rows(sharding.mesh, batch_size, accumulate)
         if jax.device_count() == 1:
             return cls(None, accumulate, batch_size, None)

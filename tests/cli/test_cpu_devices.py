@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from memjax.cli import cpu_devices
-from memjax.cli.cpu_devices import NAME, cores, mesh_of_prompts, share_cores
+from memjax.cli.bench_timing import usable_cores
+from memjax.cli.cpu_devices import NAME, mesh_of_prompts, share_cores
 
 
 @pytest.fixture
@@ -22,8 +23,8 @@ def asked(monkeypatch):
 
 @pytest.mark.parametrize("command", ["sample", "detect"])
 def test_a_device_for_each_core(asked, command):
-    assert share_cores(command, {}) == cores()
-    assert asked == [("jax_num_cpu_devices", cores())]
+    assert share_cores(command, {}) == usable_cores()
+    assert asked == [("jax_num_cpu_devices", usable_cores())]
 
 
 @pytest.mark.parametrize(
@@ -56,7 +57,7 @@ def test_no_more_devices_than_rows_and_memory_allow(monkeypatch, rows, free, dev
 
 
 def test_rows_are_spread_in_a_process_of_its_own():
-    """The first devices of a CPU make the mesh; results are those of one device."""
+    """The first devices of a CPU make the mesh."""
     program = """
 import jax, numpy as np
 from memjax.cli.cpu_devices import mesh_of_prompts, share_cores

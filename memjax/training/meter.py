@@ -64,6 +64,7 @@ class _Window(NamedTuple):
     step: int
     steps: list[_Step]
     spent: Mapping[str, float]
+    images: int
 
 
 class Meter:
@@ -86,7 +87,8 @@ class Meter:
         self._window: list[_Step] = []
         self._closed: list[_Window] = []
         self._in_flight: collections.deque[Any] = collections.deque()
-        self._mark = (0, 0.0)
+        self._images = 0  # of the window that is open
+        self._mark = 0.0
         self.throughput = Throughput()
         self.clock = Clock()
         self.bad: list[dict[str, Any]] = []  # the non-finite steps in a row, up to now
@@ -118,14 +120,15 @@ class Meter:
             self.throughput.start()
             return
         self.throughput.images += images
+        self._images += images
         if len(self._in_flight) > IN_FLIGHT:
             jax.block_until_ready(self._in_flight.popleft())
 
     def close_window(self, step: int) -> None:
         """Ends the window with ``step``; it will be fetched later."""
         if self._window:
-            self._closed.append(_Window(step, self._window, self.clock.take()))
-            self._window = []
+            self._closed.append(_Window(step, self._window, self.clock.take(), self._images))
+            self._window, self._images = [], 0
 
     def fetch(self, step: int, *, wait: bool = False) -> list[tuple[int, dict[str, float]]]:
         """Returns ``(step, means)`` of closed windows that ended before ``step``.
@@ -142,7 +145,12 @@ class Meter:
             self._in_flight.clear()
         ready = [window for window in self._closed if wait or window.step < step]
         self._closed = self._closed[len(ready) :]
-        return [(window.step, self._means(window)) for window in ready]
+        means = [(window.step, self._means(window)) for window in ready]
+        speeds = self._speeds(sum(window.images for window in ready)) if ready else {}
+        return [
+            (step, {**found, **speeds, **window.spent})
+            for (step, found), window in zip(means, ready, strict=True)
+        ]
 
     def _means(self, closed: _Window) -> dict[str, float]:
         window = jax.device_get([one.metrics for one in closed.steps])
@@ -155,7 +163,7 @@ class Meter:
                 means[name] = float(finite.mean())
         self._note_bad(closed.steps, window)
         self._check(closed.step, max((float(m.get("skipped", 0)) for m in window), default=0.0))
-        return {**means, **self._speeds(), **closed.spent}
+        return means
 
     def _note_bad(self, steps: list[_Step], window: list[Mapping[str, Any]]) -> None:
         for one, metrics in zip(steps, window, strict=True):
@@ -174,10 +182,10 @@ class Meter:
                 "float32, or look at the images of these steps."
             )
 
-    def _speeds(self) -> dict[str, float]:
-        now = (self.throughput.images, self.throughput.seconds)
-        images, seconds = now[0] - self._mark[0], now[1] - self._mark[1]
-        self._mark = now
+    def _speeds(self, images: int) -> dict[str, float]:
+        """Returns the speed since the last call; 0: nothing but the first step, which compiles."""
+        now = self.throughput.seconds
+        seconds, self._mark = now - self._mark, now
         speed = images / seconds if seconds > 0 else 0.0
         found = {"images_per_second": speed}
         if self._flops:

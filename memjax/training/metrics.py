@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -34,6 +35,19 @@ def _jsonable(value: Any) -> Any:
     return number if math.isfinite(number) else None
 
 
+def _summary_writer_class() -> Any:
+    """Imports tensorboardX without the torch it looks for: seconds, and nothing here needs it."""
+    hidden = "torch" not in sys.modules
+    if hidden:
+        sys.modules["torch"] = None  # type: ignore[assignment]
+    try:
+        from tensorboardX import SummaryWriter
+    finally:
+        if hidden:
+            del sys.modules["torch"]
+    return SummaryWriter
+
+
 class MetricsWriter:
     """Appends to ``metrics.jsonl`` and to TensorBoard; rows beyond ``start_step`` are dropped.
 
@@ -50,9 +64,7 @@ class MetricsWriter:
         self._file = open(self._path, "a", encoding="utf-8")  # noqa: SIM115
         self._events: Any = None
         if tensorboard:
-            from tensorboardX import SummaryWriter
-
-            self._events = SummaryWriter(
+            self._events = _summary_writer_class()(
                 str(Path(workdir) / EVENTS), purge_step=start_step + 1 if start_step else None
             )
 

@@ -36,10 +36,11 @@ class Progress:
             interval: Seconds between lines when the stream is not a terminal.
             enabled: False shows nothing (processes other than the first).
         """
-        self._total, self._start, self._step = total_steps, start_step, start_step
+        self._total, self._step = total_steps, start_step
         self._stream = stream if stream is not None else sys.stderr
         self._interval, self._enabled = interval, enabled
-        self._begin = self._last_line = time.monotonic()
+        self._last_line = time.monotonic()
+        self._first: tuple[int, float] | None = None  # compiling is over: the time left is known
         self._bar: Any = None
         if enabled and self._stream.isatty():
             from tqdm import tqdm
@@ -53,23 +54,26 @@ class Progress:
         if not self._enabled:
             return
         advance, self._step = step - self._step, step
+        said = [f"loss {loss:.4f}"]
+        if images_per_second:
+            said.append(f"{images_per_second:.1f} images/s")
+        if self._first is None:
+            self._first = (step, time.monotonic())
         if self._bar is not None:
-            self._bar.set_postfix_str(
-                f"loss {loss:.4f}, {images_per_second:.1f} images/s", refresh=False
-            )
+            self._bar.set_postfix_str(", ".join(said), refresh=False)
             self._bar.update(advance)
         elif time.monotonic() - self._last_line >= self._interval or step >= self._total:
             self._last_line = time.monotonic()
-            self._stream.write(self._line(loss, images_per_second) + "\n")
+            words = [f"step {step}/{self._total}", *said, *self._left()]
+            self._stream.write("  ".join(words) + "\n")
             self._stream.flush()
 
-    def _line(self, loss: float, images_per_second: float) -> str:
-        elapsed = time.monotonic() - self._begin
-        left = elapsed / max(self._step - self._start, 1) * (self._total - self._step)
-        return (
-            f"step {self._step}/{self._total}  loss {loss:.4f}  "
-            f"{images_per_second:.1f} images/s  {duration(left)} left"
-        )
+    def _left(self) -> list[str]:
+        """Returns the time left as one word, or none before a second row has come."""
+        if self._first is None or self._step == self._first[0]:
+            return []
+        seconds = (time.monotonic() - self._first[1]) / (self._step - self._first[0])
+        return [f"{duration(seconds * (self._total - self._step))} left"]
 
     def close(self) -> None:
         """Finishes the bar."""

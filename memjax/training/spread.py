@@ -54,7 +54,8 @@ class Spread(NamedTuple):
     ) -> TrainState:
         """Returns the state at step 0, each part of it where it belongs."""
         if self.sharding is None:
-            return create_state(params, tx, key, num_rows, filter)
+            # Put on its device, as a restored state is: going on then finds the compiled step.
+            return jax.device_put(create_state(params, tx, key, num_rows, filter), jax.devices()[0])
         return create_sharded_state(params, tx, key, self.sharding, num_rows, filter)
 
     def weights(self, params: Params) -> Params:

@@ -9,6 +9,15 @@ import sys
 
 ROOT = pathlib.Path(__file__).parents[2]
 WORKER = pathlib.Path(__file__).parent / "hosts_worker.py"
+# Most of these processes' time is compiling, so it is done less well.
+QUICKLY = {"XLA_FLAGS": "--xla_backend_optimization_level=1"}
+
+
+def prompts():
+    """Yields a hundred prompts as lines."""
+    for i in range(100):
+        labels = {"Cardiomegaly": ("positive", "negative")[i % 2], "view": "AP", "age": 20 + i % 60}
+        yield json.dumps({"id": f"p{i}", "labels": labels}) + "\n"
 
 
 def free_port():
@@ -60,13 +69,13 @@ def finish(processes, folder, seconds=900):
     return codes, {name: (folder / f"{name}.log").read_text() for name in processes}
 
 
-def run_commands(commands, folder, name, processes=1, devices=1):
+def run_commands(commands, folder, name, processes=1, devices=1, **extra):
     """Runs memjax commands, one after the other, in so many processes; all must succeed."""
     listed, port = folder / f"{name}.json", free_port()
     listed.write_text(json.dumps(commands))
     started = {
         f"{name}-{number}": start(
-            [WORKER, port, processes, number, listed], folder, f"{name}-{number}", devices
+            [WORKER, port, processes, number, listed], folder, f"{name}-{number}", devices, **extra
         )
         for number in range(processes)
     }

@@ -4,10 +4,11 @@ import jax
 import numpy as np
 import pytest
 
+from memjax.training.checkpoint import CheckpointWriter, restore_latest
 from memjax.training.loop import train
 from memjax.training.spread import Spread
 from tests.compilations import compilations
-from tests.training.toy_run import batch_at, new_run
+from tests.training.toy_run import FILTERED, NUM_ROWS, batch_at, compiled, init_params, new_run
 
 ONE_DEVICE = Spread(None, 1, 6, None)
 
@@ -44,6 +45,21 @@ def test_a_thousand_steps_compile_once(tmp_path):
     assert int(result.state.step) == 1001
     assert step._cache_size() == entries
     assert not [name for name in found if "step" in name]
+
+
+def test_a_resumed_run_asks_for_the_program_of_a_fresh_one(tmp_path):
+    tx, step = compiled(FILTERED, 1e-2)
+    batch = ONE_DEVICE.place(batch_at(0))
+
+    def fresh():
+        return ONE_DEVICE.state(init_params(), tx, jax.random.key(1), NUM_ROWS, filter=True)
+
+    program = step.lower(fresh(), batch).as_text()
+    writer = CheckpointWriter(tmp_path)
+    writer.save(1, fresh())
+    writer.close()
+    restored = restore_latest(tmp_path, fresh()).state
+    assert step.lower(restored, batch).as_text() == program  # the compilation cache's key
 
 
 def test_a_step_moves_nothing_between_host_and_device():

@@ -68,6 +68,21 @@ def test_a_clock_counts_what_has_no_name_as_computing(monkeypatch):
     assert clock.take()["seconds"] == 0.0
 
 
+def test_rows_fetched_together_have_the_speed_of_their_steps_together(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    meter = Meter(3)
+    rows = []
+    for step in range(1, 6):
+        meter.add({"loss": 1.0, "skipped": 0}, images=8, step=step)
+        now[0] += 4.0 if step == 5 else 2.0  # waits for the step before; at the end for both
+        meter.close_window(step)
+        rows += meter.fetch(step, wait=step == 5)
+    assert [step for step, _ in rows] == [1, 2, 3, 4, 5]
+    # The first step is not counted; the last two come at once, when the fifth has been waited for.
+    assert [row["images_per_second"] for _, row in rows] == [0.0, 4.0, 4.0, 4.0, 4.0]
+
+
 def test_unknown_speeds_are_left_out():
     meter = Meter(3)
     meter.add({"loss": 1.0, "skipped": 0}, images=4)

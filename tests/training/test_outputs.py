@@ -62,14 +62,19 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
     assert [p.name for p in path.parent.iterdir()] == ["report.json"]
 
 
-def test_lines_where_there_is_no_terminal():
+def test_lines_where_there_is_no_terminal(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
     stream = io.StringIO()
     bar = Progress(100, 20, stream=stream, interval=0.0)
-    bar.update(60, 0.25, 123.4)
+    for step, speed, seconds in ((21, 0.0, 90.0), (61, 123.4, 20.0)):  # the first step compiles
+        now[0] += seconds
+        bar.update(step, 0.25, speed)
     bar.close()
-    line = stream.getvalue()
-    assert "step 60/100  loss 0.2500  123.4 images/s" in line
-    assert line.endswith("left\n")
+    assert stream.getvalue().splitlines() == [
+        "step 21/100  loss 0.2500",
+        "step 61/100  loss 0.2500  123.4 images/s  00:20 left",
+    ]
 
 
 def test_lines_are_rare_but_the_last_one_always_comes():

@@ -1,6 +1,7 @@
 """What the commands on a trained model share: opening it, how it samples, progress, provenance."""
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ __all__ = [
     "Model",
     "load_model",
     "model_provenance",
+    "no_empty_folders",
     "one_line",
     "out_file",
     "out_folder",
@@ -88,6 +90,20 @@ def out_folder(path: str | Path, flag: str = "out") -> Path:
         raise ValueError(f"--{flag}={path} is a file, expected a folder: choose another name.")
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+@contextlib.contextmanager
+def no_empty_folders(path: str | Path) -> Iterator[None]:
+    """Removes the folders that were made for ``path`` inside if an error leaves them empty."""
+    folder = Path(path)
+    absent = [place for place in (folder, *folder.parents) if not place.exists()]
+    try:
+        yield
+    except BaseException:
+        for place in absent:
+            with contextlib.suppress(OSError):
+                place.rmdir()
+        raise
 
 
 def out_file(path: str, *inputs: str) -> Path:

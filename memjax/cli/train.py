@@ -7,6 +7,7 @@ start the same command again after a stop.
 from absl import flags
 from ml_collections import config_flags
 
+from memjax.cli.common import no_empty_folders
 from memjax.cli.configs import check_config, plain
 from memjax.cli.fine_tuning import fine_tune_run
 from memjax.cli.training import train_run
@@ -41,12 +42,13 @@ def main() -> int:
     config = plain(_CONFIG.value)
     check_config(config)
     run = fine_tune_run if "fine_tune" in config else train_run
-    result = run(
-        config,
-        _WORKDIR.value,
-        allow_config_change=_ALLOW.value,
-        profile_steps=_PROFILE.value or 0,
-    )
+    with no_empty_folders(_WORKDIR.value):
+        result = run(
+            config,
+            _WORKDIR.value,
+            allow_config_change=_ALLOW.value,
+            profile_steps=_PROFILE.value or 0,
+        )
     first = f", first step after {result.compile_seconds:.1f} s" if result.compile_seconds else ""
     print(f"done: {_WORKDIR.value} at step {int(result.state.step)}{first}")
     return 0

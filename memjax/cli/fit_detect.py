@@ -15,7 +15,7 @@ from memjax.cli.fit_networks import (
     struct,
 )
 from memjax.cli.fit_program import Program, count
-from memjax.core.mesh import check_rows, row_shards, rows_over
+from memjax.core.mesh import announced, check_rows, row_shards, rows_over
 from memjax.core.types import Params
 from memjax.detectors import prepare
 from memjax.evaluate.micro_batch import usual_size
@@ -57,8 +57,9 @@ def detect_program(
     sampling = SamplingOptions(**{**usual, **config["sampling"]}).static()
 
     def measure(params: Params, x_T: Any, null: Any, cond: Any) -> Any:
-        probe = prepare(eps_fn, params, x_T, null, schedule, steps=steps, **sampling)
-        return probe(cond)
+        with announced(sharding.mesh):
+            probe = prepare(eps_fn, params, x_T, null, schedule, steps=steps, **sampling)
+            return probe(cond)
 
     measure_jit = jax.jit(measure)
 

@@ -8,8 +8,9 @@ References:
     ``fsdp`` axis); Shoeybi et al. 2019, arXiv 1909.08053 (the ``tensor`` axis).
 """
 
+import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -18,8 +19,9 @@ from jax.experimental import mesh_utils, multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Int, PyTree
 
-AXES = ("data", "fsdp", "tensor")
+TENSOR = "tensor"
 ROW_AXES = ("data", "fsdp")
+AXES = (*ROW_AXES, TENSOR)
 ROWS = PartitionSpec(ROW_AXES)
 
 
@@ -53,6 +55,19 @@ def make_mesh(
     else:
         grid = mesh_utils.create_device_mesh(shape, devices=devices, allow_split_physical_axes=True)
     return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+@contextlib.contextmanager
+def announced(mesh: Mesh | None) -> Iterator[None]:
+    """Tells what is traced inside which mesh its arrays lie on; None: no mesh.
+
+    The compiler splits everything but hand-written kernels: those split themselves over this mesh.
+    """
+    if mesh is None:
+        yield
+        return
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+        yield
 
 
 def _shape(data: int, fsdp: int, tensor: int, slices: int, count: int) -> tuple[int, int, int]:

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from jaxtyping import Int, PyTree
 
 from memjax.core.condition import num_rows, take_rows
-from memjax.core.mesh import fetch, place, replicated, row_shards, rows_over
+from memjax.core.mesh import announced, fetch, place, replicated, row_shards, rows_over
 from memjax.core.types import Cond
 
 EXAMPLES = 64  # prompts times generations a call; more buys no speed on one accelerator
@@ -185,7 +185,8 @@ class _Runner:
 
     def _make(self, cond: Cond) -> None:
         def trace(rows: int) -> Any:
-            return self._program.trace(_shapes(cond, rows, self._mesh))
+            with announced(self._mesh):
+                return self._program.trace(_shapes(cond, rows, self._mesh))
 
         if self._size is None:
             block, unit = -(-num_rows(cond) // self._unit), self._unit

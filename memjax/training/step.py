@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Bool, Float, Int, PyTree
 
-from memjax.core.mesh import rows_over
+from memjax.core.mesh import announced, rows_over
 from memjax.core.schedules import NoiseSchedule
 from memjax.core.types import Array, Params
 from memjax.training.accumulation import accumulate as in_parts
@@ -106,11 +106,12 @@ def make_train_step(
             null_output = objective.null_output(weights(state.params), part)
             return objective.part(weights(trained), part, null_output)
 
-        if accumulate == 1:
-            (loss, judged), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
-        else:
-            mesh = None if sharding is None else sharding.mesh
-            loss, grads, judged = in_parts(part_of, state.params, noised, accumulate, mesh)
+        mesh = None if sharding is None else sharding.mesh
+        with announced(mesh):
+            if accumulate == 1:
+                (loss, judged), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+            else:
+                loss, grads, judged = in_parts(part_of, state.params, noised, accumulate, mesh)
         grad_norm = optax.tree.norm(grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
         apply = finite if judged is None else finite & (judged.weights.sum() > 0)

@@ -29,6 +29,35 @@ def flops_of(traced: jax.stages.Traced) -> float:
     return _of_jaxpr(traced.jaxpr.jaxpr)
 
 
+def count_kernel_flops(fn: Callable[..., Any], *arguments: Any) -> float:
+    """Returns how many of them a hand-written kernel does on one of the platforms.
+
+    XLA's own count knows nothing of what a kernel does inside; what the other platforms do instead
+    tells it.
+    """
+    return _of_kernels(jax.make_jaxpr(fn)(*arguments).jaxpr)
+
+
+def _of_kernels(jaxpr: Any) -> float:
+    total = 0.0
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "cond":
+            branches = [branch.jaxpr for branch in equation.params["branches"]]
+            kernel = any(map(_has_kernel, branches))
+            total += _of_equation(equation) if kernel else max(map(_of_kernels, branches))
+        else:
+            times = equation.params["length"] if equation.primitive.name == "scan" else 1
+            total += times * sum(map(_of_kernels, _inner(equation.params)))
+    return total
+
+
+def _has_kernel(jaxpr: Any) -> bool:
+    return any(
+        equation.primitive.name == "pallas_call" or any(map(_has_kernel, _inner(equation.params)))
+        for equation in jaxpr.eqns
+    )
+
+
 def _of_jaxpr(jaxpr: Any) -> float:
     return sum(_of_equation(equation) for equation in jaxpr.eqns)
 

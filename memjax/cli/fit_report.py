@@ -7,7 +7,7 @@ from typing import Any
 import jax
 
 from memjax.cli import fit_traffic as traffic
-from memjax.cli.bench_flops import count_flops
+from memjax.cli.bench_flops import count_flops, count_kernel_flops
 from memjax.cli.fit_collectives import read_collectives
 from memjax.cli.fit_compile import Compiled, Largest, Refused
 from memjax.cli.fit_hlo import loops
@@ -93,17 +93,19 @@ def full_report(
 
     .. note:: The compiler counts a loop's body once. Where the program has loops that run several
         times, flops are those of all matrix products and convolutions as JAX traced them, over the
-        devices, and bytes are the compiler's times the ratio of the two counts: an assumption.
+        devices, and bytes are the compiler's times the ratio of the two counts: an assumption. What
+        kernels compute, which the compiler does not see, is added to its flops.
     """
     mesh = program.sharding.mesh
     slice_of = [getattr(d, "slice_index", None) or 0 for d in mesh.devices.flat]
     collectives = read_collectives(compiled.text, slice_of)
     function, arguments = program.arguments(batch)
     counted = count_flops(function, *arguments) / topology.chips
+    in_kernels = count_kernel_flops(function, *arguments) / topology.chips
     trips = [t for t in loops(compiled.text) if t is None or t > 1]
-    scale = counted / compiled.flops if trips and compiled.flops else 1.0
+    scale = (counted - in_kernels) / compiled.flops if trips and compiled.flops else 1.0
     scale = max(scale, 1.0)
-    flops, accessed = compiled.flops * scale, compiled.bytes_accessed * scale
+    flops, accessed = compiled.flops * scale + in_kernels, compiled.bytes_accessed * scale
     times = roofline(flops, accessed, collectives, topology)
     rows = max(batch // program.unit, 1)
     cuts = sorted({1, mesh.shape["tensor"], mesh.shape["fsdp"]})
@@ -112,6 +114,7 @@ def full_report(
         "flops": flops,
         "flops_compiler": compiled.flops,
         "flops_traced": counted,
+        "flops_kernels": in_kernels,
         "bytes_accessed": accessed,
         "bytes_accessed_compiler": compiled.bytes_accessed,
         "loops": {str(trip): trips.count(trip) for trip in dict.fromkeys(trips)},

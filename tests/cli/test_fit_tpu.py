@@ -111,6 +111,7 @@ def test_a_report_of_the_real_compiler(name, fsdp):
         2 * 2 * 1024 * numbers * 3 / topology.chips, rel=0.1
     )
     assert report["flops"] == pytest.approx(report["flops_traced"], rel=0.2)
+    assert report["flops_kernels"] == 0
 
 
 def test_attention_of_many_pixels_writes_no_scores():

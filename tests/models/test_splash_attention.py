@@ -9,8 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from memjax.cli.bench_flops import count_flops, count_kernel_flops
 from memjax.core.mesh import announced, make_mesh
 from memjax.models import splash_attention
+from memjax.models.softmax_attention import attend
 from memjax.models.splash_attention import on_one_device, splash_takes
 from tests.models.test_softmax_attention import in_float64
 from tests.training.host_processes import ROOT, environment
@@ -88,6 +90,21 @@ def test_several_devices_need_a_mesh_that_fits(monkeypatch):
     with announced(make_mesh()):
         assert splash_takes(query, key, None)
         assert splash_attention._places(query) == jax.P(("data", "fsdp"), None, None, None)
+
+
+def test_what_the_kernel_computes_is_counted():
+    query, _ = shapes(b=2)
+    table = jax.ShapeDtypeStruct((40, 40), jnp.bfloat16)
+
+    def measure(q, k, v, table):
+        with announced(make_mesh()):
+            return attend(q @ table, k, v)
+
+    products = 2 * 2 * 2 * 8 * 1024 * 1024 * 40
+    assert count_kernel_flops(measure, query, query, query, table) == products
+    before = 2 * 2 * 8 * 1024 * 40 * 40
+    assert count_flops(measure, query, query, query, table) == products + before
+    assert count_kernel_flops(attend, query, query, query) == 0  # no mesh, no kernel
 
 
 SHARDED = """

@@ -70,7 +70,7 @@ def shown(notebook, kind: str) -> list:
     ]
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.filterwarnings("default")  # the kernel's own sockets; what runs is another process
 def test_notebook_runs_in_its_short_setting(tmp_path, tmp_path_factory, monkeypatch):
     set_environment(monkeypatch, tmp_path_factory)
@@ -88,7 +88,7 @@ def test_notebook_runs_in_its_short_setting(tmp_path, tmp_path_factory, monkeypa
     assert len(shown(notebook, "text/html")) == 1
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.filterwarnings("default")
 def test_stable_diffusion_notebook_runs_on_a_tiny_random_pipeline(
     tmp_path, tmp_path_factory, monkeypatch

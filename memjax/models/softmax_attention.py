@@ -35,8 +35,8 @@ def attend(
         ``WHOLE`` pairs, made in blocks that stay in cache and made again for the gradient: at
         4096 × 4096 about a quarter of the time of ``jax.nn.dot_product_attention``, which other
         platforms use above ``SMALL`` pairs: cuDNN's fused kernel on NVIDIA GPUs in 16 bits without
-        a mask, XLA's own elsewhere. On TPU without a mask and in bfloat16, from 1024 × 1024 pairs
-        on, JAX's splash kernel (:mod:`memjax.models.splash_attention`).
+        a mask, XLA's own elsewhere. On TPU, where asked for, JAX's splash kernel
+        (:mod:`memjax.models.splash_attention`).
     """
     if query.shape[1] * key.shape[1] <= SMALL:
         return _at_once(query, key, value, mask)

@@ -19,7 +19,7 @@ def digits(tmp_path_factory):
     return folder
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_the_report_is_about_digits_and_judges_classes(digits):
     report = json.loads((digits / "report.json").read_text())
     assert report["data"]["repeats"] == 20
@@ -39,7 +39,7 @@ def test_the_report_is_about_digits_and_judges_classes(digits):
         assert len({json.dumps(row["labels"]) for row in rows}) == len(rows)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_class_labels_and_captions_are_prompts(digits, tmp_path):
     prompts = write_prompts(
         tmp_path / "p.jsonl",

@@ -18,6 +18,8 @@ from memjax.training.run import open_run, read_run_file
 from memjax.training.state import state_hash
 from tests.cli.conftest import memjax, read_rows
 
+pytestmark = pytest.mark.thorough
+
 SHORT = "--config=finetune_tiny:short"
 ROOT = pathlib.Path(__file__).parents[2]
 

@@ -114,8 +114,9 @@ def test_a_report_of_the_real_compiler(name, fsdp):
     assert report["flops_kernels"] == 0
 
 
-def test_attention_of_many_pixels_writes_no_scores():
+def test_attention_of_many_pixels_writes_no_scores(monkeypatch):
     """The kernel is split over examples and heads, and moves a fifth of what XLA's own moves."""
+    monkeypatch.setenv("MEMJAX_SPLASH_ATTENTION", "1")
     mesh = make_mesh(-1, 1, 2, devices=devices_of(parse_topology("v5e:2x4")))
     split = NamedSharding(mesh, PartitionSpec(("data", "fsdp"), None, "tensor"))
     query = jax.ShapeDtypeStruct((8, 1024, 8, 40), jnp.bfloat16, sharding=split)

@@ -273,7 +273,7 @@ def test_a_mistake_is_one_sentence(name, place, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", LATE)
 def test_a_mistake_about_a_run_is_one_sentence(name, place, run, tmp_path):
     arguments, *words = LATE[name]
@@ -286,7 +286,7 @@ def test_a_mistake_about_a_run_is_one_sentence(name, place, run, tmp_path):
         assert file.read() == "keep me"
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("cond_dropout", [0.0, 1.0])
 def test_guidance_is_refused_where_no_null_condition_was_trained(
     cond_dropout, run, place, tmp_path
@@ -301,7 +301,7 @@ def test_guidance_is_refused_where_no_null_condition_was_trained(
         assert not snapshot(tmp_path / "out")
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_changed_configuration_is_refused_and_run_json_kept(run, tmp_path):
     copy = tmp_path / "run"
     shutil.copytree(run, copy, ignore=shutil.ignore_patterns("report*", "prompts"))
@@ -320,7 +320,7 @@ def test_a_changed_configuration_is_refused_and_run_json_kept(run, tmp_path):
     assert (copy / "run.json").read_bytes() == before
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_an_unknown_protected_label_is_refused(run, prompts, tmp_path):
     done = memjax(
         "mitigate",

@@ -74,7 +74,7 @@ def several(place, clip, tmp_path_factory):
     return out, done
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_rows_hold_every_prompt_and_arm_with_all_measures(several):
     rows = read_rows(several[0] / "mitigated.jsonl")
     arms = ["target-6", "target-4", "target-0", "word_repetition-2", "embedding_noise-0.5"]
@@ -94,7 +94,7 @@ def test_rows_hold_every_prompt_and_arm_with_all_measures(several):
     assert all(row["caption"] != row["caption_used"] for row in words)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_targets_are_left_in_their_order_and_only_the_optimiser_lowers(several):
     rows = read_rows(several[0] / "mitigated.jsonl")
     for row in rows:
@@ -114,7 +114,7 @@ def test_targets_are_left_in_their_order_and_only_the_optimiser_lowers(several):
     assert any(updates[0] < updates[-1] for updates in by_prompt)  # the targets do differ
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_one_target_alone_gives_the_same_embeddings_and_pictures(several, place, tmp_path):
     repaired(place, tmp_path / "one", "--target=4", "--chunk=2")
     with (
@@ -135,7 +135,7 @@ def test_one_target_alone_gives_the_same_embeddings_and_pictures(several, place,
         assert "clip" not in row
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_the_page_shows_captions_as_text_and_the_curve_has_its_csv(several):
     page = (several[0] / "mitigation.html").read_text()
     assert "<script" not in page
@@ -223,7 +223,7 @@ def test_mistakes_are_said_in_one_sentence_and_nothing_is_written(name, place, t
     assert not list(tmp_path.rglob("*.*"))
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("image", "word"),
     [

@@ -9,7 +9,7 @@ import pytest
 
 from tests.cli.conftest import memjax, read_rows
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.thorough
 
 CONFIG = """
 from configs.phantoms_demo import get_config as short

@@ -10,6 +10,8 @@ from memjax.data.images import to_unit
 from memjax.data.scenes import draw_scenes
 from tests.training.latent_sets import tiny_base
 
+pytestmark = pytest.mark.thorough
+
 
 @pytest.fixture(scope="module")
 def trained():

@@ -52,6 +52,11 @@ def shapes(b=8, n=1024, length=1024, heads=8, dtype=jnp.bfloat16):
     return (jax.ShapeDtypeStruct((b, size, heads, 40), dtype) for size in (n, length))
 
 
+@pytest.fixture(autouse=True)
+def _asked_for(monkeypatch):
+    monkeypatch.setenv("MEMJAX_SPLASH_ATTENTION", "1")
+
+
 @pytest.fixture
 def single_tpu(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
@@ -73,9 +78,9 @@ def test_it_is_taken_for_many_pixels_in_16_bits(single_tpu, changed, taken):
     assert splash_takes(*shapes(**changed), None) == taken
 
 
-def test_it_is_left_out_with_a_mask_or_when_told(single_tpu, monkeypatch):
+def test_it_is_left_out_with_a_mask_or_unless_asked_for(single_tpu, monkeypatch):
     assert not splash_takes(*shapes(), jnp.ones((8, 1024), bool))
-    monkeypatch.setenv("MEMJAX_SPLASH_ATTENTION", "0")
+    monkeypatch.delenv("MEMJAX_SPLASH_ATTENTION")
     assert not splash_takes(*shapes(), None)
 
 

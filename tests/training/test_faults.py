@@ -129,6 +129,7 @@ def pictures(tmp_path):
     return tmp_path / "pictures"
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("choice", "code"), [("skip", 0), ("error", 2)])
 def test_a_picture_that_spoils_in_mid_epoch(
     pictures, tmp_path, capfd, caplog, choice, code, monkeypatch

@@ -46,9 +46,13 @@ def _of_kernels(jaxpr: Any) -> float:
             kernel = any(map(_has_kernel, branches))
             total += _of_equation(equation) if kernel else max(map(_of_kernels, branches))
         else:
-            times = equation.params["length"] if equation.primitive.name == "scan" else 1
-            total += times * sum(map(_of_kernels, _inner(equation.params)))
+            total += _times(equation) * sum(map(_of_kernels, _inner(equation.params)))
     return total
+
+
+def _times(equation: Any) -> int:
+    """Returns how often the programs inside an equation run, as far as that is known."""
+    return int(equation.params["length"]) if equation.primitive.name == "scan" else 1
 
 
 def _has_kernel(jaxpr: Any) -> bool:
@@ -76,8 +80,7 @@ def _of_equation(equation: Any) -> float:
         return 2.0 * equation.outvars[0].aval.size * taps
     if name == "cond":
         return max(_of_jaxpr(branch.jaxpr) for branch in params["branches"])
-    times = params["length"] if name == "scan" else 1
-    return times * sum(_of_jaxpr(inner) for inner in _inner(params))
+    return _times(equation) * sum(_of_jaxpr(inner) for inner in _inner(params))
 
 
 def _inner(params: dict[str, Any]) -> list[Any]:

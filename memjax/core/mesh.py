@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental import mesh_utils, multihost_utils
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Int, PyTree
 
 TENSOR = "tensor"
@@ -123,7 +123,7 @@ def prompts_mesh(local: bool = False, most_of_cpu: int | None = None) -> Mesh | 
     return make_mesh(devices=devices) if len(devices) > 1 else None
 
 
-def row_shards(mesh: Mesh) -> int:
+def row_shards(mesh: Mesh | AbstractMesh) -> int:
     """Returns over how many shards rows are spread."""
     return math.prod(mesh.shape[name] for name in ROW_AXES)
 

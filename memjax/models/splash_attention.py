@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 from jaxtyping import Float
 
-from memjax.core.mesh import ROW_AXES, TENSOR
+from memjax.core.mesh import AXES, ROW_AXES, TENSOR, row_shards
 from memjax.core.types import Array
 
 WORTH = 2**20  # query-key pairs from which the kernel moves less than XLA's own attention
@@ -59,15 +59,12 @@ def _mesh() -> jax.sharding.AbstractMesh:
 
 def _places(query: Array) -> PartitionSpec | None:
     """Returns where examples and heads lie; None where their numbers do not fit the mesh."""
-    sizes = _mesh().shape
-    rows = tuple(name for name in ROW_AXES if name in sizes)
-    heads = sizes.get(TENSOR, 1)
-    shards = 1
-    for name in rows:
-        shards *= sizes[name]
-    if not rows or query.shape[0] % shards or query.shape[2] % heads:
+    mesh = _mesh()
+    if not set(AXES) <= set(mesh.axis_names):  # a mesh of the caller's own
         return None
-    return PartitionSpec(rows, None, TENSOR if heads > 1 else None, None)
+    if query.shape[0] % row_shards(mesh) or query.shape[2] % mesh.shape[TENSOR]:
+        return None
+    return PartitionSpec(ROW_AXES, None, TENSOR, None)
 
 
 def on_one_device(

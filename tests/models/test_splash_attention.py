@@ -94,7 +94,7 @@ def test_several_devices_need_a_mesh_that_fits(monkeypatch):
         assert not splash_takes(query, key, None)
     with announced(make_mesh()):
         assert splash_takes(query, key, None)
-        assert splash_attention._places(query) == jax.P(("data", "fsdp"), None, None, None)
+        assert splash_attention._places(query) == jax.P(("data", "fsdp"), None, "tensor", None)
 
 
 def test_what_the_kernel_computes_is_counted():

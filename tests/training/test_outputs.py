@@ -2,6 +2,8 @@
 
 import io
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -137,3 +139,15 @@ def test_rows_are_strict_json(tmp_path):
     writer.close()
     row = json.loads((tmp_path / FILE).read_text(), parse_constant=pytest.fail)
     assert (row["a"], row["b"]) == (None, 3.0)
+
+
+def test_metrics_do_not_import_torch_where_it_is_installed(tmp_path):
+    (tmp_path / "torch.py").write_text("raise RuntimeError('torch was imported')\n")
+    code = (
+        "import sys\n"
+        f"sys.path.insert(0, {str(tmp_path)!r})\n"
+        "from memjax.training.metrics import MetricsWriter\n"
+        f"MetricsWriter({str(tmp_path / 'run')!r}).close()\n"
+        "assert 'tensorboardX' in sys.modules and 'torch' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

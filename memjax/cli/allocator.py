@@ -9,7 +9,7 @@ import os
 import sys
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -2, -4, -8
-_KEEP = 2**31 - 1
+_NEVER = -1  # an int here: the largest one would still trim what is over 2 GiB, at every step
 _PAD = 64 * 2**20
 
 
@@ -27,6 +27,6 @@ def keep_freed_memory() -> bool:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
         return False
-    settings = ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, _KEEP), (_M_TOP_PAD, _PAD), (_M_ARENA_MAX, 1))
+    settings = ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, _NEVER), (_M_TOP_PAD, _PAD), (_M_ARENA_MAX, 1))
     taken = [mallopt(name, value) == 1 for name, value in settings]
     return all(taken)

@@ -129,6 +129,47 @@ def test_second_derivatives_and_vmap_of_wide_convolutions():
         np.testing.assert_allclose(a, b, atol=3e-5 * np.abs(b).max())
 
 
+@pytest.mark.parametrize(
+    ("taps", "padding", "features"),
+    [
+        (3, ((1, 1), (1, 1)), 40),
+        (3, ((2, 0), (0, 1)), 5),
+        (2, ((1, 0), (0, 1)), 32),
+        (1, ((0, 0), (0, 0)), 32),
+    ],
+)
+def test_gradient_of_kernels_of_some_channels(taps, padding, features):
+    """By a product a row of taps on CPU, where there is more than one tap."""
+    keys = jax.random.split(jax.random.key(3))
+    x = jax.random.normal(keys[0], (2, 9, 7, 16))
+    kernel = jax.random.normal(keys[1], (taps, taps, 16, features))
+
+    def gradient(fn):
+        return jax.jit(jax.grad(lambda k: jnp.sum(jnp.sin(fn(x, k, 1, padding) / 12))))
+
+    ours, theirs = gradient(convolve)(kernel), gradient(plain)(kernel)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6 * np.abs(theirs).max())
+    lowered = {
+        platform: gradient(convolve).trace(kernel).lower(lowering_platforms=(platform,)).as_text()
+        for platform in ("cpu", "tpu")
+    }
+    products = {name: text.count("stablehlo.dot_general") for name, text in lowered.items()}
+    assert products == {"cpu": taps if taps > 1 else 0, "tpu": 0}
+
+
+def test_gradients_of_kernels_by_rows_one_an_example():
+    keys = jax.random.split(jax.random.key(4))
+    x = jax.random.normal(keys[0], (3, 8, 8, 16))
+    kernel = jax.random.normal(keys[1], (3, 3, 16, 8)) / 12
+
+    def each(fn):
+        loss = lambda k, row: jnp.sum(jnp.sin(fn(row[None], k, 1, ((1, 1), (1, 1)))))  # noqa: E731
+        return jax.jit(jax.vmap(jax.grad(loss), in_axes=(None, 0)))(kernel, x)
+
+    theirs = each(plain)
+    np.testing.assert_allclose(each(convolve), theirs, atol=1e-6 * np.abs(theirs).max())
+
+
 @pytest.mark.parametrize(("features", "flips"), [(FEW, True), (MANY, False)])
 def test_many_channels_on_few_pixels_need_no_flipped_kernel(features, flips):
     x, kernel = inputs(7, 3, features)

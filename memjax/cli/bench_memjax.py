@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from memjax.cli.allocator import fill_holes_after_compilation
 from memjax.cli.bench_counts import detection_flops, mitigation_flops
 from memjax.cli.bench_flops import flops_of
 from memjax.cli.bench_task import Settings, Task
@@ -48,6 +49,7 @@ def memjax_side(
     """
     jax.config.update("jax_compilation_cache_dir", cache)
     share_cores(case)
+    fill_holes_after_compilation()
     return MemjaxSide(make_workload(config, settings))
 
 

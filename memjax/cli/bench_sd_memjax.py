@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from memjax.cli.allocator import fill_holes_after_compilation
 from memjax.cli.bench_counts import detection_flops, mitigation_flops
 from memjax.cli.bench_flops import count_flops
 from memjax.cli.bench_sd_work import (
@@ -42,6 +43,7 @@ class SdMemjaxSide:
     """
 
     def __init__(self, settings: SdSettings) -> None:
+        fill_holes_after_compilation()
         self.settings, self.inputs = settings, make_inputs(settings)
         self.eps_fn = LinenEps(UNet(settings.config))
         self.schedule = SPEC.build()

@@ -7,6 +7,8 @@ import re
 import sys
 from collections.abc import Sequence
 
+from memjax.cli.allocator import fill_holes_after_compilation, keep_freed_memory
+
 COMMANDS = {
     "demo": "Draw phantoms, train, audit: the whole story in under five minutes on a laptop.",
     "train": "Train a diffusion model from a configuration; resumes by itself.",
@@ -118,6 +120,8 @@ def _run_command(name: str, arguments: Sequence[str]) -> int:
         return _fail(
             f"{name} got {rest[0]!r}, expected flags only (--flag=value): see memjax {name} --help."
         )
+    if "jax" in sys.modules:  # `launch` and `doctor` do without
+        fill_holes_after_compilation()
     return int(module.main() or 0)
 
 
@@ -146,8 +150,6 @@ def _run_here_or_there(name: str, arguments: list[str], own_process: bool) -> in
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code: 0, 2 for a user's mistake, 75 to restart."""
-    from memjax.cli.allocator import keep_freed_memory
-
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("--help", "-h", "help"):
         print(_usage())

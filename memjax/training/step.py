@@ -171,11 +171,14 @@ def _update(
     options: TrainOptions,
 ) -> TrainState:
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
+    params = _select(apply, optax.apply_updates(state.params, updates), state.params)
+    # Else the CPU compiler makes the new weights again for the average, from copies of the old.
+    alone = jax.lax.optimization_barrier
+    params = jax.lax.platform_dependent(params, cpu=alone, default=lambda whole: whole)
     rate = 1.0 - ema_decay_at(state.updates, options)
     ema_params = jax.tree.map(lambda e, p: e + rate * (p - e), state.ema_params, params)
     return state._replace(
-        params=_select(apply, params, state.params),
+        params=params,
         ema_params=_select(apply, ema_params, state.ema_params),
         opt_state=_select(apply, opt_state, state.opt_state),
     )

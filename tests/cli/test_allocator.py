@@ -63,7 +63,8 @@ from jax._src import monitoring
 
 assert allocator.fill_holes_after_compilation() and allocator.fill_holes_after_compilation()
 listeners = monitoring.get_event_duration_listeners()
-(filler,) = [f.__self__ for f in listeners if isinstance(getattr(f, "__self__", 0), allocator._Filler)]
+owners = [getattr(listener, "__self__", None) for listener in listeners]
+(filler,) = [owner for owner in owners if isinstance(owner, allocator._Filler)]
 steps = []
 filler._holes.fill = lambda: steps.append("fill")
 filler._holes.open = lambda: steps.append("open")

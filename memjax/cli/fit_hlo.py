@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 _LINE = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*?) ([a-z][\w\-]*)\((.*)$")
 _HEAD = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{\s*$")
+_END = re.compile(r"^\}(, execution_thread=.*)?\s*$")
 # What runs another computation; of an asynchronous call its start alone.
 _CALLERS = ("fusion", "call", "while", "conditional", "async-start")
 _CALLED = re.compile(r"(?:calls|to_apply|body|condition|(?:true|false)_computation)=%?([\w.\-]+)")
@@ -45,7 +46,10 @@ class Visit(NamedTuple):
 
 
 def computations(text: str) -> tuple[dict[str, list[Instruction]], str]:
-    """Returns every computation's instructions by its name, and the name of the entry."""
+    """Returns every computation's instructions by its name, and the name of the entry.
+
+    What a kernel is told stands on lines of its own within its instruction.
+    """
     found: dict[str, list[Instruction]] = {}
     entry, current = "", None
     for line in text.splitlines():
@@ -53,10 +57,12 @@ def computations(text: str) -> tuple[dict[str, list[Instruction]], str]:
         if head:
             current = found.setdefault(head[2], [])
             entry = head[2] if head[1] else entry
-        elif line.startswith("}"):
+        elif _END.match(line):
             current = None
         elif current is not None and (match := _LINE.match(line)):
             current.append(Instruction(*match.groups()))
+        elif current:
+            current[-1] = current[-1]._replace(rest=f"{current[-1].rest} {line}")
     if not entry:
         raise ValueError("the compiled program's text has no entry: it cannot be read.")
     return found, entry

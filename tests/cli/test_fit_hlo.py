@@ -4,7 +4,7 @@ import pytest
 
 from memjax.cli.fit_collectives import read_collectives
 from memjax.cli.fit_groups import Group, group_of
-from memjax.cli.fit_hlo import loops
+from memjax.cli.fit_hlo import computations, loops
 
 ONE_SLICE = [0] * 8
 MESH = "replica_groups=mesh['axis_0'=1,'axis_1'=8] {'axis_1'}"
@@ -57,6 +57,12 @@ LOOP = f"""
   %all-reduce.1 = f32[4]{{0}} all-reduce(%x), channel_id=1, {PAIRS}, to_apply=%add
 }}
 """
+
+
+# What a kernel is told is written on lines of its own, one of them beginning as an end does.
+KERNEL = """%splash.1 = bf16[4,64]{1,0} custom-call(%p.1), frontend_attributes={kernel_metadata={
+"xprof_metadata":"{\\"block_q\\": 512}"
+}}, metadata={op_name="jit(step)/attention/pallas_call"}"""
 
 
 def looped(start):
@@ -181,6 +187,23 @@ def test_an_exchange_between_slices_is_the_receive_of_one():
     one = only(entry(send, recv), [0] * 8 + [1] * 8)
     assert (one.kind, one.group, one.crosses) == ("all-reduce", 2, True)
     assert one.received == one.bytes == 128 * 8 * 2
+
+
+def test_what_follows_a_kernel_is_read_too():
+    text = entry(KERNEL, GATHER)
+    (found,) = read_collectives(text, ONE_SLICE)
+    assert found.kind == "all-gather"
+    instructions, name = computations(text)
+    kernel, gather = instructions[name]
+    assert (kernel.name, gather.name) == ("splash.1", "all-gather.1")
+    assert "jit(step)/attention/pallas_call" in kernel.rest
+
+
+def test_a_computation_of_another_thread_ends():
+    before = "%beside (x: f32[4]) -> f32[4] {\n  %y = f32[4] copy(%x)\n"
+    before += '}, execution_thread="sparsecore"\n  %stray = f32[4] copy(%x)'
+    instructions, _ = computations(entry(GATHER, before=before))
+    assert [line.name for line in instructions["beside"]] == ["y"]
 
 
 def test_a_device_alone_exchanges_nothing():

@@ -29,8 +29,9 @@ def splash_takes(query: Array, key: Array, mask: Array | None) -> bool:
     A kernel is not split over devices by itself, so with several of them a mesh must have been
     announced (:func:`memjax.core.mesh.announced`).
 
-    .. note:: Only with ``MEMJAX_SPLASH_ATTENTION=1``: it has not run on a TPU yet, and compiling a
-        whole network with it has not been seen to end. It has no forward-mode derivative.
+    .. note:: Only with ``MEMJAX_SPLASH_ATTENTION=1``: it has not run on a TPU yet, and compiling
+        Stable Diffusion's training step with it has not been seen to end. It has no forward-mode
+        derivative.
     """
     if os.environ.get("MEMJAX_SPLASH_ATTENTION", "0") != "1" or mask is not None:
         return False

@@ -43,8 +43,8 @@ def keep_freed_memory() -> bool:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
         return False
-    settings = ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, _NEVER), (_M_TOP_PAD, _PAD))
-    taken = [mallopt(name, value) == 1 for name, value in (*settings, (_M_ARENA_MAX, 1))]
+    settings = {_M_MMAP_MAX: 0, _M_TRIM_THRESHOLD: _NEVER, _M_TOP_PAD: _PAD, _M_ARENA_MAX: 1}
+    taken = [mallopt(name, value) == 1 for name, value in settings.items()]
     _kept = all(taken)
     return _kept
 

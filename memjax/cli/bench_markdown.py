@@ -35,7 +35,8 @@ def write_tables(paths: Sequence[str], out: str | None) -> str:
         Where it was written.
 
     Raises:
-        ValueError: A file is missing or no report, two are of one size, or ``out`` is missing.
+        ValueError: A file is missing or no report, two are of one size, or ``out`` is missing or
+            no text.
     """
     if not out:
         raise ValueError("--table has no --out, expected a Markdown file: --out=benchmarks.md.")
@@ -46,11 +47,20 @@ def write_tables(paths: Sequence[str], out: str | None) -> str:
             raise ValueError(f"{path} is a second report of {size}, expected one a size.")
         made[size] = text
     file = Path(out)
-    kept = read_sections(file.read_text()) if file.is_file() else {}
+    kept = read_sections(_text(file)) if file.is_file() else {}
     sections = kept | made
     names = [n for n in _ORDER if n in sections] + sorted(set(sections) - set(_ORDER))
     whole = "\n".join([_INTRODUCTION, *(sections[name] for name in names)])
     return str(write_bytes(file, whole.encode()))
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_bytes().decode()
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"--out={file} is there and is no text, expected a Markdown file or a new name."
+        ) from error
 
 
 def read_sections(text: str) -> dict[str, str]:
@@ -64,9 +74,9 @@ def _section(path: str) -> tuple[str, str]:
     if not Path(path).is_file():
         raise ValueError(f"there is no file {path!r}, expected one of memjax bench --out.")
     try:
-        report = json.loads(Path(path).read_text())
+        report = json.loads(Path(path).read_bytes())
         return report["size"], section_of(report)
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{path} is no report of memjax bench ({type(error).__name__}: {error}), expected JSON "
             "of memjax bench --out: measure again."

@@ -176,9 +176,21 @@ def test_what_is_no_report_is_refused(tmp_path, model):
         other.write_text(text)
         with pytest.raises(ValueError, match="is no report of memjax bench"):
             write_tables([str(other)], out)
+    for damaged in (b"\x8c\xff\x00", b'{"size": "demo", "machine": {}, "versions": []}'):
+        other.write_bytes(damaged)
+        with pytest.raises(ValueError, match="is no report of memjax bench"):
+            write_tables([str(other)], out)
     paths = write(tmp_path, model)
     with pytest.raises(ValueError, match="a second report of demo"):
         write_tables(paths * 2, out)
+
+
+def test_a_file_that_is_no_text_stays(tmp_path, model):
+    out = tmp_path / "picture.png"
+    out.write_bytes(b"\x89PNG\xff")
+    with pytest.raises(ValueError, match=r"picture\.png is there and is no text"):
+        write_tables(write(tmp_path, model), str(out))
+    assert out.read_bytes() == b"\x89PNG\xff"
 
 
 def test_the_command_writes_the_file(tmp_path, model):

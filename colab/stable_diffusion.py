@@ -77,7 +77,7 @@ import numpy as np
 
 from memjax.core.condition import take_rows
 from memjax.detectors import detect, fit_threshold
-from memjax.evaluate.options import SamplingOptions
+from memjax.sampling import SamplingOptions
 
 chosen = {"num_steps": NUM_STEPS, "guidance_scale": GUIDANCE_SCALE}
 options = SamplingOptions(**{**pipeline.sampling, **chosen}).static()

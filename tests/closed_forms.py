@@ -9,6 +9,7 @@ import numpy as np
 
 from memjax.core.schedules import ScheduleSpec
 from memjax.core.types import TokenCond
+from memjax.detectors import NoiseMagnitude, first_step_statistics, trajectory_statistics
 
 SHAPE = (4, 4, 1)
 DIM = 16
@@ -118,3 +119,17 @@ def auc(positive, negative):
     """Mann-Whitney AUC."""
     wins = np.asarray(positive)[:, None] - np.asarray(negative)[None, :]
     return float(np.mean((wins > 0) + 0.5 * (wins == 0)))
+
+
+_MAGNITUDE = (("magnitude", NoiseMagnitude()),)
+
+
+def first_step(*args):
+    """The magnitudes of the initial noise, ``[p, g]``."""
+    return first_step_statistics(*args, detectors=_MAGNITUDE)["magnitude"]
+
+
+def trajectory(*args, **sampling):
+    """The magnitudes of all steps, and the final states."""
+    found, end = trajectory_statistics(*args, detectors=_MAGNITUDE, **sampling)
+    return found["magnitude"], end

@@ -7,6 +7,7 @@ from jaxtyping import Float
 
 from memjax.cli.bench_flops import count_flops
 from memjax.core.condition import embeddings_of, repeat_cond, with_embeddings
+from memjax.core.denoiser import Denoiser
 from memjax.core.guidance import CachedNull
 from memjax.core.types import Array, Cond, EpsFn, Params
 from memjax.detectors import NoiseMagnitude
@@ -49,8 +50,8 @@ def mitigation_flops(
 
     def loss(e: Array, weights: Params) -> Array:
         rows = repeat_cond(with_embeddings(row, e), len(noise))
-        null = CachedNull(jnp.zeros_like(noise))
-        return NoiseMagnitude()(eps_fn, weights, noise, _steps(noise), rows, null).mean()
+        net, null = Denoiser(eps_fn, weights), CachedNull(jnp.zeros_like(noise))
+        return NoiseMagnitude()(net.at(noise, _steps(noise), rows, cached=null), net).mean()
 
     start = embeddings_of(row)
     value = count_flops(loss, start, params)

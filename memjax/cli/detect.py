@@ -1,8 +1,10 @@
 """memjax detect --model=MODEL --prompts=FILE.jsonl --out=SCORES.jsonl
 
-Scores how memorised each prompt is (Wen et al., ICLR 2024). One row a prompt: the row itself with
-score, score_rms, per_step ([generation][step]) and provenance. With --negatives also a threshold,
-ROC figures in SCORES.summary.json, and a verdict per prompt.
+Scores how memorized each prompt is, by the magnitude of Wen et al. (ICLR 2024) or by any of
+--detectors (--detectors=help lists them), all on one trajectory. One row a prompt: the row itself
+with score, score_rms, per_step ([generation][step]) and provenance; the first detector's, and those
+of all under "detectors" where there are several. With --negatives also a threshold, ROC figures in
+SCORES.summary.json, and a verdict per prompt.
 
 MODEL is a memjax run, a diffusers folder, a single .safetensors file or a hub id; captions are
 read by its text encoder, labels by a run. Scores are kept part by part in SCORES.jsonl.parts: a
@@ -11,6 +13,7 @@ stopped run goes on with the same command.
 
 import json
 import math
+from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,7 @@ from typing import Any
 import jax
 import numpy as np
 from absl import flags
+from jaxtyping import Float
 
 from memjax.cli.common import (
     load_model,
@@ -40,10 +44,19 @@ from memjax.cli.models import Model
 from memjax.cli.parts import Parts, content_digest, text_digest
 from memjax.cli.prompts import check_rows, encoder, initial_noise, read_prompts, say_cut, write_rows
 from memjax.core.guidance import CompanionNull, RandomNull
-from memjax.detectors import Probe, fit_threshold, prepare
+from memjax.core.types import Detector, Steps
+from memjax.detectors import (
+    DETECTORS,
+    Detection,
+    Probe,
+    fit_threshold,
+    prepare,
+    reduce_steps,
+    steps_needed,
+)
 from memjax.evaluate.micro_batch import over_rows, usual_size
-from memjax.evaluate.options import SamplingOptions
 from memjax.evaluate.roc import detection_summary
+from memjax.sampling import SamplingOptions
 from memjax.training.atomic import write_bytes
 from memjax.training.hosts import barrier, first_alone, is_first
 
@@ -51,8 +64,19 @@ FLAGS = flags.FlagValues()
 _MODEL = model_flags(FLAGS)
 _PROMPTS = prompts_flag(FLAGS)
 _OUT = flags.DEFINE_string("out", "", "JSONL file to write.", flag_values=FLAGS)
+_DETECTORS = flags.DEFINE_list(
+    "detectors",
+    ["noise_magnitude"],
+    "Detectors by name, NAME:field=value; the first one decides score and verdict. `help` lists "
+    "them.",
+    flag_values=FLAGS,
+)
 _STEPS = flags.DEFINE_string(
-    "steps", "all", "first, a number K (the first K steps) or all.", flag_values=FLAGS
+    "steps",
+    None,
+    "How far the trajectory runs: first, a number K (the first K steps) or all (default: as far as "
+    "the detectors look).",
+    flag_values=FLAGS,
 )
 _NEGATIVES = flags.DEFINE_string(
     "negatives", "", "JSONL file of prompts known not to be memorised.", flag_values=FLAGS
@@ -82,6 +106,10 @@ _RANDOM_CONDITIONS = 8
 
 def main() -> int:
     """Runs the command."""
+    if _DETECTORS.value == ["help"]:
+        print(DETECTORS.help())
+        return 0
+    detectors = DETECTORS.parse_all(_DETECTORS.value)
     require(model=_MODEL.value, prompts=_PROMPTS.value, out=_OUT.value)
     out_file(_OUT.value, _PROMPTS.value, _NEGATIVES.value, _INITIAL.value)
     rows = read_prompts(_PROMPTS.value)
@@ -92,37 +120,61 @@ def main() -> int:
     noise = initial_noise(_INITIAL.value, model.bundle, _NOISE.generations.value, _NOISE.seed.value)
     cut = check_rows(model, everyone)
     null = _null_cond(model)
+    steps = _steps(detectors, options)
     probe = prepare(
         model.bundle.eps_fn,
         model.bundle.params,
         noise,
         null,
         model.bundle.schedule,
-        steps=_STEPS.value if not _STEPS.value.isdigit() else int(_STEPS.value),
+        detectors=detectors,
+        steps=steps,
         **options.static(),
     )
     say_cut(cut)
-    parts = Parts(_OUT.value, _job(model, options, noise, null, everyone), len(everyone))
+    parts = Parts(_OUT.value, _job(model, options, noise, null, everyone, steps), len(everyone))
     with parts.held() if is_first() else nullcontext():
         if is_first():
             parts.check(_RESTART.value)
-        per_step = _measure(model, probe, everyone, parts)
-        made = _made(model, options, probe, len(everyone), cut)
+        values = _measure(model, probe, everyone, parts)
+        made = _made(model, options, probe, len(everyone), cut, steps)
         if is_first():
-            _write(rows, per_step, probe.dim, cut, made)
+            named = dict(zip(detectors, np.moveaxis(values, 1, 0), strict=True))
+            found = Detection(named, None, made["forward_evals"], probe.dim, probe.windows)
+            _write(rows, found, detectors, cut, made)
             parts.remove()
     return 0
 
 
+def _steps(detectors: Mapping[str, Detector], options: SamplingOptions) -> Steps:
+    """Returns how far the trajectory runs."""
+    given = _STEPS.value
+    if given is not None:
+        return int(given) if given.isdigit() else given
+    needed = steps_needed(detectors, options.num_steps)
+    return "all" if needed == options.num_steps else needed
+
+
+def _others() -> dict[str, Any]:
+    """Returns the detectors as outputs say them; nothing for the magnitude alone."""
+    return {} if _DETECTORS.value == ["noise_magnitude"] else {"detectors": list(_DETECTORS.value)}
+
+
 def _job(
-    model: Model, options: SamplingOptions, noise: np.ndarray, null: Any, rows: list[dict]
+    model: Model,
+    options: SamplingOptions,
+    noise: np.ndarray,
+    null: Any,
+    rows: list[dict],
+    steps: Steps,
 ) -> dict[str, Any]:
     """Returns everything that decides the scores; how many are computed at once does not."""
     asked = [row.get("labels") if model.pipeline is None else None for row in rows]
     said = [row.get("caption") if a is None else None for a, row in zip(asked, rows, strict=True)]
     return {
         **vars(options),
-        "steps": _STEPS.value,
+        **_others(),
+        "steps": str(steps),
         "generations": len(noise),
         "dtype": model.dtype,
         "model": content_digest((model.bundle.params, model.bundle.schedule)),
@@ -133,9 +185,9 @@ def _job(
 
 
 def _measure(model: Model, probe: Probe, rows: list[dict], parts: Parts) -> np.ndarray:
-    """Returns the magnitudes of all rows, those of an earlier, stopped run included."""
+    """Returns ``[row, detector, generation, step]``, those of an earlier, stopped run included."""
     with first_alone("parts"):
-        per_step, todo = parts.read()
+        values, todo = parts.read()
     barrier("parts read")
     if len(todo) < len(rows):
         print(f"{len(rows) - len(todo)} of {len(rows)} prompts were scored by an earlier run")
@@ -150,33 +202,41 @@ def _measure(model: Model, probe: Probe, rows: list[dict], parts: Parts) -> np.n
         most=usual_size(probe.generations),
         mesh=mesh_of_prompts(model.bundle.params, len(todo)),
     )
-    for numbers, (scores, _) in batches:
-        if not np.isfinite(scores).all():
+    for numbers, (found, _) in batches:
+        scores = np.stack(list(found.values()), axis=1)
+        measured = [reduce_steps(v, probe.windows[name] or "all") for name, v in found.items()]
+        if not np.isfinite(measured).all():
             raise ValueError(
                 f"the scores of {rows[int(numbers[0])]['id']} and those after it are not finite: "
                 "compute in --dtype=float32, or look at the model's weights."
             )
         if is_first():
             parts.keep(numbers, scores)
-        if per_step is None:
-            per_step = np.zeros((len(rows), *scores.shape[1:]), np.float32)
-        per_step[numbers] = scores
+        if values is None:
+            values = np.zeros((len(rows), *scores.shape[1:]), np.float32)
+        values[numbers] = scores
         done += len(numbers)
         update(done, len(rows))
-    if per_step is None:
+    if values is None:
         raise ValueError("there is no prompt to score: give some.")
-    return per_step
+    return values
 
 
 def _made(
-    model: Model, options: SamplingOptions, probe: Probe, count: int, cut: list[int] | None
+    model: Model,
+    options: SamplingOptions,
+    probe: Probe,
+    count: int,
+    cut: list[int] | None,
+    steps: Steps,
 ) -> dict[str, Any]:
     text = {} if cut is None else {"prompts_cut": sum(n > 0 for n in cut)}
     return model_provenance(
         model,
         _NOISE.seed.value,
         sampling=vars(options),
-        steps=_STEPS.value,
+        **_others(),
+        steps=str(steps),
         null=_NULL.value,
         initial_noise=Path(_INITIAL.value).name if _INITIAL.value else None,
         forward_evals=probe.forward_evals(count),
@@ -186,35 +246,44 @@ def _made(
 
 def _write(
     rows: list[dict],
-    per_step: np.ndarray,
-    dim: int,
+    found: Detection,
+    detectors: Mapping[str, Detector],
     cut: list[int] | None,
     made: dict[str, Any],
 ) -> None:
     """Writes the rows and, with negatives, the summary; prints the highest scores."""
-    scores = per_step.mean(axis=(1, 2))
-    has_negatives = len(scores) > len(rows)
-    threshold = fit_threshold(scores[len(rows) :], _FPR.value) if has_negatives else None
+    scores = {name: found.scores(name=name) for name in detectors}
+    main = scores[found.name]
+    has_negatives = len(main) > len(rows)
+    threshold = fit_threshold(main[len(rows) :], _FPR.value) if has_negatives else None
     out = []
     for i, row in enumerate(rows):
         text = {} if cut is None else {"tokens_cut": cut[i]}
-        flag = {} if threshold is None else {"flagged": bool(scores[i] > threshold)}
-        out.append(
-            {
-                **row,
-                **text,
-                "score": float(scores[i]),
-                "score_rms": float(scores[i] / math.sqrt(dim)),
-                **flag,
-                "per_step": np.round(per_step[i].astype(float), 6).tolist(),
-                "provenance": made,
-            }
-        )
+        flag = {} if threshold is None else {"flagged": bool(main[i] > threshold)}
+        each = {
+            name: _entry(d, float(scores[name][i]), found.statistics[name][i], found.dim)
+            for name, d in detectors.items()
+        }
+        own = each[found.name]
+        several = {"detectors": each} if len(each) > 1 else {}
+        curve = {"per_step": own["per_step"]}
+        head = {name: value for name, value in own.items() if name != "per_step"}
+        out.append({**row, **text, **head, **flag, **several, **curve, "provenance": made})
     write_rows(_OUT.value, out)
     print(f"{len(rows)} prompts scored with {made['forward_evals']} forward evaluations")
     _print_top(out)
     if threshold is not None:
-        _summarise(scores, len(rows), threshold, dim, made)
+        _summarise(scores, len(rows), detectors, found, made)
+
+
+def _entry(
+    detector: Detector, score: float, per_step: Float[np.ndarray, "g s"], dim: int
+) -> dict[str, Any]:
+    """Returns what a row says of one detector; steps at which it was not evaluated are null."""
+    rms = {"score_rms": score / math.sqrt(dim)} if detector.is_norm else {}
+    curve = np.round(per_step.astype(float), 6).tolist()
+    known = [[None if math.isnan(v) else v for v in of_noise] for of_noise in curve]
+    return {"score": score, **rms, "per_step": known}
 
 
 def _null_cond(model: Model) -> Any:
@@ -244,27 +313,38 @@ def _companion(model: Model) -> CompanionNull:
 
 
 def _print_top(rows: list[dict], most: int = 10) -> None:
-    print(f"{'score':>9}  {'rms':>8}  prompt")
+    rms = bool(rows) and "score_rms" in rows[0]
+    print(f"{'score':>9}{'rms':>10}  prompt" if rms else f"{'score':>9}  prompt")
     for row in sorted(rows, key=lambda r: -r["score"])[:most]:
         flag = "  memorised" if row.get("flagged") else ""
         said = one_line(row["caption"]) if row.get("caption") else ""
         name = f"{row['id']}  {said}".rstrip()
-        print(f"{row['score']:9.3f}  {row['score_rms']:8.4f}  {name}{flag}")
+        scaled = f"{row['score_rms']:10.4f}" if rms else ""
+        print(f"{row['score']:9.3f}{scaled}  {name}{flag}")
 
 
-def _summarise(scores: np.ndarray, count: int, threshold: float, dim: int, made: dict) -> None:
-    memorized = np.arange(len(scores)) < count
-    summary = {
-        **detection_summary(scores, memorized),
-        "threshold": threshold,
-        "threshold_rms": threshold / math.sqrt(dim),
-        "target_fpr": _FPR.value,
-        "provenance": made,
-    }
+def _summarise(
+    scores: Mapping[str, np.ndarray],
+    count: int,
+    detectors: Mapping[str, Detector],
+    found: Detection,
+    made: dict,
+) -> None:
+    figures = {}
+    for name, values in scores.items():
+        at = fit_threshold(values[count:], _FPR.value)
+        rms = {"threshold_rms": at / math.sqrt(found.dim)} if detectors[name].is_norm else {}
+        memorized = np.arange(len(values)) < count
+        figures[name] = {**detection_summary(values, memorized), "threshold": at, **rms}
+    own = figures[found.name]
+    several = {"detectors": figures} if len(figures) > 1 else {}
+    summary = {**own, "target_fpr": _FPR.value, **several, "provenance": made}
     path = Path(_OUT.value).with_suffix(".summary.json")
     write_bytes(path, (json.dumps(summary, indent=1) + "\n").encode())
-    print(
-        f"prompts against negatives: AUC {summary['auc']:.3f} "
-        f"[{summary['auc_low']:.3f}, {summary['auc_high']:.3f}], TPR at 1 % FPR "
-        f"{summary['tpr_at_1pct_fpr']:.3f}; threshold {threshold:.3f}; see {path}"
-    )
+    for name, figure in figures.items():
+        which = f"{name}: " if several else ""
+        print(
+            f"{which}prompts against negatives: AUC {figure['auc']:.3f} "
+            f"[{figure['auc_low']:.3f}, {figure['auc_high']:.3f}], TPR at 1 % FPR "
+            f"{figure['tpr_at_1pct_fpr']:.3f}; threshold {figure['threshold']:.3f}; see {path}"
+        )

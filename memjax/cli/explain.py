@@ -45,11 +45,10 @@ from memjax.core.types import Array, Cond
 from memjax.detectors import null_or_refuse
 from memjax.evaluate.figures import token_bars
 from memjax.evaluate.micro_batch import certainly_fits, over_rows, usual_size
-from memjax.evaluate.options import SamplingOptions
 from memjax.evaluate.token_page import Explained, render_token_page
 from memjax.evaluate.token_words import Word, normal, shares, token_weights, words_of
 from memjax.explain import ATTRIBUTIONS, explain_tokens
-from memjax.sampling import STATIC_ARGUMENTS
+from memjax.sampling import STATIC_ARGUMENTS, SamplingOptions
 from memjax.training.atomic import write_bytes
 
 FLAGS = flags.FlagValues()

@@ -16,9 +16,8 @@ from memjax.cli.training import data_record, optimizer_of, options_of, write_sum
 from memjax.core.types import Params
 from memjax.data.planted_duplicates import Planted
 from memjax.data.records import Record
-from memjax.evaluate.options import SamplingOptions
 from memjax.evaluate.provenance import versions
-from memjax.sampling import sample
+from memjax.sampling import SamplingOptions, sample
 from memjax.training.data import RunData
 from memjax.training.fine_tune import Tuning, make_fine_tune_step, training_unet, with_frozen
 from memjax.training.hosts import first_alone, is_first

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 from absl import flags
 
 from memjax.cli.models import DTYPES, Model, load_model
-from memjax.evaluate.options import SamplingOptions
+from memjax.sampling import SamplingOptions
 from memjax.sampling.steppers import SPACINGS
 
 _MODEL_HELP = (

@@ -19,6 +19,7 @@ from memjax.cli.flag_sets import (
     sampling_flags,
 )
 from memjax.evaluate.options import ARMS
+from memjax.mitigations import MITIGATIONS
 
 FLAGS = flags.FlagValues()
 _MODEL = model_flags(FLAGS)
@@ -29,7 +30,14 @@ _METHOD = flags.DEFINE_enum(
     None,
     ARMS,
     "Which mitigation (default: embedding_optimization for a memjax run, embedding_first_step, the "
-    "published setting, for other models).",
+    "published setting, for other models; none where --mitigations is given).",
+    flag_values=FLAGS,
+)
+_MITIGATIONS = flags.DEFINE_list(
+    "mitigations",
+    [],
+    "Mitigations by name, each an arm of its own: NAME:field=value, joined by + where several are "
+    "applied together; `--mitigations=help` lists them.",
     flag_values=FLAGS,
 )
 _AT = flags.DEFINE_list(
@@ -108,6 +116,9 @@ _CHUNK = chunk_flag(FLAGS)
 
 def main() -> int:
     """Runs the command."""
+    if _MITIGATIONS.value == ["help"]:
+        print(MITIGATIONS.help())
+        return 0
     from memjax.cli.mitigate_asked import Asked
     from memjax.cli.mitigate_run import mitigate
 
@@ -115,6 +126,7 @@ def main() -> int:
         prompts=_PROMPTS.value,
         out=_OUT.value,
         method=_METHOD.value,
+        mitigations=_MITIGATIONS.value,
         steps=_AT.value,
         num_iters=_ITERS.value,
         learning_rate=_RATE.value,

@@ -13,6 +13,7 @@ from memjax.cli.mitigate_options import (
     Setting,
     Target,
     baseline_arms,
+    chain_arms,
     parse_targets,
 )
 from memjax.cli.mitigating import caption_of, token_pool, word_pool
@@ -20,9 +21,11 @@ from memjax.cli.models import Model
 from memjax.cli.references import clip_score, likeness_measures
 from memjax.cli.training import audit_options
 from memjax.detectors import detect, null_or_refuse
-from memjax.evaluate.options import AuditOptions, SamplingOptions
+from memjax.evaluate.options import AuditOptions
 from memjax.evaluate.repair import ordinary_level
 from memjax.evaluate.repair_study import Arm, Measures
+from memjax.mitigations import Chain
+from memjax.sampling import SamplingOptions
 
 
 class Asked(NamedTuple):
@@ -31,6 +34,7 @@ class Asked(NamedTuple):
     prompts: str
     out: str
     method: str | None
+    mitigations: list[str]
     steps: list[str] | None
     num_iters: int | None
     learning_rate: float | None
@@ -74,6 +78,7 @@ def check(asked: Asked, rows: Sequence[dict[str, Any]]) -> None:
             f"--negatives={asked.negatives} sets the target, and a target is given too: leave one "
             "of them out."
         )
+    chains_of(asked, AuditOptions())
     need = [arm.key for arm in arms if arm.key.rpartition("-")[0] in TEXT_BASELINES]
     need += ["--clip"] if asked.clip else []
     bare = [row["id"] for row in rows if caption_of(row) is None]
@@ -99,6 +104,28 @@ def whole_numbers(given: Sequence[str] | None, flag: str) -> tuple[int, ...]:
     if any(n < (flag != "steps") for n in numbers):
         raise ValueError(f"--{flag}={','.join(given or ())}: expected {what}.")
     return numbers
+
+
+def chains_of(asked: Asked, options: AuditOptions) -> list[Chain]:
+    """Returns what ``--mitigations`` names.
+
+    Raises:
+        ValueError: If one is unknown or does not fit, or flags of the method would be ignored.
+    """
+    chains = [options.chain(text) for text in asked.mitigations]
+    keys = [arm.key for arm in chain_arms(chains)]
+    for key in keys:
+        if keys.count(key) > 1:
+            raise ValueError(f"--mitigations names {key} twice: leave one out.")
+    if chains and asked.method is None:
+        given = {"target": asked.any_target, "negatives": asked.negatives, "steps": asked.steps}
+        for name, value in given.items():
+            if value:
+                raise ValueError(
+                    f"--{name} is for --method, and only --mitigations is given: write it there, "
+                    "such as embedding_first_step:target=0.02, or give --method too."
+                )
+    return chains
 
 
 def options_of(model: Model, asked: Asked) -> AuditOptions:
@@ -139,9 +166,11 @@ def targets_of(
     noise: np.ndarray,
     sampling: SamplingOptions,
     options: AuditOptions,
-    setting: Setting,
+    setting: Setting | None,
 ) -> list[Target]:
     """Returns the targets given, the ordinary prompts' level, or the run's own."""
+    if setting is None:
+        return []
     dim = int(np.prod(model.bundle.sample_shape))
     targets = parse_targets(**given_targets(asked), dim=dim)
     if negatives:
@@ -182,8 +211,7 @@ def pools_of(
     if any(arm.key.startswith("random_token") for arm in arms):
         if model.pipeline is None:
             raise ValueError(
-                f"--baselines names random_token, but {model.name} has no tokenizer: take "
-                "random_word."
+                f"random_token was asked for, but {model.name} has no tokenizer: take random_word."
             )
         pools["pieces"] = token_pool(model.pipeline.tokenizer)
     return pools

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from memjax.cli.models import Model
 from memjax.evaluate.options import ARMS, EMBEDDING, FIRST_STEP, AuditOptions
 from memjax.evaluate.repair_study import BASELINE, BEFORE, TARGET, Arm
+from memjax.mitigations import Chain
 
 TEXT_BASELINES = ("random_word", "random_number", "word_repetition", "random_token")
 EMBEDDING_NOISE = "embedding_noise"
@@ -160,6 +161,15 @@ def _number(text: object, flag: str) -> float:
 def before_arm() -> Arm:
     """Returns the arm of prompts as they are."""
     return Arm(BEFORE, "as asked", BEFORE)
+
+
+def chain_arms(chains: Sequence[Chain]) -> list[Arm]:
+    """Returns the arms of mitigations that were asked for by name."""
+    return [Arm(_file_name(chain.text), chain.text, TARGET) for chain in chains]
+
+
+def _file_name(text: str) -> str:
+    return "".join(c if c.isalnum() or c in "._-" else "-" for c in text)
 
 
 def baseline_arms(names: Sequence[str], insertions: Sequence[int], noise: float) -> list[Arm]:

@@ -176,10 +176,17 @@ def _study(job: Job, records: Sequence[dict[str, Any]], made: dict[str, Any]) ->
         summaries=arm_summaries(job.arms, records),
         records=[{**r, "asked": asked[r["number"]]} for r in records],
         names=job.measures.names,
-        method=job.setting.words(),
+        method=_words(job),
         notes=notes,
         provenance={k: v for k, v in made.items() if k != "config"} | _flat_sampling(job),
     )
+
+
+def _words(job: Job) -> dict[str, Any]:
+    """What was tried, as the page shows it."""
+    words = {} if job.setting is None else job.setting.words()
+    chains = {"mitigations": ", ".join(chain.text for chain in job.chains)} if job.chains else {}
+    return {**words, **chains}
 
 
 def _flat_sampling(job: Job) -> dict[str, Any]:

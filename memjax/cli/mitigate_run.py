@@ -12,6 +12,7 @@ from memjax.cli.fitting import fitting
 from memjax.cli.flag_sets import ModelFlags, SamplingFlags
 from memjax.cli.mitigate_asked import (
     Asked,
+    chains_of,
     check,
     measures_of,
     options_of,
@@ -19,7 +20,7 @@ from memjax.cli.mitigate_asked import (
     targets_of,
     whole_numbers,
 )
-from memjax.cli.mitigate_options import baseline_arms, make_setting
+from memjax.cli.mitigate_options import Setting, baseline_arms, chain_arms, make_setting
 from memjax.cli.mitigate_output import write_outputs
 from memjax.cli.mitigate_parts import Chunks, Part
 from memjax.cli.mitigating import Job, run_part
@@ -30,11 +31,11 @@ from memjax.cli.references import reference_paths
 from memjax.core.mesh import prompts_mesh, row_shards
 from memjax.detectors import null_or_refuse
 from memjax.evaluate.micro_batch import exhausted, usual_size
-from memjax.evaluate.options import SamplingOptions
 from memjax.evaluate.repair import may_move
 from memjax.evaluate.repair_study import Measures
 from memjax.evaluate.repair_wall import shown_columns
 from memjax.evaluate.spread_bundle import spread_bundle
+from memjax.sampling import SamplingOptions
 from memjax.training.hosts import barrier, gather, is_first
 
 _WALLS = 24  # prompts that the page shows with pictures
@@ -74,17 +75,21 @@ def _job(
 ) -> Job:
     options = options_of(model, asked)
     steps = whole_numbers(asked.steps, "steps")
-    setting = make_setting(
-        model, options, method=asked.method, steps=steps, weight_decay=asked.weight_decay
-    )
-    may_move(model.bundle, rows[:1], setting.protect)
+    chains = chains_of(asked, options)
+    setting = None
+    if asked.method is not None or not chains:
+        setting = make_setting(
+            model, options, method=asked.method, steps=steps, weight_decay=asked.weight_decay
+        )
+        may_move(model.bundle, rows[:1], setting.protect)
     noise = initial_noise(asked.initial_noise, model.bundle, asked.generations, asked.seed)
     arms = baseline_arms(
         asked.baselines, whole_numbers(asked.insertions, "insertions"), options.noise_scale
     )
     out = out_folder(asked.out)
     targets = targets_of(model, asked, negatives, noise, sampling, options, setting)
-    repairs = len(targets) if setting.optimises else 1
+    repairs = 0 if setting is None else len(targets) if setting.optimises else 1
+    repairs += len(chains)
     return Job(
         model=model,
         rows=rows,
@@ -92,12 +97,13 @@ def _job(
         noise=noise,
         sampling=sampling,
         setting=setting,
+        chains=chains,
         options=options,
         targets=targets,
         baselines=arms,
         references=references,
         measures=measures,
-        pools=pools_of(model, [*rows, *negatives], arms),
+        pools=pools_of(model, [*rows, *negatives], [*arms, *chain_arms(chains)]),
         chunk=asked.chunk,
         frugal=False,
         shown=shown_columns(repairs, len(arms), asked.generations, any(references)),
@@ -112,12 +118,22 @@ def _made(job: Job) -> dict[str, Any]:
         job.model,
         job.options.seed,
         sampling=vars(job.sampling),
-        method=job.setting.method,
+        **_method(job.setting),
+        **({"mitigations": [chain.text for chain in job.chains]} if job.chains else {}),
         options=vars(job.options),
-        repair=dataclasses.asdict(job.setting),
-        targets_rms=[target.rms for target in job.targets] if job.setting.optimises else [],
+        targets_rms=[target.rms for target in job.targets] if _optimises(job) else [],
         measures=job.measures.names,
     )
+
+
+def _method(setting: Setting | None) -> dict[str, Any]:
+    if setting is None:
+        return {}
+    return {"method": setting.method, "repair": dataclasses.asdict(setting)}
+
+
+def _optimises(job: Job) -> bool:
+    return job.setting is not None and job.setting.optimises
 
 
 def _all_parts(job: Job, asked: Asked, made: dict[str, Any]) -> tuple[Job, Chunks, list[Part]]:
@@ -180,7 +196,7 @@ def _fitting_here(job: Job, asked: Asked) -> Job:
         size = asked.chunk or job.options.chunk
         return job._replace(chunk=min(size, len(job.rows)))
     count = len(job.rows)
-    if not job.setting.optimises:
+    if job.setting is None or not job.setting.optimises:
         return job._replace(chunk=min(usual_size(asked.generations), count))
     steps, iters = len(job.setting.steps), job.setting.num_iters
     size, frugal = fitting(job.model, asked.generations, steps, iters, count, len(job.targets))

@@ -11,26 +11,36 @@ from jax.sharding import Mesh
 from jaxtyping import Float
 
 from memjax.cli.common import safe_names
-from memjax.cli.mitigate_options import EMBEDDING_NOISE, Setting, Target, before_arm
+from memjax.cli.mitigate_options import (
+    EMBEDDING_NOISE,
+    Setting,
+    Target,
+    before_arm,
+    chain_arms,
+)
 from memjax.cli.mitigate_parts import Part
 from memjax.cli.models import Model, with_remat
 from memjax.cli.references import load_references
 from memjax.core.condition import embeddings_of, take_rows
-from memjax.core.types import Cond
+from memjax.core.types import Array, Cond
 from memjax.evaluate.likeness import rows_of
-from memjax.evaluate.options import AuditOptions, SamplingOptions
-from memjax.evaluate.repair import may_move, mitigate_prompts
+from memjax.evaluate.options import AuditOptions
+from memjax.evaluate.repair import may_move, problem_of, setup_of
 from memjax.evaluate.repair_study import TARGET, Arm, Measures, make_pictures, measured
 from memjax.evaluate.repair_targets import TargetedRepair, repair_targets
 from memjax.evaluate.repair_wall import small
 from memjax.evaluate.spread_bundle import over_devices
 from memjax.mitigations import (
+    Chain,
+    Problem,
+    Setup,
     add_embedding_noise,
     add_random_numbers,
     add_random_tokens,
     add_random_words,
     repeat_words,
 )
+from memjax.sampling import SamplingOptions
 from memjax.training.atomic import write_bytes
 from memjax.training.samples import png_bytes
 
@@ -46,7 +56,8 @@ class Job(NamedTuple):
         cond: Their conditions.
         noise: Initial noises, shared by all prompts.
         sampling: How pictures are made.
-        setting: How prompts are repaired.
+        setting: How prompts are repaired; None where only ``chains`` are tried.
+        chains: Mitigations by name, each an arm of its own.
         options: The run's, for the baselines.
         targets: Where prompts are left; one stands for methods without targets.
         baselines: Arms of the baselines.
@@ -66,7 +77,8 @@ class Job(NamedTuple):
     cond: Cond
     noise: np.ndarray
     sampling: SamplingOptions
-    setting: Setting
+    setting: Setting | None
+    chains: Sequence[Chain]
     options: AuditOptions
     targets: Sequence[Target]
     baselines: Sequence[Arm]
@@ -82,11 +94,34 @@ class Job(NamedTuple):
 
     @property
     def repairs(self) -> list[Arm]:
-        """The arms of the repair."""
+        """The arms of the repairs."""
+        return [*self._method_arms, *chain_arms(self.chains)]
+
+    @property
+    def _method_arms(self) -> list[Arm]:
+        if self.setting is None:
+            return []
         if self.setting.optimises:
             return [target.arm for target in self.targets]
         method = self.setting.method
         return [Arm(method, method.replace("_", " "), TARGET)]
+
+    @property
+    def problem(self) -> Problem:
+        """All prompts as they were asked."""
+        return problem_of(self.model.bundle, self.rows, self.cond, self.noise, self.sampling)
+
+    @property
+    def setup(self) -> Setup:
+        """What mitigations may use."""
+        return setup_of(
+            with_remat(self.model.bundle) if self.frugal else self.model.bundle,
+            self.sampling,
+            self.chunk,
+            pool=self.cond,
+            words=self.pools["words"],
+            pieces=self.pools["pieces"],
+        )
 
     @property
     def arms(self) -> list[Arm]:
@@ -121,7 +156,7 @@ def run_part(job: Job, part: int) -> Part:
     captions = [caption_of(job.rows[i]) for i in numbers]
     for place, arm in enumerate(job.arms):
         found, pictures = make_pictures(
-            job.model.bundle, job.noise, conds.by_arm[arm.key], job.sampling, job.chunk
+            job.model.bundle, conds.by_arm[arm.key], job.sampling, job.chunk
         )
         if not references:
             shape = pictures.shape[2:]
@@ -140,35 +175,60 @@ def run_part(job: Job, part: int) -> Part:
     for at, number in enumerate(numbers):
         if number < job.walls and references[at] is not None:
             arrays[f"reference-{number}"] = small(np.asarray(references[at])[:1])
-    after = [np.asarray(embeddings_of(conds.by_arm[arm.key])) for arm in job.repairs]
+    after = [np.asarray(embeddings_of(conds.by_arm[arm.key].cond)) for arm in job.repairs]
     arrays["after"] = np.stack(after)[:, : len(numbers)]
     order = {number: place for place, number in enumerate(numbers)}
     return Part(sorted(records, key=lambda r: order[r["number"]]), arrays)
 
 
 class _Conditions(NamedTuple):
-    by_arm: dict[str, Cond]
+    by_arm: dict[str, Problem]
     extra: dict[str, list[Row]]
 
 
 def _conditions(job: Job, numbers: np.ndarray) -> _Conditions:
-    """Every arm's conditions of some prompts, and what is known about how they came about."""
-    own = over_devices(take_rows(job.cond, numbers), job.mesh)
-    by_arm: dict[str, Cond] = {job.arms[0].key: own}
+    """Every arm's sampling problem for some prompts, and what is known about how it came about."""
+    asked = job.problem.take(numbers)
+    asked = asked._replace(cond=over_devices(asked.cond, job.mesh))
+    conds: dict[str, Cond] = {}
+    by_arm: dict[str, Problem] = {job.arms[0].key: asked}
     extra: dict[str, list[Row]] = {job.arms[0].key: [{} for _ in numbers]}
-    if job.setting.optimises:
-        found = _repaired(job, numbers, own)
+    if job.setting is not None and job.setting.optimises:
+        found = _repaired(job, job.setting, numbers, asked.cond)
         extra[job.arms[0].key] = [_statistic(v, job) for v in found.before]
-        for k, arm in enumerate(job.repairs):
-            by_arm[arm.key] = found.conds[k]
-            extra[arm.key] = _of_target(job, found, k)
-    else:
+        for k, target in enumerate(job.targets):
+            conds[target.arm.key] = found.conds[k]
+            extra[target.arm.key] = _of_target(job, found, k)
+    elif job.setting is not None:
         arm = job.repairs[0]
-        by_arm[arm.key] = take_rows(_whole(job, job.setting.method), numbers)
+        by_arm[arm.key] = _applied(job, job.options.chain(job.setting.method), numbers)
         extra[arm.key] = [{} for _ in numbers]
+    for chain, arm in zip(job.chains, chain_arms(job.chains), strict=True):
+        by_arm[arm.key] = _applied(job, chain, numbers)
+        extra[arm.key] = _rewritten(job, by_arm[arm.key], numbers)
     for place, arm in enumerate(job.baselines):
-        by_arm[arm.key], extra[arm.key] = _baseline(job, place, arm, numbers)
-    return _Conditions({k: over_devices(c, job.mesh) for k, c in by_arm.items()}, extra)
+        conds[arm.key], extra[arm.key] = _baseline(job, place, arm, numbers)
+    by_arm |= {name: asked._replace(cond=cond) for name, cond in conds.items()}
+    return _Conditions(
+        {k: p._replace(cond=over_devices(p.cond, job.mesh)) for k, p in by_arm.items()}, extra
+    )
+
+
+def _applied(job: Job, chain: Chain, numbers: np.ndarray) -> Problem:
+    """Mitigations of some prompts; those without the network see all, so chunks change no draw."""
+    key: Array = jax.random.fold_in(jax.random.key(job.options.seed), 1)
+    if not chain.evaluates:
+        return chain(job.problem, job.setup, key).take(numbers)
+    return chain(job.problem.take(numbers), job.setup, jax.random.fold_in(key, int(numbers[0])))
+
+
+def _rewritten(job: Job, problem: Problem, numbers: np.ndarray) -> list[Row]:
+    """The captions that a mitigation changed."""
+    before = [caption_of(job.rows[i]) for i in numbers]
+    after = [caption_of(dict(row)) for row in problem.rows]
+    return [
+        {"caption_used": now} if now != was else {} for was, now in zip(before, after, strict=True)
+    ]
 
 
 def _statistic(rms: float, job: Job) -> Row:
@@ -192,8 +252,8 @@ def _of_target(job: Job, found: TargetedRepair, k: int) -> list[Row]:
     ]
 
 
-def _repaired(job: Job, numbers: np.ndarray, own: Cond) -> TargetedRepair:
-    setting, bundle = job.setting, job.model.bundle
+def _repaired(job: Job, setting: Setting, numbers: np.ndarray, own: Cond) -> TargetedRepair:
+    bundle = job.model.bundle
     rows = [job.rows[i] for i in numbers]
     return repair_targets(
         with_remat(bundle) if job.frugal else bundle,
@@ -208,13 +268,6 @@ def _repaired(job: Job, numbers: np.ndarray, own: Cond) -> TargetedRepair:
         radius=setting.radius,
         trainable=may_move(bundle, rows, setting.protect),
         group=1 if job.frugal else None,
-    )
-
-
-def _whole(job: Job, method: str) -> Cond:
-    """A method without optimiser, on all prompts at once: chunks do not change its draws."""
-    return mitigate_prompts(
-        method, job.model.bundle, job.noise, job.rows, job.cond, job.cond, job.sampling, job.options
     )
 
 

@@ -110,7 +110,7 @@ class Parts:
                 f"{file} is damaged ({error}): --restart discards the parts beside it."
             ) from error
 
-    def read(self) -> tuple[Float[np.ndarray, "p g s"] | None, Int[np.ndarray, " n"]]:
+    def read(self) -> tuple[Float[np.ndarray, "p k g s"] | None, Int[np.ndarray, " n"]]:
         """Returns the scores so far (NaN where there are none) and the rows still to do."""
         per_step: np.ndarray | None = None
         done = np.zeros(self._rows, bool)
@@ -130,7 +130,9 @@ class Parts:
         if arrays is None or not {"rows", "per_step", "fingerprint"} <= arrays.keys():
             return None
         rows, scores, whose = arrays["rows"], arrays["per_step"], str(arrays["fingerprint"])
-        fits = rows.ndim == 1 and scores.ndim == 3 and len(rows) == len(scores) > 0
+        if scores.ndim == 3:  # of version 0.1, which had one detector
+            scores = scores[:, None]
+        fits = rows.ndim == 1 and scores.ndim == 4 and len(rows) == len(scores) > 0
         if not fits or rows.min() < 0 or rows.max() >= self._rows or whose != self.fingerprint:
             return None
         return rows, scores
@@ -145,7 +147,7 @@ class Parts:
             text = json.dumps(self._job, indent=1, sort_keys=True, ensure_ascii=False)
             write_bytes(self.folder / JOB_FILE, text.encode())
 
-    def keep(self, rows: Int[np.ndarray, " k"], per_step: Float[np.ndarray, "k g s"]) -> None:
+    def keep(self, rows: Int[np.ndarray, " k"], per_step: Float[np.ndarray, "k d g s"]) -> None:
         """Writes one part."""
         buffer = io.BytesIO()
         np.savez(

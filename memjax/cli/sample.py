@@ -40,8 +40,7 @@ from memjax.core.condition import repeat_cond
 from memjax.core.types import Array, Cond, EpsFn, Params
 from memjax.data.images import to_uint8
 from memjax.evaluate.micro_batch import over_rows
-from memjax.evaluate.options import SamplingOptions
-from memjax.sampling import STATIC_ARGUMENTS, sample, timesteps
+from memjax.sampling import STATIC_ARGUMENTS, SamplingOptions, sample, timesteps
 from memjax.training.atomic import write_bytes
 from memjax.training.hosts import is_first
 from memjax.training.samples import png_bytes

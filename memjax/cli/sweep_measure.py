@@ -95,6 +95,7 @@ def measure_arm(run: Run, studio: Studio, measure: Mapping[str, Any]) -> ArmLook
     key = jax.random.fold_in(jax.random.key(options.seed), 11)
     scene = Scene(
         run.bundle,
+        options.parsed_detectors(),
         studio.gallery,
         None if free else studio.judge,
         studio.ladder,

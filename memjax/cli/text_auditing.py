@@ -30,10 +30,11 @@ from memjax.evaluate.copy_encoder import CopyEncoder, train_copy_encoder
 from memjax.evaluate.features import FeatureFn
 from memjax.evaluate.ladder import Rung, copy_rung, feature_rung, pixel_rungs
 from memjax.evaluate.large_pictures import at_side, features_at_side, on_bytes
-from memjax.evaluate.options import EMBEDDING, FIRST_STEP, NOISE, AuditOptions, SamplingOptions
+from memjax.evaluate.options import EMBEDDING, FIRST_STEP, NOISE, AuditOptions
 from memjax.evaluate.picture_size import reduced
 from memjax.evaluate.provenance import versions
 from memjax.evaluate.report import ReportPaths, write_report
+from memjax.sampling import SamplingOptions
 
 ARMS = (FIRST_STEP, EMBEDDING, NOISE)  # the published setting is the chosen one
 SIDE = 64  # pixels at which pictures are compared pixel by pixel

@@ -5,6 +5,7 @@ References:
     ``ε = ε_u + s (ε_c − ε_u)``; s=1 is conditional, s=0 unconditional.
 """
 
+import dataclasses
 from typing import NamedTuple
 
 import jax
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Float, Int
 
 from memjax.core.condition import num_rows
-from memjax.core.types import Array, Cond, EpsFn, Params
+from memjax.core.types import Array, Cond, EpsFn, GuidanceStep, Params
 
 
 class CachedNull(NamedTuple):
@@ -64,6 +65,30 @@ def guide(
 ) -> Float[Array, "b *d"]:
     """Returns ``ε_u + s (ε_c − ε_u)``."""
     return eps_uncond + guidance_scale * (eps_cond - eps_uncond)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class ClassifierFree:
+    """Classifier-free guidance with one scale, or one a step.
+
+    Attributes:
+        scale: s of :func:`guide`.
+    """
+
+    scale: Float[Array, ""] | Float[Array, " steps"] | float
+
+    def init(self, x_T: Float[Array, "b *d"]) -> tuple[()]:
+        del x_T
+        return ()
+
+    def at(self, step: GuidanceStep) -> Float[Array, ""]:
+        """Returns the scale of a step."""
+        scales = jnp.asarray(self.scale, jnp.float32)
+        return jnp.broadcast_to(scales, (step.num_steps,))[step.index]
+
+    def __call__(self, carry, step, eps_cond, eps_uncond):
+        return carry, guide(eps_uncond, eps_cond, self.at(step))
 
 
 def broadcast_cond(cond: Cond, batch: int) -> Cond:
@@ -130,9 +155,9 @@ def predict_pair(
         return jnp.stack([c, u], axis=1).reshape(2 * batch, *c.shape[1:])
 
     both = jax.tree.map(beside, cond, broadcast_cond(null_cond, batch))
-    eps = eps_fn(params, beside(x_t, x_t), beside(t, t), both)
-    pairs = eps.reshape(batch, 2, *eps.shape[1:])
-    return pairs[:, 0], pairs[:, 1]
+    out = eps_fn(params, beside(x_t, x_t), beside(t, t), both)
+    pairs = jax.tree.map(lambda a: a.reshape(batch, 2, *a.shape[1:]), out)
+    return jax.tree.map(lambda a: a[:, 0], pairs), jax.tree.map(lambda a: a[:, 1], pairs)
 
 
 def cache_null(

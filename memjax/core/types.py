@@ -2,11 +2,11 @@
 
 Conventions, once: images are NHWC in ``[-1, 1]``; ``t`` is an int in ``[0, T)`` with 0 the clean
 end; ``params`` is the first array argument of every model call; ``cond`` is an opaque pytree whose
-leaves have a leading batch axis; scores are higher for "more memorised".
+leaves have a leading batch axis; scores are higher for "more memorized".
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, TypeAlias
 
 import jax
 from jaxtyping import Bool, Float, Int, PyTree
@@ -43,24 +43,114 @@ class EpsFn(Protocol):
     ) -> Float[Array, "b *d"]: ...
 
 
-class Statistic(Protocol):
-    """One number per example; higher means more memorised. Differentiable in ``cond``."""
+class State(NamedTuple):
+    """Where a statistic is evaluated, with what guidance has computed there anyway.
+
+    Attributes:
+        x_t: Noisy states.
+        t: Their timesteps.
+        cond: Their conditions.
+        eps_cond: Conditional noise prediction.
+        eps_uncond: Unconditional one, or None for a model without a null condition.
+        maps: Cross-attention probabilities of the condition's tokens, averaged over heads and
+            pixels, one row a layer from input to output; None where no detector asked for them.
+    """
+
+    x_t: Float[Array, "b *d"]
+    t: Int[Array, " b"]
+    cond: Cond
+    eps_cond: Float[Array, "b *d"]
+    eps_uncond: Float[Array, "b *d"] | None
+    maps: Float[Array, "b k l"] | None = None
+
+
+class Trajectory(NamedTuple):
+    """A sampled trajectory, step by step, for statistics that look at it as a whole.
+
+    Attributes:
+        x_t: The states before each step.
+        x_end: The state after the last one: the clean image where all steps were run.
+        t: The timestep of each step.
+        signal: ``√ᾱ`` of each step.
+        sigma: ``√(1 − ᾱ)`` of each step.
+        maps: Attention of each step, see :class:`State`; None where no detector asked for it.
+    """
+
+    x_t: Float[Array, "s b *d"]
+    x_end: Float[Array, "b *d"]
+    t: Int[Array, " s"]
+    signal: Float[Array, " s"]
+    sigma: Float[Array, " s"]
+    maps: Float[Array, "s b k l"] | None = None
+
+
+Steps: TypeAlias = str | int | tuple[int, int]
+Domain: TypeAlias = Literal["state", "trajectory", "images", "example"]
+
+
+class Detector(Protocol):
+    """A memorization statistic: a frozen dataclass of hyper-parameters; higher = more memorized.
+
+    ``domain`` says what it is called with: ``state`` one :class:`State` and gives ``[b]``,
+    ``trajectory`` a :class:`Trajectory` and gives ``[step, b]``, ``images`` the finished images of
+    a prompt, ``example`` real images. The second argument is the
+    :class:`memjax.core.denoiser.Denoiser`, for those that evaluate the network again.
+
+    Attributes:
+        domain: See above.
+        needs: What it cannot do without: out of ``eps_uncond``, ``maps``, ``images`` (the
+            trajectory's end), ``reference_model``, ``training_images``, ``shadow_models``.
+        evals: Network evaluations a state beyond those of guidance; a forward-mode derivative
+            counts as two.
+        differentiable: Whether its gradient with respect to the condition means something.
+        is_norm: Whether it is an l2 norm over the state, which divided by ``√d`` compares between
+            image sizes.
+        steps: The window of steps whose mean is the score; None: all that were run.
+    """
+
+    domain: ClassVar[Domain] = "state"
+    needs: ClassVar[frozenset[str]] = frozenset()
+    evals: ClassVar[int] = 0
+    differentiable: ClassVar[bool] = True
+    is_norm: ClassVar[bool] = False
+
+    @property
+    def steps(self) -> Steps | None: ...
+
+    def __call__(self, seen: Any, net: Any) -> Array: ...
+
+
+class GuidanceStep(NamedTuple):
+    """What guidance is told of a step.
+
+    Attributes:
+        index: Position in the trajectory, 0 = first step (most noise).
+        num_steps: Steps of the whole trajectory.
+        t: Timestep of ``x_t``.
+        x_t: The state.
+    """
+
+    index: Int[Array, ""]
+    num_steps: int
+    t: Int[Array, ""]
+    x_t: Float[Array, "b *d"]
+
+
+class Guidance(Protocol):
+    """How the two predictions are combined: a pure pair, carried through the sampling loop.
+
+    A pytree whose leaves are its numbers: changing one does not recompile.
+    """
+
+    def init(self, x_T: Float[Array, "b *d"]) -> Any: ...
 
     def __call__(
         self,
-        eps_fn: EpsFn,
-        params: Params,
-        x_t: Float[Array, "b *d"],
-        t: Int[Array, " b"],
-        cond: Cond,
-        null_cond: Cond,
-    ) -> Float[Array, " b"]: ...
-
-
-class Mitigation(Protocol):
-    """``cond → cond``: the simplest kind of mitigation; compose by function composition."""
-
-    def __call__(self, cond: Cond) -> Cond: ...
+        carry: Any,
+        step: GuidanceStep,
+        eps_cond: Float[Array, "b *d"],
+        eps_uncond: Float[Array, "b *d"],
+    ) -> tuple[Any, Float[Array, "b *d"]]: ...
 
 
 class StepInfo(NamedTuple):

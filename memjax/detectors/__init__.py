@@ -1,25 +1,39 @@
-"""Statistics that say how memorised a condition is. Works with jax alone: no flax needed."""
+"""Statistics that say how memorized a condition is. Works with jax alone: no flax needed."""
 
+from memjax.core.registry import Registry
+from memjax.core.types import Detector
 from memjax.detectors.base import Detection, fit_threshold, null_or_refuse, reduce_steps
-from memjax.detectors.detection import detect
-from memjax.detectors.noise_magnitude import (
-    MagnitudeTap,
-    NoiseMagnitude,
-    first_step_magnitudes,
-    trajectory_magnitudes,
+from memjax.detectors.noise_magnitude import NoiseMagnitude
+from memjax.detectors.run import (
+    DEFAULT_DETECTORS,
+    Probe,
+    detect,
+    first_step_statistics,
+    prepare,
+    steps_needed,
+    trajectory_statistics,
 )
-from memjax.detectors.probe import Probe, prepare
+
+DETECTORS: Registry[Detector] = Registry(
+    "detector",
+    {
+        "noise_magnitude": "memjax.detectors.noise_magnitude:NoiseMagnitude",
+    },
+)
 
 __all__ = [
+    "DEFAULT_DETECTORS",
+    "DETECTORS",
     "Detection",
-    "MagnitudeTap",
+    "Detector",
     "NoiseMagnitude",
     "Probe",
     "detect",
-    "first_step_magnitudes",
+    "first_step_statistics",
     "fit_threshold",
     "null_or_refuse",
     "prepare",
     "reduce_steps",
-    "trajectory_magnitudes",
+    "steps_needed",
+    "trajectory_statistics",
 ]

@@ -1,67 +1,89 @@
 """What all detectors share: their result, step windows, thresholds, and when to refuse."""
 
 import math
-from typing import NamedTuple, TypeAlias
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
 from memjax.core.guidance import null_or_refuse
+from memjax.core.types import Detector, Steps
+from memjax.sampling import step_window
 
-__all__ = ["Detection", "Steps", "fit_threshold", "null_or_refuse", "reduce_steps", "step_window"]
-
-Steps: TypeAlias = str | int | tuple[int, int]
+__all__ = [
+    "Detection",
+    "Steps",
+    "fit_threshold",
+    "null_or_refuse",
+    "reduce_steps",
+    "refuse_undifferentiable",
+    "step_window",
+]
 
 
 class Detection(NamedTuple):
-    """The full score array of one run; every reduction comes after.
+    """All values of some detectors on some prompts; every reduction comes after.
 
     Attributes:
-        per_step: Raw statistic per prompt, generation and step.
+        statistics: Detector → raw statistic per prompt, generation and step that was run; NaN at
+            steps where it was not evaluated.
         images: Final states ``[prompt, generation, ...]``, or None where no image was finished.
         forward_evals: Network evaluations spent, counted per example.
         dim: Number of dimensions of one state, for the RMS form ``norm / √dim``.
+        windows: Detector → the steps whose mean is its score; all of them where it is left out.
     """
 
-    per_step: Float[np.ndarray, "p g s"]
+    statistics: Mapping[str, Float[np.ndarray, "p g s"]]
     images: Float[np.ndarray, "p g *d"] | None
     forward_evals: int
     dim: int
+    windows: Mapping[str, Steps | None] = {}
 
-    def scores(self, steps: Steps = "all", *, rms: bool = False) -> Float[np.ndarray, " p"]:
-        """Returns one score per prompt: the mean over generations and the chosen steps."""
-        return self.per_generation(steps, rms=rms).mean(axis=1)
+    @property
+    def name(self) -> str:
+        """The first detector, which is meant where none is named."""
+        return next(iter(self.statistics))
+
+    @property
+    def per_step(self) -> Float[np.ndarray, "p g s"]:
+        """The statistic of the first detector."""
+        return self.statistics[self.name]
+
+    def scores(
+        self, steps: Steps | None = None, *, rms: bool = False, name: str | None = None
+    ) -> Float[np.ndarray, " p"]:
+        """Returns one score per prompt: the mean over generations and steps.
+
+        Args:
+            steps: The window; default the detector's own.
+            rms: Divide by ``√dim``.
+            name: Which detector; default the first.
+        """
+        return self.per_generation(steps, rms=rms, name=name).mean(axis=1)
 
     def per_generation(
-        self, steps: Steps = "all", *, rms: bool = False
+        self, steps: Steps | None = None, *, rms: bool = False, name: str | None = None
     ) -> Float[np.ndarray, "p g"]:
         """Returns one score per prompt and generation: the mean over the chosen steps."""
-        scores = reduce_steps(self.per_step, steps)
+        name = self.name if name is None else name
+        steps = self.windows.get(name) if steps is None else steps
+        scores = reduce_steps(self.statistics[name], "all" if steps is None else steps)
         return scores / math.sqrt(self.dim) if rms else scores
 
 
-def step_window(steps: Steps, num_steps: int) -> tuple[int, int]:
-    """Resolves ``first``, ``all``, K or ``(start, stop)`` to a half-open window of step indices.
+def refuse_undifferentiable(detector: Detector) -> None:
+    """Refuses a detector that has no gradient with respect to a condition at one state.
 
     Raises:
-        ValueError: If the window is empty or does not fit into ``num_steps``.
+        ValueError: Naming it and the way out.
     """
-    if steps == "first":
-        window = (0, 1)
-    elif steps == "all":
-        window = (0, num_steps)
-    elif isinstance(steps, tuple) and len(steps) == 2:
-        window = (int(steps[0]), int(steps[1]))
-    elif isinstance(steps, int) or (isinstance(steps, str) and steps.isdigit()):
-        window = (0, int(steps))
-    else:
-        raise ValueError(f"steps is {steps!r}, expected 'first', 'all', a number or (start, stop).")
-    if not 0 <= window[0] < window[1] <= num_steps:
+    if detector.domain != "state" or not detector.differentiable:
+        what = f"looks at {detector.domain}" if detector.domain != "state" else "has no gradient"
         raise ValueError(
-            f"steps={steps!r} is the window {window}, expected a non-empty one within "
-            f"0..{num_steps}: sample more steps or choose fewer."
+            f"{type(detector).__name__} {what}, expected a differentiable statistic of one state: "
+            "take one such as NoiseMagnitude."
         )
-    return window
 
 
 def reduce_steps(
@@ -76,7 +98,7 @@ def fit_threshold(scores: Float[np.ndarray, " n"], target_fpr: float = 0.01) -> 
     """Returns the smallest threshold with ``mean(scores > threshold) ≤ target_fpr``.
 
     Args:
-        scores: Scores of prompts known not to be memorised (higher = more memorised).
+        scores: Scores of prompts known not to be memorized (higher = more memorized).
         target_fpr: Accepted share of false alarms, in [0, 1).
 
     Raises:
@@ -89,7 +111,7 @@ def fit_threshold(scores: Float[np.ndarray, " n"], target_fpr: float = 0.01) -> 
     if values.size == 0 or not np.all(np.isfinite(values)):
         raise ValueError(
             f"fit_threshold got {values.size} scores, expected at least one and all finite: "
-            "give the scores of prompts that are not memorised."
+            "give the scores of prompts that are not memorized."
         )
     if not 0.0 <= target_fpr < 1.0:
         raise ValueError(f"target_fpr is {target_fpr}, expected a rate in [0, 1).")

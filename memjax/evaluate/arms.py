@@ -19,6 +19,7 @@ from memjax.evaluate.bootstrap import Interval, cluster_weights, rate_interval
 from memjax.evaluate.observe import Observation, Scene, look
 from memjax.evaluate.options import AuditOptions
 from memjax.evaluate.patients import memorized_patients
+from memjax.evaluate.repair import problem_of
 from memjax.evaluate.roc import detection_summary
 from memjax.evaluate.rung_statistics import rung_statistics
 
@@ -57,7 +58,9 @@ def measure_conditional(scene: Scene, prompts: Prompts, options: AuditOptions) -
         prompts: The prompts.
         options: Windows of the detector.
     """
-    seen = look(scene, scene.bundle.encode(prompts.rows), prompts.asked, prompts.strata)
+    cond = scene.bundle.encode(prompts.rows)
+    problem = problem_of(scene.bundle, prompts.rows, cond, scene.noise, scene.sampling)
+    seen = look(scene, problem, prompts.asked, prompts.strata)
     generations = seen.images.shape[1]
     clusters = np.repeat(np.arange(len(prompts.rows)), generations)
     metrics = _copies(seen, prompts, scene.gallery) | _shares(seen, scene.gallery, clusters)
@@ -82,9 +85,11 @@ def measure_unconditional(scene: Scene, count: int) -> ArmLook:
         scene: Its ``noise`` holds ``count`` initial noises.
         count: Pictures.
     """
-    cond = scene.bundle.encode([{"id": "nothing", "labels": {}}])
+    rows = [{"id": "nothing", "labels": {}}]
+    cond = scene.bundle.encode(rows)
     asked = np.full((1, scene.gallery.targets.shape[1]), -1)
-    seen = look(scene._replace(chunk=1), cond, asked)
+    problem = problem_of(scene.bundle, rows, cond, scene.noise, scene.sampling)
+    seen = look(scene._replace(chunk=1, detectors={}), problem, asked)
     copies = seen.similarity.is_copy_adaptive
     metrics = {"copy_rate_mix": metric(rate_interval(copies), count)}
     third = rate_interval(seen.similarity.is_copy_third)
@@ -157,8 +162,10 @@ def _signal(seen: Observation, prompts: Prompts, options: AuditOptions) -> Metri
     usual = prompts.where(MEMORIZED, ONCE, HELD_OUT)
     repeated = prompts.family[usual] == MEMORIZED
     if 0 < repeated.sum() < len(usual):
-        for name, window in options.windows.items():
-            found = detection_summary(detection.scores(window)[usual], repeated)
+        scores = {name: detection.scores(window) for name, window in options.windows.items()}
+        others = [name for name in detection.statistics if name != detection.name]
+        for name, values in (scores | {n: detection.scores(name=n) for n in others}).items():
+            found = detection_summary(values[usual], repeated)
             auc = Interval(found["auc"], found["auc_low"], found["auc_high"])
             out[f"auc_{name}"] = metric(auc, len(usual))
     clusters = np.repeat(np.arange(len(prompts.rows)), seen.images.shape[1])

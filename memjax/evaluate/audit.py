@@ -1,5 +1,6 @@
 """The audit: detect, explain, mitigate and validate on one trained model, in one go."""
 
+import dataclasses
 import time
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
@@ -8,25 +9,20 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float
 
-from memjax.core.condition import take_rows
-from memjax.core.types import Bundle, Cond
+from memjax.core.types import Bundle
 from memjax.detectors import null_or_refuse
 from memjax.evaluate.audit_inputs import HELD_OUT, MEMORIZED, ONCE, Gallery, Prompts
 from memjax.evaluate.clip_score import ClipScore
 from memjax.evaluate.finding_classifier import Judge
 from memjax.evaluate.ladder import CalibratedRung
 from memjax.evaluate.observe import Observation, Progress, Scene, background_of, look
-from memjax.evaluate.options import AuditOptions, SamplingOptions
+from memjax.evaluate.options import AuditOptions
 from memjax.evaluate.picture_size import reduced
-from memjax.evaluate.repair import (
-    chunks,
-    explain_prompts,
-    mitigate_prompts,
-    states_of,
-    stopping_level,
-)
+from memjax.evaluate.repair import explain_prompts, ordinary_levels, problem_of, setup_of
 from memjax.evaluate.similarity import SimilarityResult
-from memjax.sampling import States
+from memjax.mitigations import Problem, Setup
+from memjax.mitigations.embedding import states_of
+from memjax.sampling import SamplingOptions
 
 Say = Callable[[str], None]
 
@@ -100,20 +96,39 @@ def run_audit(
     key = jax.random.key(options.seed)
     x_T = jax.random.normal(key, (options.generations, *bundle.sample_shape))
     scene = Scene(
-        bundle, gallery, judge, ladder or {}, sampling, x_T, background_of(gallery, side),
-        options.chunk, side, clip, reduced(gallery.train, side) if side else None, progress,
-    )  # fmt: skip
+        bundle=bundle,
+        detectors=options.parsed_detectors(),
+        gallery=gallery,
+        judge=judge,
+        ladder=ladder or {},
+        sampling=sampling,
+        noise=x_T,
+        background=background_of(gallery, side),
+        chunk=options.chunk,
+        side=side,
+        clip=clip,
+        compared=reduced(gallery.train, side) if side else None,
+        progress=progress,
+    )
     cond = bundle.encode(prompts.rows)
     say(f"detecting: {len(prompts.rows)} prompts, {options.generations} pictures each")
-    before = look(scene, cond, prompts.asked, prompts.strata, _captions(prompts, clip))
+    problem = problem_of(bundle, prompts.rows, cond, x_T, sampling)
+    before = look(scene, problem, prompts.asked, prompts.strata, _captions(prompts, clip))
     memorized, source = memorized_prompts(prompts, before.similarity, options.generations)
     chosen = np.flatnonzero(memorized)
     say(f"explaining: {len(chosen)} prompts")
-    own = take_rows(cond, chosen)
-    states = [states_of(bundle, x_T, p, sampling, options) for p in chunks(own, options.chunk)]
-    significance = explain_prompts(bundle, states, own, options)
+    own, setup = problem.take(chosen), setup_of(bundle, sampling, options.chunk, pool=cond)
+    steps = tuple(options.mitigate_steps)
+    states = [states_of(part, setup, steps) for part, _ in own.chunks(options.chunk)]
+    significance = explain_prompts(bundle, states, own.cond, options)
+    ordinary = np.setdiff1d(prompts.where(ONCE, HELD_OUT), chosen)
+    setup = dataclasses.replace(
+        setup,
+        level=ordinary_levels(before.detection, scene.detectors, ordinary),
+        known=(own, steps, states),
+    )
     arms = [
-        _try(name, scene, prompts, chosen, cond, states, before, options, say)
+        _try(name, scene, prompts, chosen, own, setup, options, say)
         for name in (options.arms if len(chosen) else ())
     ]
     return Audit(
@@ -130,28 +145,16 @@ def _try(
     scene: Scene,
     prompts: Prompts,
     chosen: np.ndarray,
-    cond: Cond,
-    states: list[States],
-    before: Observation,
+    problem: Problem,
+    setup: Setup,
     options: AuditOptions,
     say: Say,
 ) -> ArmResult:
     """Tries one mitigation on the chosen prompts."""
     say(f"mitigating: {name.replace('_', ' ')}, {len(chosen)} prompts")
-    ordinary = np.setdiff1d(prompts.where(ONCE, HELD_OUT), chosen)
     began = time.monotonic()
-    mitigated = mitigate_prompts(
-        name,
-        scene.bundle,
-        scene.noise,
-        [prompts.rows[i] for i in chosen],
-        take_rows(cond, chosen),
-        cond,
-        scene.sampling,
-        options,
-        target_rms=stopping_level(name, before.detection, ordinary, options),
-        states=states,
-    )
+    key = jax.random.fold_in(jax.random.key(options.seed), 1)
+    mitigated = options.chain(name)(problem, setup, key)
     seconds = time.monotonic() - began
     if name != options.arms[0]:
         scene = scene._replace(ladder={})  # the report climbs it for the chosen one alone

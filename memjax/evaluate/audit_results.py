@@ -36,6 +36,7 @@ def audit_results(
         "similarity": _similarity(audit, prompts, options),
         "mitigation": _mitigation(audit, options),
         "explain": _explain(audit, prompts, bundle, caption),
+        **_other_detectors(audit, prompts, options),
         "data": _data(gallery),
         **({} if judge is None else {"classifier": _classifier(judge)}),
     }
@@ -89,6 +90,27 @@ def _detection(audit: Audit, prompts: Prompts, options: AuditOptions) -> dict[st
             section["target_fpr"] = options.target_fpr
         out[name] = section
     return out
+
+
+def _other_detectors(audit: Audit, prompts: Prompts, options: AuditOptions) -> dict[str, Any]:
+    """Returns every detector beside the magnitude with its figures, where others were asked for."""
+    detection, asked = found_magnitudes(audit), options.parsed_detectors()
+    usual = audit.memorized | np.isin(prompts.family, (ONCE, HELD_OUT))
+    if len(asked) == 1:
+        return {}
+    rows, missing = [], []
+    for name, detector in asked.items():
+        if name not in detection.statistics:
+            missing.append({"name": name, "needs": sorted(detector.needs)})
+            continue
+        scores = detection.scores(name=name)
+        row = {"name": name, "steps": str(detector.steps or "all"), "extra_evals": detector.evals}
+        row |= _summary(scores, audit.memorized, usual)
+        for family in (ONCE, HELD_OUT):
+            keep = audit.memorized | (prompts.family == family)
+            row[f"against_{family}"] = _summary(scores, audit.memorized, keep)
+        rows.append(row)
+    return {"detectors": {"rows": rows, "left_out": missing}}
 
 
 def _summary(scores, memorized, keep) -> dict[str, Any]:

@@ -1,26 +1,23 @@
 """One look at a model: make the pictures of some prompts and compare them with real ones."""
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
-from memjax.core.condition import num_rows, repeat_cond, take_rows
-from memjax.core.types import Array, Bundle, Cond
+from memjax.core.denoiser import gives_maps
+from memjax.core.types import Array, Bundle, Detector
 from memjax.detectors import Detection, detect
 from memjax.evaluate.audit_inputs import Gallery
 from memjax.evaluate.clip_score import ClipScore
 from memjax.evaluate.decoding import decoded
 from memjax.evaluate.finding_classifier import Judge
 from memjax.evaluate.ladder import CalibratedRung, RungResult, apply_ladder
-from memjax.evaluate.options import SamplingOptions
 from memjax.evaluate.picture_size import as_unit, reduced
 from memjax.evaluate.similarity import SimilarityResult, copy_report
-from memjax.sampling import STATIC_ARGUMENTS, sample
+from memjax.mitigations import Problem
+from memjax.sampling import SamplingOptions
 
 NEIGHBOURS = 50
 Progress = Callable[[str], Callable[[int, int], None]]
@@ -31,6 +28,8 @@ class Scene(NamedTuple):
 
     Attributes:
         bundle: The model.
+        detectors: What rides along the trajectories, by name; those whose needs the model does
+            not meet are left out.
         gallery: Real pictures.
         judge: Says which labels a picture shows; None where the data have none.
         ladder: Measures of likeness besides the copy rules, calibrated; may be empty.
@@ -46,6 +45,7 @@ class Scene(NamedTuple):
     """
 
     bundle: Bundle
+    detectors: Mapping[str, Detector]
     gallery: Gallery
     judge: Judge | None
     ladder: Mapping[str, CalibratedRung]
@@ -102,7 +102,7 @@ def background_of(gallery: Gallery, side: int = 0) -> SimilarityResult:
 
 def look(
     scene: Scene,
-    cond: Cond,
+    problem: Problem,
     asked: Int[np.ndarray, "p f"],
     strata: Shaped[np.ndarray, " p"] | None = None,
     captions: Sequence[str] | None = None,
@@ -111,12 +111,12 @@ def look(
 
     Args:
         scene: Model, real pictures and how to compare.
-        cond: Conditions of the prompts.
+        problem: What is sampled.
         asked: Labels asked for: 1 present, 0 absent, −1 not mentioned.
         strata: Class of each prompt.
         captions: What was asked in words, for the CLIP score.
     """
-    detection, states = _generate(scene, cond)
+    detection, states = _generate(scene, problem)
     images = (
         decoded(scene.bundle, states) if scene.side else np.asarray(scene.bundle.decode(states))
     )
@@ -146,48 +146,31 @@ def _clip(scene: Scene, images: np.ndarray, captions: Sequence[str]) -> np.ndarr
     return np.stack([scene.clip(as_unit(of), [text] * len(of)) for of, text in pairs])
 
 
-def _generate(scene: Scene, cond: Cond) -> tuple[Detection | None, np.ndarray]:
-    """Returns magnitudes (with a null condition) and the final states."""
-    bundle = scene.bundle
-    if bundle.null_cond is None:
-        return None, _sample_all(scene, cond)
+def served(detectors: Mapping[str, Detector], bundle: Bundle) -> dict[str, Detector]:
+    """Returns the detectors whose needs a model meets."""
+    lacking = set() if bundle.null_cond is not None else {"eps_uncond"}
+    lacking |= set() if gives_maps(bundle.eps_fn) else {"maps"}
+    return {name: d for name, d in detectors.items() if not d.needs & lacking}
+
+
+def _generate(scene: Scene, problem: Problem) -> tuple[Detection | None, np.ndarray]:
+    """Returns what the detectors saw, if there are any, and the final states."""
+    settings = scene.sampling.static()
+    del settings["guidance_scale"]  # the problem's guidance stands for it
     found = detect(
-        bundle.eps_fn,
-        bundle.params,
-        scene.noise,
-        cond,
-        bundle.null_cond,
-        bundle.schedule,
+        scene.bundle.eps_fn,
+        problem.params,
+        problem.x_T,
+        problem.cond,
+        problem.null_cond,
+        scene.bundle.schedule,
+        detectors=served(scene.detectors, scene.bundle),
         chunk=scene.chunk,
+        own_noise=problem.own_noise,
+        guidance=problem.guidance,
         progress=None if scene.progress is None else scene.progress("making pictures"),
-        **scene.sampling.static(),
+        **settings,
     )
     if found.images is None:
         raise ValueError("the pictures were not finished: sample to the last step.")
-    return found, found.images
-
-
-@partial(jax.jit, static_argnames=STATIC_ARGUMENTS)
-def _conditional(eps_fn, params, x_T, cond, schedule, **sampling):
-    return sample(eps_fn, params, x_T, cond, None, schedule, **sampling).x
-
-
-def _sample_all(scene: Scene, cond: Cond) -> np.ndarray:
-    """Samples from the conditional prediction alone, in chunks of one static shape."""
-    bundle, noises = scene.bundle, scene.noise
-    prompts, generations = num_rows(cond), len(noises)
-    chunk = min(scene.chunk, prompts)
-    x_T = jnp.tile(noises, (chunk,) + (1,) * (noises.ndim - 1))
-    parts = []
-    for start in range(0, prompts, chunk):
-        rows = take_rows(cond, np.arange(start, start + chunk).clip(max=prompts - 1))
-        end = _conditional(
-            bundle.eps_fn,
-            bundle.params,
-            x_T,
-            repeat_cond(rows, generations),
-            bundle.schedule,
-            **scene.sampling.static(),
-        )
-        parts.append(np.asarray(end).reshape(chunk, generations, *noises.shape[1:]))
-    return np.concatenate(parts)[:prompts]
+    return (found if found.statistics else None), found.images

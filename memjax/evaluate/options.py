@@ -1,9 +1,11 @@
-"""What an audit is asked for: how pictures are made, and what is measured on them."""
+"""What an audit is asked for: which detectors and mitigations, and their numbers."""
 
 import dataclasses
 from typing import Any
 
-from memjax.sampling import make_stepper
+from memjax.core.types import Detector
+from memjax.detectors import DETECTORS, NoiseMagnitude
+from memjax.mitigations import MITIGATIONS, Chain, parse_chain
 
 EMBEDDING, FIRST_STEP, NOISE, SWAP = (
     "embedding_optimization",
@@ -11,44 +13,8 @@ EMBEDDING, FIRST_STEP, NOISE, SWAP = (
     "embedding_noise",
     "random_condition_change",
 )
+MAGNITUDE = "noise_magnitude"
 ARMS = (EMBEDDING, FIRST_STEP, NOISE, SWAP)
-
-
-@dataclasses.dataclass(frozen=True)
-class SamplingOptions:
-    """How pictures are made; the arguments of :func:`memjax.sampling.sample`.
-
-    Attributes:
-        stepper: ``ddim``, ``ddpm`` or ``dpm-solver++``.
-        num_steps: Steps of the trajectory.
-        guidance_scale: s of ``ε_u + s (ε_c − ε_u)``.
-        clip_x0: Clip of the estimated picture; None for latents.
-        spacing: ``leading``, ``trailing`` or ``linspace``; ``leading_open`` or
-            ``linspace_open`` for diffusers' DPM-Solver++ grid.
-        steps_offset: Added to ``leading`` timesteps; 1 for Stable Diffusion.
-        set_alpha_to_one: End on the exactly clean state; False for Stable Diffusion, which ends
-            on ``ᾱ_0``.
-    """
-
-    stepper: str = "ddim"
-    num_steps: int = 50
-    guidance_scale: float = 4.0
-    clip_x0: float | None = 1.0
-    spacing: str = "leading"
-    steps_offset: int = 0
-    set_alpha_to_one: bool = True
-
-    def static(self) -> dict[str, Any]:
-        """Returns the keyword arguments of ``sample``."""
-        return {
-            "stepper": make_stepper(self.stepper),
-            "num_steps": self.num_steps,
-            "guidance_scale": self.guidance_scale,
-            "clip_x0": self.clip_x0,
-            "spacing": self.spacing,
-            "steps_offset": self.steps_offset,
-            "set_alpha_to_one": self.set_alpha_to_one,
-        }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +26,10 @@ class AuditOptions:
         first_k: Steps of the ``first_k`` detector.
         default: The detector chosen before looking: ``first_step``, ``first_k`` or ``all_steps``.
         target_fpr: False alarms accepted when the threshold is fitted (on trained-once prompts).
-        arms: Mitigations to try; the first is the chosen one. Empty tries none.
+        detectors: What else is measured along each trajectory, beside the magnitude that the
+            windows are for; see :data:`memjax.detectors.DETECTORS`.
+        arms: Mitigations to try, see :data:`memjax.mitigations.MITIGATIONS`; joined by ``+`` where
+            several are applied together. The first is the chosen one; empty tries none.
         mitigate_steps: Step indices over which the chosen mitigation minimises the magnitude, and
             whose gradients explain the tokens.
         num_iters: Updates of the chosen mitigation.
@@ -83,6 +52,7 @@ class AuditOptions:
     first_k: int = 25
     default: str = "first_k"
     target_fpr: float = 0.05
+    detectors: tuple[str, ...] = ()
     arms: tuple[str, ...] = ARMS
     mitigate_steps: tuple[int, ...] = (5, 15, 25, 35)
     num_iters: int = 20
@@ -103,9 +73,39 @@ class AuditOptions:
             raise ValueError(
                 f"default is {self.default!r}, expected first_step, first_k or all_steps."
             )
-        unknown = [arm for arm in self.arms if arm not in ARMS]
-        if unknown:
-            raise ValueError(f"arms={self.arms}: expected names out of {ARMS}.")
+        self.parsed_detectors()
+        for arm in self.arms:
+            self.chain(arm)
+
+    def parsed_detectors(self) -> dict[str, Detector]:
+        """Returns text → detector, the magnitude first."""
+        return {MAGNITUDE: NoiseMagnitude(), **DETECTORS.parse_all(self.detectors)}
+
+    def chain(self, arm: str) -> Chain:
+        """Returns an arm's mitigations; fields that its text does not give are the options'."""
+        return parse_chain(MITIGATIONS, arm, self.mitigation_defaults())
+
+    def mitigation_defaults(self) -> dict[str, dict[str, Any]]:
+        """Returns mitigation → the fields that these options set."""
+        stop = {"target": self.target_rms, "target_ordinary": self.target_ordinary}
+        return {
+            EMBEDDING: {
+                "steps": tuple(self.mitigate_steps),
+                "num_iters": self.num_iters,
+                "learning_rate": self.learning_rate,
+                "radius": self.radius,
+                "protect": tuple(self.protect),
+                **stop,
+            },
+            FIRST_STEP: {
+                "num_iters": self.first_step_iters,
+                "learning_rate": self.first_step_learning_rate,
+                "radius": self.radius,
+                **stop,
+            },
+            NOISE: {"scale": self.noise_scale},
+            SWAP: {"tokens": self.swap_tokens},
+        }
 
     @property
     def windows(self) -> dict[str, str | int]:

@@ -10,14 +10,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from memjax.core.types import Array, Bundle, Cond
+from memjax.core.types import Bundle
 from memjax.detectors import Detection, detect, null_or_refuse
 from memjax.evaluate.bootstrap import Interval, difference_interval
 from memjax.evaluate.clip_score import ClipScore
 from memjax.evaluate.decoding import decoded
 from memjax.evaluate.likeness import Likeness, summary_of
-from memjax.evaluate.options import SamplingOptions
 from memjax.evaluate.picture_size import Pictures, as_unit
+from memjax.mitigations import Problem
+from memjax.sampling import SamplingOptions
 
 BEFORE, TARGET, BASELINE = "before", "target", "baseline"
 Record = Mapping[str, Any]
@@ -54,21 +55,24 @@ class Measures(NamedTuple):
 
 def make_pictures(
     bundle: Bundle,
-    x_T: Float[Array, "g *d"],
-    cond: Cond,
+    problem: Problem,
     sampling: SamplingOptions,
     chunk: int,
 ) -> tuple[Detection, UInt8[np.ndarray, "p g h w c"]]:
     """Returns the magnitudes along guided sampling, and the finished pictures as bytes."""
+    settings = sampling.static()
+    del settings["guidance_scale"]  # the problem's guidance stands for it
     found = detect(
         bundle.eps_fn,
-        bundle.params,
-        x_T,
-        cond,
-        null_or_refuse(bundle.null_cond),
+        problem.params,
+        problem.x_T,
+        problem.cond,
+        null_or_refuse(problem.null_cond),
         bundle.schedule,
         chunk=chunk,
-        **sampling.static(),
+        own_noise=problem.own_noise,
+        guidance=problem.guidance,
+        **settings,
     )
     if found.images is None:
         raise ValueError("the pictures were not finished: sample to the last step.")

@@ -9,12 +9,14 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from memjax.core.condition import with_embeddings
-from memjax.core.types import Array, Bundle, Cond
+from memjax.core.types import Array, Bundle, Cond, Detector
 from memjax.detectors import NoiseMagnitude, null_or_refuse
-from memjax.evaluate.options import SamplingOptions
-from memjax.evaluate.repair import collect_at, first_states
+from memjax.evaluate.repair import problem_of, setup_of
 from memjax.mitigations import States, optimize_targets
+from memjax.mitigations.embedding import states_of
+from memjax.sampling import SamplingOptions
 
+_MAGNITUDE = NoiseMagnitude(rms=True)
 _optimize = jax.jit(optimize_targets, static_argnames=("statistic", "eps_fn", "num_iters", "group"))
 
 
@@ -43,6 +45,7 @@ def repair_targets(
     sampling: SamplingOptions,
     *,
     targets_rms: Sequence[float],
+    statistic: Detector = _MAGNITUDE,
     steps: tuple[int, ...] = (0,),
     num_iters: int = 10,
     learning_rate: float = 0.05,
@@ -60,6 +63,7 @@ def repair_targets(
         sampling: How pictures are made: decides the timesteps, and the trajectory where a step
             other than the first is minimised over.
         targets_rms: Where a prompt is left, RMS; 0 runs all updates.
+        statistic: What is minimized, any differentiable detector of states.
         steps: Step indices to minimise over; ``(0,)`` is the published setting, which makes no
             trajectory.
         num_iters: Most updates.
@@ -70,15 +74,11 @@ def repair_targets(
         group: States of a prompt evaluated together, see :func:`optimize_targets`.
     """
     null_or_refuse(bundle.null_cond)
-    first = tuple(steps) == (0,)
-    states = (
-        first_states(bundle, x_T, cond, sampling)
-        if first
-        else collect_at(bundle, x_T, cond, sampling, tuple(steps))
-    )
+    problem = problem_of(bundle, (), cond, x_T, sampling)
+    states = states_of(problem, setup_of(bundle, sampling, problem.size), tuple(steps))
     targets = np.asarray(targets_rms, np.float32)
     found = _optimize(
-        NoiseMagnitude(rms=True),
+        statistic,
         bundle.eps_fn,
         bundle.params,
         states,
@@ -90,6 +90,7 @@ def repair_targets(
         radius=radius,
         trainable=None if trainable is None else jnp.asarray(trainable),
         group=group,
+        null_cond=bundle.null_cond if statistic.evals else None,
     )
     after = np.asarray(found.loss)
     return TargetedRepair(
@@ -102,7 +103,15 @@ def repair_targets(
 
 
 def trace_repair(
-    bundle: Bundle, x_T: Array, cond: Cond, rows: int, *, steps: int, num_iters: int, targets: int
+    bundle: Bundle,
+    x_T: Array,
+    cond: Cond,
+    rows: int,
+    *,
+    steps: int,
+    num_iters: int,
+    targets: int,
+    statistic: Detector = _MAGNITUDE,
 ) -> jax.stages.Traced:
     """Traces the optimiser for a number of prompts, to learn what memory it needs.
 
@@ -114,13 +123,14 @@ def trace_repair(
         steps: How many steps are minimised over.
         num_iters: Most updates.
         targets: How many targets.
+        statistic: What is minimized.
     """
     per_prompt, shape = steps * len(x_T), x_T.shape[1:]
     state = jax.ShapeDtypeStruct((rows, per_prompt, *shape), jnp.float32)
     times = jax.ShapeDtypeStruct((rows, per_prompt), jnp.int32)
     like = jax.tree.map(lambda a: jax.ShapeDtypeStruct((rows, *a.shape[1:]), a.dtype), cond)
     return _optimize.trace(
-        NoiseMagnitude(rms=True),
+        statistic,
         bundle.eps_fn,
         bundle.params,
         States(state, times, state),

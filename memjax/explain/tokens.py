@@ -14,10 +14,12 @@ from memjax.core.condition import (
     token_mask,
     with_embeddings,
 )
+from memjax.core.denoiser import Denoiser
 from memjax.core.guidance import CachedNull
 from memjax.core.schedules import NoiseSchedule
-from memjax.core.types import Array, Cond, EpsFn, Params, Statistic
+from memjax.core.types import Array, Cond, Detector, EpsFn, Params
 from memjax.detectors import NoiseMagnitude
+from memjax.detectors.base import refuse_undifferentiable
 from memjax.sampling.states import States, collect_states
 
 ATTRIBUTIONS = ("grad_norm", "grad_x_input", "integrated")
@@ -32,8 +34,9 @@ def token_significance(
     cond: Cond,
     null_cond: Cond,
     *,
-    statistic: Statistic | None = None,
+    statistic: Detector | None = None,
     attribution: str = "grad_norm",
+    cached: CachedNull | None = None,
 ) -> Float[Array, "b l"]:
     """Returns how strongly each token moves the statistic at one state.
 
@@ -46,15 +49,19 @@ def token_significance(
         x_t: States.
         t: Their timesteps.
         cond: Token conditions, one a state.
-        null_cond: The null condition or its cached prediction.
-        statistic: Default: the raw :class:`NoiseMagnitude`.
+        null_cond: The null condition, or its cached prediction.
+        statistic: Any differentiable detector of states; default: the raw
+            :class:`NoiseMagnitude`.
         attribution: One of :data:`ATTRIBUTIONS`; static.
+        cached: The unconditional prediction at ``x_t``, where it is known beside the null
+            condition.
 
     Returns:
         Significance per token; padding is 0.
 
     Raises:
-        ValueError: If the attribution is unknown or the condition has no tokens.
+        ValueError: If the attribution is unknown, the statistic has no gradient or the condition
+            has no tokens.
 
     .. note:: The statistic is per example and the gradient is taken with respect to the encoder's
         output. The official script swaps the halves, so its later steps follow an anti-guided
@@ -63,11 +70,13 @@ def token_significance(
     if attribution not in ATTRIBUTIONS:
         raise ValueError(f"attribution is {attribution!r}, expected one of {ATTRIBUTIONS}.")
     statistic = NoiseMagnitude() if statistic is None else statistic
+    refuse_undifferentiable(statistic)
     embeddings = embeddings_of(cond)
+    net, maps = Denoiser(eps_fn, params, null_cond), "maps" in statistic.needs
 
     def total(e):
-        values = statistic(eps_fn, params, x_t, t, with_embeddings(cond, e), null_cond)
-        return jnp.sum(values)
+        state = net.at(x_t, t, with_embeddings(cond, e), cached=cached, maps=maps)
+        return jnp.sum(statistic(state, net))
 
     if attribution == "integrated":
         points = (jnp.arange(_INTEGRATION_POINTS) + 0.5) / _INTEGRATION_POINTS
@@ -87,8 +96,9 @@ def explain_states(
     states: States,
     cond: Cond,
     *,
-    statistic: Statistic | None = None,
+    statistic: Detector | None = None,
     attribution: str = "grad_norm",
+    null_cond: Cond | None = None,
 ) -> Float[Array, "p m l"]:
     """Returns significance per prompt, state and token; one state a prompt at a time in memory.
 
@@ -99,19 +109,20 @@ def explain_states(
         cond: Token conditions of p prompts.
         statistic: See :func:`token_significance`; static.
         attribution: See :func:`token_significance`; static.
+        null_cond: The null condition, for statistics that evaluate the network again.
     """
 
     def at_state(state: States):
-        null = CachedNull(state.null)
         return token_significance(
             eps_fn,
             params,
             state.x_t,
             state.t,
             cond,
-            null,
+            null_cond,
             statistic=statistic,
             attribution=attribution,
+            cached=CachedNull(state.null),
         )
 
     weights = jax.lax.map(at_state, jax.tree.map(lambda a: jnp.swapaxes(a, 0, 1), states))
@@ -127,7 +138,7 @@ def explain_tokens(
     schedule: NoiseSchedule,
     *,
     steps: tuple[int, ...] | None = None,
-    statistic: Statistic | None = None,
+    statistic: Detector | None = None,
     attribution: str = "grad_norm",
     num_steps: int = 50,
     **sampling,
@@ -166,7 +177,13 @@ def explain_tokens(
         **sampling,
     )
     weights = explain_states(
-        eps_fn, params, states, cond, statistic=statistic, attribution=attribution
+        eps_fn,
+        params,
+        states,
+        cond,
+        statistic=statistic,
+        attribution=attribution,
+        null_cond=null_cond,
     )
     by_step = weights.reshape(num_rows(cond), len(steps), x_T.shape[0], -1)
     return jnp.swapaxes(by_step, 1, 2)

@@ -4,11 +4,15 @@ References:
     Somepalli et al., NeurIPS 2023, arXiv 2305.20086, §5 (Gaussian noise; random replacement).
 """
 
+import dataclasses
+from typing import ClassVar
+
 import jax
 import jax.numpy as jnp
 
 from memjax.core.condition import embeddings_of, token_mask, with_embeddings
 from memjax.core.types import Array, Cond
+from memjax.mitigations.base import Mitigation, Problem, Setup
 
 
 def add_embedding_noise(key: Array, cond: Cond, scale: Array | float) -> Cond:
@@ -59,3 +63,53 @@ def swap_tokens(key: Array, cond: Cond, pool: Cond, num_tokens: int) -> Cond:
     chosen = jnp.argsort(order, axis=1) < num_tokens
     chosen = jnp.concatenate([jnp.zeros((e.shape[0], 1), bool), chosen], axis=1)
     return with_embeddings(cond, jnp.where(chosen[..., None], donors, e))
+
+
+@dataclasses.dataclass(frozen=True)
+class EmbeddingNoise(Mitigation):
+    """Gaussian noise on the token embeddings.
+
+    Attributes:
+        scale: Relative to the condition's root mean square; 0 is the identity.
+
+    References:
+        Somepalli et al., NeurIPS 2023, section 5.
+    """
+
+    stage: ClassVar = "cond"
+    needs: ClassVar[frozenset[str]] = frozenset({"tokens"})
+    cost: ClassVar[str] = "free"
+
+    scale: float = 0.5
+
+    def __call__(self, problem: Problem, setup: Setup, key: Array) -> Problem:
+        del setup
+        if not self.scale:
+            return problem
+        return problem._replace(cond=add_embedding_noise(key, problem.cond, self.scale))
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenSwap(Mitigation):
+    """Random tokens of the condition replaced by those of other prompts.
+
+    Attributes:
+        tokens: How many, at most all but the first; 0 is the identity.
+
+    References:
+        Somepalli et al., NeurIPS 2023, section 5 (random replacement).
+    """
+
+    stage: ClassVar = "cond"
+    needs: ClassVar[frozenset[str]] = frozenset({"tokens"})
+    cost: ClassVar[str] = "free"
+
+    tokens: int = 4
+
+    def __call__(self, problem: Problem, setup: Setup, key: Array) -> Problem:
+        if not self.tokens:
+            return problem
+        pool = problem.cond if setup.pool is None else setup.pool
+        most = embeddings_of(problem.cond).shape[1] - 1  # BOS stays
+        swapped = swap_tokens(key, problem.cond, pool, min(self.tokens, most))
+        return problem._replace(cond=swapped)

@@ -1,14 +1,29 @@
 """The sampling loop: one ``lax.scan``, with guidance and taps."""
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Float, PyTree
 
-from memjax.core.guidance import CachedNull, guide, predict_pair
+from memjax.core.denoiser import Denoiser, needs_of
+from memjax.core.guidance import CachedNull, ClassifierFree
 from memjax.core.schedules import NoiseSchedule
-from memjax.core.types import Array, Cond, EpsFn, Params, StepInfo, Tap
+from memjax.core.types import (
+    Array,
+    Cond,
+    Detector,
+    EpsFn,
+    Guidance,
+    GuidanceStep,
+    Params,
+    State,
+    StepInfo,
+    Steps,
+    Tap,
+    Trajectory,
+)
 from memjax.sampling.steppers import DDIM, GridStep, Stepper, make_grid, timesteps
 
 # The arguments that decide the program and must be static under jit; no other one recompiles it.
@@ -35,13 +50,100 @@ class Sample(NamedTuple):
     taps: PyTree
 
 
-def _denoise(eps_fn, params, x_t, t, cond, null_cond, scale):
-    """Returns ``(ε_c, ε_u or None, ε used)``."""
-    if null_cond is None:
-        eps = eps_fn(params, x_t, t, cond)
-        return eps, None, eps
-    eps_cond, eps_uncond = predict_pair(eps_fn, params, x_t, t, cond, null_cond)
-    return eps_cond, eps_uncond, guide(eps_uncond, eps_cond, scale)
+def step_window(steps: Steps | None, num_steps: int) -> tuple[int, int]:
+    """Resolves a window of steps to half-open step indices.
+
+    ``first``, ``all`` (also None), ``half`` (the first half), K (the first K), ``last``,
+    ``last-K``, ``A-B`` or ``(A, B)``: steps A up to, but not including, B.
+
+    Raises:
+        ValueError: If the window is empty or does not fit into ``num_steps``.
+    """
+    text = str(steps)
+    head, dash, tail = text.partition("-")
+    if steps is None or steps == "all":
+        window = (0, num_steps)
+    elif steps == "first":
+        window = (0, 1)
+    elif steps == "half":
+        window = (0, max(1, num_steps // 2))
+    elif isinstance(steps, tuple) and len(steps) == 2:
+        window = (int(steps[0]), int(steps[1]))
+    elif isinstance(steps, int) or text.isdecimal():
+        window = (0, int(text))
+    elif head == "last" and (not dash or tail.isdecimal()):
+        window = (num_steps - int(tail or 1), num_steps)
+    elif head.isdecimal() and tail.isdecimal():
+        window = (int(head), int(tail))
+    else:
+        raise ValueError(
+            f"steps is {steps!r}, expected 'first', 'half', 'all', 'last', a number K, 'last-K' or "
+            "'A-B'."
+        )
+    if not 0 <= window[0] < window[1] <= num_steps:
+        raise ValueError(
+            f"steps={steps!r} is the window {window}, expected a non-empty one within "
+            f"0..{num_steps}: sample more steps or choose fewer."
+        )
+    return window
+
+
+def at_state(
+    detector: Detector,
+    state: State,
+    net: Denoiser,
+    index: Array | None = None,
+    num_steps: int = 1,
+) -> Float[Array, " b"]:
+    """Returns a statistic at one state of a trajectory.
+
+    Args:
+        detector: With ``domain="state"``.
+        state: The state.
+        net: The network.
+        index: The step it was met at. A detector that evaluates the network again does so within
+            its window of steps only and is NaN outside.
+        num_steps: Steps that are run.
+    """
+    if index is None or not detector.evals:
+        return detector(state, net)
+    start, stop = step_window(detector.steps, num_steps)
+    if (start, stop) == (0, num_steps):
+        return detector(state, net)
+    shape = jax.eval_shape(detector, state, net)
+    return jax.lax.cond(
+        (index >= start) & (index < stop),
+        lambda: detector(state, net),
+        lambda: jnp.full(shape.shape, jnp.nan, shape.dtype),
+    )
+
+
+class _Taps(NamedTuple):
+    """What rides along: one function of a step, or detectors by name."""
+
+    function: Tap | None
+    states: Mapping[str, Detector]
+    trajectories: Mapping[str, Detector]
+
+    @property
+    def maps(self) -> bool:
+        return "maps" in needs_of([*self.states.values(), *self.trajectories.values()])
+
+
+def _taps(tap: Tap | Mapping[str, Detector] | None) -> _Taps:
+    if not isinstance(tap, Mapping):
+        return _Taps(tap, {}, {})
+    for name, detector in tap.items():
+        if detector.domain not in ("state", "trajectory"):
+            raise ValueError(
+                f"{name} looks at {detector.domain}, expected a statistic of states or of the "
+                "trajectory: it cannot ride along sampling."
+            )
+    of = {
+        domain: {name: d for name, d in tap.items() if d.domain == domain}
+        for domain in ("state", "trajectory")
+    }
+    return _Taps(None, of["state"], of["trajectory"])
 
 
 def _estimate_x0(grid: GridStep, x_t, eps, clip_x0: float | None):
@@ -62,6 +164,7 @@ def sample(
     schedule: NoiseSchedule,
     *,
     guidance_scale: Float[Array, " steps"] | Float[Array, ""] | float = 1.0,
+    guidance: Guidance | None = None,
     num_steps: int = 50,
     stop_after: int | None = None,
     stepper: Stepper | None = None,
@@ -70,12 +173,12 @@ def sample(
     set_alpha_to_one: bool = True,
     clip_x0: float | None = None,
     key: Array | None = None,
-    tap: Tap | None = None,
+    tap: Tap | Mapping[str, Detector] | None = None,
 ) -> Sample:
     """Runs the reverse process from ``x_T`` with classifier-free guidance.
 
     A tap is given what guidance has computed anyway, so a per-step statistic costs no forward pass;
-    a magnitude or the states can be tapped without changing a bit of the images.
+    any number of detectors ride on one trajectory without changing a bit of the images.
 
     Args:
         eps_fn: The network; static under jit.
@@ -86,6 +189,7 @@ def sample(
         schedule: The schedule the network was trained with.
         guidance_scale: s of ``ε_u + s (ε_c − ε_u)``: one number, or one a step. Ignored where
             ``null_cond`` is None.
+        guidance: Another rule than :class:`~memjax.core.guidance.ClassifierFree` with that scale.
         num_steps: Steps of the grid; static.
         stop_after: Run only the first so many steps of that grid (for detection); static.
         stepper: Static; default :class:`DDIM`.
@@ -95,14 +199,16 @@ def sample(
         clip_x0: Clip the estimate of x0 to ``[−clip_x0, clip_x0]`` at each step and use the noise
             consistent with it. For pixel models; static.
         key: Typed PRNG key; only the DDPM stepper needs it.
-        tap: ``StepInfo → pytree``; static.
+        tap: ``StepInfo → pytree``, or name → detector of states or trajectories; static.
 
     Returns:
-        The final state and the tap's outputs with a leading step axis.
+        The final state and the tap's outputs with a leading step axis: a pytree, or name →
+        ``[step, b]``.
 
     Raises:
-        ValueError: If ``stop_after`` is not in [1, num_steps], or the null prediction is cached
-            (it holds at one state only).
+        ValueError: If ``stop_after`` is not in [1, num_steps], the null prediction is cached (it
+            holds at one state only), a detector needs what is not there, or ``guidance`` is given
+            without a null condition.
 
     .. note:: With ``clip_x0`` the noise is recomputed from the clipped x0, so that state, noise and
         x0 stay consistent; diffusers' DDIM keeps the network's ε by default.
@@ -118,21 +224,51 @@ def sample(
             "null_cond is a prediction cached at one state, expected the null condition: a "
             "trajectory needs a new unconditional prediction at every step."
         )
+    if guidance is not None and null_cond is None:
+        raise ValueError(
+            f"guidance={type(guidance).__name__} was given without a null condition: give "
+            "null_cond, or leave guidance out."
+        )
+    net, taps = Denoiser(eps_fn, params, null_cond), _taps(tap)
+    guidance = ClassifierFree(guidance_scale) if guidance is None else guidance
     steps = timesteps(schedule.num_timesteps, num_steps, spacing, steps_offset)
     grid = make_grid(schedule, steps, set_alpha_to_one=set_alpha_to_one)
-    scales = jnp.broadcast_to(jnp.asarray(guidance_scale, jnp.float32), (num_steps,))
-    inputs = jax.tree.map(lambda a: a[:last], (jnp.arange(num_steps), grid, scales))
+    inputs = jax.tree.map(lambda a: a[:last], (jnp.arange(num_steps), grid))
 
     def body(carry, step):
-        x_t, memory = carry
-        index, at, scale = step
+        x_t, memory, guided = carry
+        index, at = step
         t = jnp.broadcast_to(at.t, (x_t.shape[0],))
-        eps_cond, eps_uncond, eps = _denoise(eps_fn, params, x_t, t, cond, null_cond, scale)
+        state = net.at(x_t, t, cond, maps=taps.maps)
+        eps = state.eps_cond
+        if state.eps_uncond is not None:
+            told = GuidanceStep(index, num_steps, at.t, x_t)
+            guided, eps = guidance(guided, told, state.eps_cond, state.eps_uncond)
         x0, eps = _estimate_x0(at, x_t, eps, clip_x0)
         step_key = None if key is None else jax.random.fold_in(key, index)
         memory, x_next = stepper.step(memory, at, x_t, eps, x0, step_key)
-        info = StepInfo(index, at.t, x_t, eps_cond, eps_uncond, eps, x0)
-        return (x_next, memory), None if tap is None else tap(info)
+        info = StepInfo(index, at.t, x_t, state.eps_cond, state.eps_uncond, eps, x0)
+        seen = None if taps.function is None else taps.function(info)
+        values = {
+            name: at_state(detector, state, net, index, last)
+            for name, detector in taps.states.items()
+        }
+        kept = (x_t, state.maps) if taps.trajectories else None
+        return (x_next, memory, guided), (seen, values, kept)
 
-    (x, _), taps = jax.lax.scan(body, (x_T, stepper.init(x_T)), inputs)
-    return Sample(x, taps)
+    start = (x_T, stepper.init(x_T), guidance.init(x_T) if null_cond is not None else ())
+    (x, _, _), (seen, values, kept) = jax.lax.scan(body, start, inputs)
+    if not isinstance(tap, Mapping):
+        return Sample(x, seen)
+    return Sample(x, values | _whole(taps.trajectories, kept, x, inputs[1], net))
+
+
+def _whole(
+    detectors: Mapping[str, Detector], kept: Any, x_end: Array, grid: GridStep, net: Denoiser
+) -> dict[str, Float[Array, "s b"]]:
+    """Returns the statistics of the trajectory as a whole."""
+    if not detectors:
+        return {}
+    x_t, maps = kept
+    seen = Trajectory(x_t, x_end, grid.t, grid.signal, grid.sigma, maps)
+    return {name: detector(seen, net) for name, detector in detectors.items()}

@@ -41,16 +41,24 @@ def first_step_states(
     t: Int[Array, ""],
     cond: Cond,
     null_cond: Cond,
+    *,
+    own_noise: bool = False,
 ) -> States:
     """Returns the paper's setting: the initial noise at the first timestep, for every prompt.
 
-    The unconditional half is computed once for all prompts.
+    The unconditional half is computed once for all prompts that share noise; with ``own_noise``
+    (static) ``x_T`` is ``[p, g, *d]``.
 
     Raises:
         ValueError: If there is no null condition.
     """
     null_cond = null_or_refuse(null_cond)
-    prompts, generations = num_rows(cond), x_T.shape[0]
+    prompts, generations = num_rows(cond), x_T.shape[int(own_noise)]
+    if own_noise:
+        flat = x_T.reshape(-1, *x_T.shape[2:])
+        each = jnp.broadcast_to(t, (len(flat),))
+        null = cache_null(eps_fn, params, flat, each, null_cond).eps
+        return States(x_T, each.reshape(prompts, generations), null.reshape(x_T.shape))
     steps = jnp.broadcast_to(t, (generations,))
     null = cache_null(eps_fn, params, x_T, steps, null_cond).eps
     spread = partial(jnp.broadcast_to, shape=(prompts, *x_T.shape))
@@ -67,6 +75,7 @@ def collect_states(
     *,
     steps: tuple[int, ...],
     num_steps: int = 50,
+    own_noise: bool = False,
     **sampling,
 ) -> States:
     """Samples once and keeps the states at the given step indices, with their ε_u.
@@ -80,6 +89,7 @@ def collect_states(
         schedule: The noise schedule.
         steps: Step indices in [0, num_steps); static.
         num_steps: Steps of the trajectory; static.
+        own_noise: Whether ``x_T`` is each prompt's own, ``[p, g, *d]``; static.
         **sampling: Passed to :func:`memjax.sampling.sample`.
 
     Raises:
@@ -88,8 +98,9 @@ def collect_states(
     null_cond = null_or_refuse(null_cond)
     if not steps or min(steps) < 0 or max(steps) >= num_steps:
         raise ValueError(f"steps={steps}: expected step indices between 0 and {num_steps - 1}.")
-    prompts, generations = num_rows(cond), x_T.shape[0]
-    x = jnp.tile(x_T, (prompts,) + (1,) * (x_T.ndim - 1))
+    prompts, generations = num_rows(cond), x_T.shape[int(own_noise)]
+    shape = x_T.shape[1 + own_noise :]
+    x = x_T.reshape(-1, *shape) if own_noise else jnp.tile(x_T, (prompts,) + (1,) * len(shape))
     taps = sample(
         eps_fn,
         params,
@@ -105,8 +116,8 @@ def collect_states(
     x_t, t, null = jax.tree.map(lambda a: a[np.asarray(steps)], taps)
 
     def per_prompt(a):
-        a = a.reshape(len(steps), prompts, generations, *x_T.shape[1:])
-        return jnp.swapaxes(a, 0, 1).reshape(prompts, -1, *x_T.shape[1:])
+        a = a.reshape(len(steps), prompts, generations, *shape)
+        return jnp.swapaxes(a, 0, 1).reshape(prompts, -1, *shape)
 
     t = jnp.broadcast_to(jnp.repeat(t, generations), (prompts, len(steps) * generations))
     return States(per_prompt(x_t), t, per_prompt(null))

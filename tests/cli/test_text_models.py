@@ -50,15 +50,24 @@ def test_bfloat16_networks_keep_float32_states(text_model):
 
 
 def test_bfloat16_trajectories_and_their_norms_are_float32(text_model):
-    from memjax.detectors import trajectory_magnitudes
+    from memjax.detectors import DEFAULT_DETECTORS, trajectory_statistics
 
     bundle = load_model(text_model, "bfloat16").bundle
     noise = jnp.zeros((2, *bundle.sample_shape))
 
     def run(params, noise, cond):
-        return trajectory_magnitudes(
-            bundle.eps_fn, params, noise, cond, cond, bundle.schedule, num_steps=3, steps_offset=1
+        found, end = trajectory_statistics(
+            bundle.eps_fn,
+            params,
+            noise,
+            cond,
+            cond,
+            bundle.schedule,
+            detectors=tuple(DEFAULT_DETECTORS.items()),
+            num_steps=3,
+            steps_offset=1,
         )
+        return found["noise_magnitude"], end
 
     per_step, end = jax.eval_shape(run, bundle.params, noise, bundle.null_cond)
     assert (per_step.dtype, per_step.shape) == (jnp.float32, (1, 2, 3))

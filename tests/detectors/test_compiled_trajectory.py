@@ -59,7 +59,7 @@ def test_a_detection_job_compiles_its_trajectory_once(model):
 
     with compilations() as first:
         before = job(7, 0, 3.0)
-    assert [name for name in first if "trajectory" in name] == ["jit(trajectory_magnitudes)"]
+    assert [name for name in first if "trajectory" in name] == ["jit(trajectory_statistics)"]
     with compilations() as later:
         after = job(5, 1, 7.5), job(11, 2, np.float32(1.5))
     assert [name for name in later if "trajectory" in name] == []

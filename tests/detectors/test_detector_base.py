@@ -28,14 +28,22 @@ def test_windows_that_do_not_fit_are_refused(steps):
         step_window(steps, 4)
 
 
-@pytest.mark.parametrize("steps", ["last", 2.0, (1, 2, 3), None])
+@pytest.mark.parametrize("steps", ["latest", 2.0, (1, 2, 3), "last-", "1-b"])
 def test_windows_that_mean_nothing_are_refused(steps):
-    with pytest.raises(ValueError, match="expected 'first', 'all', a number or"):
+    with pytest.raises(ValueError, match="expected 'first', 'half', 'all', 'last', a number K"):
         step_window(steps, 4)
 
 
+@pytest.mark.parametrize(
+    ("steps", "window"),
+    [("half", (0, 4)), ("last", (8, 9)), ("last-3", (6, 9)), ("2-5", (2, 5)), (None, (0, 9))],
+)
+def test_windows_by_name(steps, window):
+    assert step_window(steps, 9) == window
+
+
 def test_scores_average_generations_and_scale_to_rms():
-    found = Detection(PER_STEP, None, 0, 9)
+    found = Detection({"statistic": PER_STEP}, None, 0, 9)
     # Prompt 0: rows 0-3, 4-7, 8-11; first two steps: .5, 4.5, 8.5.
     np.testing.assert_allclose(found.scores(2), [4.5, 16.5])
     np.testing.assert_allclose(found.scores("first"), [4.0, 16.0])

@@ -5,25 +5,25 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from memjax.core.denoiser import Denoiser
 from memjax.core.guidance import CachedNull, CompanionNull, RandomNull, cache_null
 from memjax.core.schedules import ScheduleSpec
 from memjax.core.types import TokenCond
 from memjax.detectors import (
-    MagnitudeTap,
     NoiseMagnitude,
     detect,
-    first_step_magnitudes,
-    trajectory_magnitudes,
 )
 from memjax.sampling import DPMSolverPP2M, sample
 from tests.closed_forms import (
     DIM,
     Counting,
+    first_step,
     noise,
     null_tokens,
     tokens,
     toy_eps,
     toy_params,
+    trajectory,
 )
 
 SCHEDULE = ScheduleSpec(num_timesteps=200, beta_end=0.08).build()
@@ -55,8 +55,10 @@ def test_linear_network_by_hand():
 
     cond = jnp.array([[3.0, 4.0, 0.0, 0.0], [0.0, 0.0, 6.0, 8.0]])
     x, t, null = jnp.ones((2, 4)), jnp.array([3, 3]), jnp.zeros((1, 4))
-    np.testing.assert_allclose(NoiseMagnitude()(eps_fn, None, x, t, cond, null), [5, 10], rtol=1e-6)
-    rms = NoiseMagnitude(rms=True)(eps_fn, None, x, t, cond, null)
+    net = Denoiser(eps_fn, None, null)
+    state = net.at(x, t, cond)
+    np.testing.assert_allclose(NoiseMagnitude()(state, net), [5, 10], rtol=1e-6)
+    rms = NoiseMagnitude(rms=True)(state, net)
     np.testing.assert_allclose(rms, [2.5, 5.0], rtol=1e-6)
     found = detect(eps_fn, None, x, cond, null, SCHEDULE, steps="first")
     np.testing.assert_allclose(found.per_step[..., 0], [[5, 5], [10, 10]], rtol=1e-6)
@@ -81,14 +83,14 @@ def _constant(params, x, t, cond):
 
 def test_first_step_equals_two_halves_and_shares_the_null():
     cond, x_T, t = tokens(1, 3, padded=1), noise(0, 2), jnp.array(150)
-    got = first_step_magnitudes(toy_eps, PARAMS, x_T, t, cond, NULL)
+    got = first_step(toy_eps, PARAMS, x_T, t, cond, NULL)
     expected = [
         _halves(x_T, 150, jax.tree.map(lambda a, p=p: jnp.repeat(a[p : p + 1], 2, 0), cond))
         for p in range(3)
     ]
     np.testing.assert_allclose(got, expected, rtol=1e-4)
     cached = cache_null(toy_eps, PARAMS, x_T, jnp.full((2,), t), NULL)
-    again = first_step_magnitudes(toy_eps, PARAMS, x_T, t, cond, cached)
+    again = first_step(toy_eps, PARAMS, x_T, t, cond, cached)
     np.testing.assert_allclose(again, got, rtol=1e-5)
 
 
@@ -100,7 +102,7 @@ def test_first_step_mode_is_the_first_column_of_the_whole_run():
 
 def test_trajectory_magnitudes_are_those_of_each_visited_state():
     cond, x_T = tokens(1, 2), noise(0, 1)
-    per_step, end = trajectory_magnitudes(
+    per_step, end = trajectory(
         toy_eps, PARAMS, x_T, cond, NULL, SCHEDULE, num_steps=4, guidance_scale=3.0
     )
     x = jnp.tile(x_T, (2, 1, 1, 1))
@@ -199,11 +201,12 @@ def test_without_a_null_condition_everything_refuses():
     with pytest.raises(ValueError, match=sentence):
         _detect(null=None)
     with pytest.raises(ValueError, match=sentence):
-        NoiseMagnitude()(toy_eps, PARAMS, x, t, cond, None)
+        NoiseMagnitude()(Denoiser(toy_eps, PARAMS).at(x, t, cond), Denoiser(toy_eps, PARAMS))
     with pytest.raises(ValueError, match=sentence):
-        first_step_magnitudes(toy_eps, PARAMS, x, t[0], cond, None)
-    with pytest.raises(ValueError, match="give sample\\(\\) a null_cond"):
-        sample(toy_eps, PARAMS, x, cond, None, SCHEDULE, num_steps=2, tap=MagnitudeTap())
+        first_step(toy_eps, PARAMS, x, t[0], cond, None)
+    tap = {"magnitude": NoiseMagnitude()}
+    with pytest.raises(ValueError, match=sentence):
+        sample(toy_eps, PARAMS, x, cond, None, SCHEDULE, num_steps=2, tap=tap)
 
 
 def test_a_window_beyond_the_trajectory_is_refused():
@@ -241,7 +244,9 @@ def test_one_trace_while_numbers_change(steps):
 
 def test_cached_null_must_be_a_prediction():
     cached = CachedNull(jnp.zeros((2, 4, 4, 1)))
-    norms = NoiseMagnitude()(toy_eps, PARAMS, noise(0, 2), jnp.array([5, 5]), tokens(1, 2), cached)
+    net = Denoiser(toy_eps, PARAMS)
+    state = net.at(noise(0, 2), jnp.array([5, 5]), tokens(1, 2), cached=cached)
+    norms = NoiseMagnitude()(state, net)
     eps = toy_eps(PARAMS, noise(0, 2), jnp.array([5, 5]), tokens(1, 2))
     np.testing.assert_allclose(
         norms, np.linalg.norm(np.asarray(eps).reshape(2, DIM), axis=1), rtol=1e-5

@@ -40,7 +40,7 @@ def test_a_compiled_program_gives_what_detect_gives(inputs, steps):
     probe = prepare(EPS, jnp.float32(0.3), x_T, null, SCHEDULE, steps=steps, **grid)
     shapes = jax.ShapeDtypeStruct((2, 2), jnp.float32)
     compiled = probe.trace(shapes).lower().compile()
-    parts = [probe(cond[i : i + 2], compiled)[0] for i in (0, 2, 3)]
+    parts = [probe(cond[i : i + 2], compiled)[0]["noise_magnitude"] for i in (0, 2, 3)]
     found = np.concatenate([parts[0], parts[1], parts[2][1:]])
     np.testing.assert_allclose(found, expected.per_step, rtol=1e-6)
     assert probe.forward_evals(5) == expected.forward_evals

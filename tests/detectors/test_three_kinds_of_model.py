@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from memjax.core.denoiser import Denoiser
 from memjax.core.schedules import ScheduleSpec
 from memjax.detectors import NoiseMagnitude, detect
 from memjax.explain import explain_tokens
@@ -103,8 +104,13 @@ def test_v_prediction_is_seen_as_noise():
     v_fn, params = _model("plain", 0)
     x, t, cond = noise(0, 2), jnp.array([20, 150]), tokens(0, 2)
     eps_fn = EpsFromV(v_fn, SPEC)
-    got = NoiseMagnitude()(eps_fn, params, x, t, cond, null_tokens())
+
+    def magnitude(fn):
+        net = Denoiser(fn, params, null_tokens())
+        return NoiseMagnitude()(net.at(x, t, cond), net)
+
+    got = magnitude(eps_fn)
     # The x_t in ε = √ᾱ v + √(1−ᾱ) x_t cancels: the magnitude is √ᾱ ‖v_c − v_u‖.
-    raw = NoiseMagnitude()(v_fn, params, x, t, cond, null_tokens())
+    raw = magnitude(v_fn)
     signal = np.sqrt(np.cumprod(1 - SPEC.betas()))[np.asarray(t)]
     np.testing.assert_allclose(got, signal * np.asarray(raw), rtol=1e-4)

@@ -25,8 +25,9 @@ from memjax.evaluate.audit_inputs import (
     make_gallery,
 )
 from memjax.evaluate.audit_results import standalone_evals
-from memjax.evaluate.options import AuditOptions, SamplingOptions
-from memjax.evaluate.repair import chunks, may_move
+from memjax.evaluate.options import AuditOptions
+from memjax.evaluate.repair import chunked, may_move
+from memjax.sampling import SamplingOptions
 
 SPACE = chexpert_label_space(num_markers=2, marker_vocabulary=(("K3", "M4"), ("17", "20")))
 
@@ -230,10 +231,10 @@ def test_stated_evaluations_are_what_the_detector_spends(name, steps):
 
 def test_chunks_have_one_size_and_lose_no_row():
     rows = jnp.arange(7)[:, None]
-    parts = chunks(rows, 3)
+    parts = chunked(rows, 3)
     assert [part.ravel().tolist() for part in parts] == [[0, 1, 2], [3, 4, 5], [6, 6, 6]]
-    assert [part.ravel().tolist() for part in chunks(rows[:2], 3)] == [[0, 1]]
-    assert jax.tree.leaves(chunks(rows, 7))[0].shape == (7, 1)
+    assert [part.ravel().tolist() for part in chunked(rows[:2], 3)] == [[0, 1]]
+    assert jax.tree.leaves(chunked(rows, 7))[0].shape == (7, 1)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,6 @@ from memjax.core.condition import embeddings_of
 from memjax.core.schedules import ScheduleSpec
 from memjax.core.types import Bundle
 from memjax.evaluate.bootstrap import Interval
-from memjax.evaluate.options import SamplingOptions
 from memjax.evaluate.repair_page import RepairStudy, repair_sentences, write_repair_page
 from memjax.evaluate.repair_study import (
     BASELINE,
@@ -26,6 +25,7 @@ from memjax.evaluate.repair_study import (
 from memjax.evaluate.repair_targets import repair_targets, trace_repair
 from memjax.evaluate.repair_wall import Cell, PromptBand, repair_wall, shown_columns, small
 from memjax.evaluate.tradeoff import tradeoff_figure, tradeoff_table
+from memjax.sampling import SamplingOptions
 from tests.closed_forms import SHAPE, Counting, noise, null_tokens, tokens, toy_eps, toy_params
 
 SCHEDULE = ScheduleSpec(num_timesteps=200, beta_end=0.08).build()

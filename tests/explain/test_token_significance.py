@@ -1,3 +1,5 @@
+import dataclasses
+from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -5,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from memjax.core.denoiser import Denoiser
 from memjax.core.schedules import ScheduleSpec
-from memjax.core.types import TokenCond
+from memjax.core.types import Detector, TokenCond
 from memjax.detectors import NoiseMagnitude
 from memjax.explain import ATTRIBUTIONS, explain_tokens, token_significance
 from memjax.sampling import DDPM, sample
@@ -59,6 +62,16 @@ def test_linear_network_in_closed_form():
         np.testing.assert_allclose(got, expected[attribution], rtol=1e-4, atol=1e-5)
 
 
+@dataclasses.dataclass(frozen=True)
+class Plain(Detector):
+    """A function of network, state and conditions as a detector."""
+
+    fn: Callable
+
+    def __call__(self, state, net):
+        return self.fn(net.eps_fn, net.params, state.x_t, state.t, state.cond, net.null_cond)
+
+
 def test_gradient_against_finite_differences_in_float64():
     def magnitude(eps_fn, params, x_t, t, cond, null_cond):
         null = jax.tree.map(lambda a: jnp.broadcast_to(a, (x_t.shape[0], *a.shape[1:])), null_cond)
@@ -69,7 +82,7 @@ def test_gradient_against_finite_differences_in_float64():
         params, x = toy_params(dtype=np.float64), noise(0, 2, np.float64)
         cond, null = tokens(1, 2, dtype=np.float64), null_tokens(np.float64)
         t = jnp.array([5, 150])
-        got = token_significance(toy_eps, params, x, t, cond, null, statistic=magnitude)
+        got = token_significance(toy_eps, params, x, t, cond, null, statistic=Plain(magnitude))
         assert got.dtype == jnp.float64
         run = jax.jit(partial(magnitude, toy_eps))
         grad, h = np.zeros((2, TOKENS, WIDTH)), 1e-6
@@ -126,7 +139,8 @@ def test_integrated_gradients_add_up_to_the_score():
     args = (smooth, params, noise(0, 3), T, cond, null)
     got = token_significance(*args, attribution="integrated")
     # Eight midpoints of a smooth path.
-    np.testing.assert_allclose(got[:, 0], NoiseMagnitude()(*args), rtol=5e-3)
+    net = Denoiser(smooth, params, null)
+    np.testing.assert_allclose(got[:, 0], NoiseMagnitude()(net.at(*args[2:5]), net), rtol=5e-3)
 
 
 def test_unused_tokens_and_padding_weigh_nothing():

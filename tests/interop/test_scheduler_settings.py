@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from memjax.core.schedules import ScheduleSpec
-from memjax.evaluate.options import SamplingOptions
 from memjax.interop.scheduler_settings import SPEC, scheduler_settings, scheduling
+from memjax.sampling import SamplingOptions
 
 SD14 = {
     "_class_name": "PNDMScheduler",

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from memjax.core.schedules import ScheduleSpec
 from memjax.core.types import TokenCond
-from memjax.mitigations import add_embedding_noise, compose, swap_tokens
+from memjax.mitigations import Chain, Problem, add_embedding_noise, swap_tokens
 from memjax.sampling import sample
 from tests.closed_forms import TOKENS, noise, null_tokens, tokens, toy_eps, toy_params
 
@@ -26,9 +26,8 @@ def _images(cond):
     [
         lambda cond: add_embedding_noise(jax.random.key(1), cond, 0.0),
         lambda cond: swap_tokens(jax.random.key(1), cond, POOL, 0),
-        compose(),
     ],
-    ids=["noise", "swap", "nothing"],
+    ids=["noise", "swap"],
 )
 def test_strength_zero_is_the_identity_bit_for_bit(mitigate):
     mitigated = mitigate(COND)
@@ -91,9 +90,24 @@ def test_swap_chooses_all_places_and_donors():
     assert len({row[c].tobytes() for row, c in zip(got, changed, strict=True)}) == 15
 
 
-def test_compose_applies_from_left_to_right():
-    double = compose(lambda c: c + 1.0, lambda c: 10.0 * c)
-    np.testing.assert_array_equal(double(jnp.array([2.0])), [30.0])
+def test_a_chain_applies_from_left_to_right_and_draws_anew_for_each():
+    keys = []
+
+    def then(change):
+        def mitigation(problem, setup, key):
+            keys.append(key)
+            return problem._replace(cond=change(problem.cond))
+
+        mitigation.needs = frozenset()
+        return mitigation
+
+    problem = Problem([], None, jnp.array([2.0]), None, jnp.zeros((1, 2)), None)
+    chain = Chain("both", (then(lambda c: c + 1.0), then(lambda c: 10.0 * c)))
+    key = jax.random.key(3)
+    np.testing.assert_array_equal(chain(problem, None, key).cond, [30.0])
+    assert keys[0] is key
+    assert not np.array_equal(*(jax.random.key_data(k) for k in keys))
+    assert Chain("nothing", ())(problem, None, key) is problem
 
 
 @pytest.mark.parametrize("num", [-1, TOKENS])

@@ -8,13 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memjax.core.schedules import ScheduleSpec
-from memjax.detectors import NoiseMagnitude, first_step_magnitudes
+from memjax.detectors import NoiseMagnitude
 from memjax.mitigations import States, collect_states, first_step_states, optimize_embedding
 from memjax.sampling import sample, timesteps
 from tests.closed_forms import (
     TOKENS,
     WIDTH,
     Counting,
+    first_step,
     noise,
     null_tokens,
     tokens,
@@ -92,13 +93,13 @@ def test_collected_states_are_those_of_the_guided_trajectory():
 
 def test_losses_begin_with_the_detector_and_fall():
     out = _optimize()
-    magnitudes = first_step_magnitudes(toy_eps, PARAMS, noise(0, 2), jnp.array(150), COND, NULL)
+    magnitudes = first_step(toy_eps, PARAMS, noise(0, 2), jnp.array(150), COND, NULL)
     np.testing.assert_allclose(out.losses[0], np.mean(magnitudes, axis=1), rtol=1e-5)
     assert out.losses.shape == (7, 3)
     assert np.all(np.diff(np.asarray(out.losses), axis=0) < 0)
     np.testing.assert_array_equal(out.loss, out.losses[-1])
     assert out.iterations.tolist() == [6, 6, 6]
-    again = first_step_magnitudes(toy_eps, PARAMS, noise(0, 2), jnp.array(150), out.cond, NULL)
+    again = first_step(toy_eps, PARAMS, noise(0, 2), jnp.array(150), out.cond, NULL)
     np.testing.assert_allclose(out.loss, np.mean(again, axis=1), rtol=1e-4)
 
 
@@ -106,7 +107,7 @@ def test_the_first_update_is_adam_with_decoupled_decay():
     def mean_loss(e):
         cond = COND._replace(embeddings=e)
         null = NULL
-        values = first_step_magnitudes(toy_eps, PARAMS, noise(0, 2), jnp.array(150), cond, null)
+        values = first_step(toy_eps, PARAMS, noise(0, 2), jnp.array(150), cond, null)
         return jnp.sum(jnp.mean(values, axis=1))
 
     grad = np.asarray(jax.grad(mean_loss)(COND.embeddings), np.float64)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from memjax.core.types import TokenCond
-from memjax.detectors import MagnitudeTap
+from memjax.detectors import NoiseMagnitude
 from memjax.models.clip_text import CLIPText
 from memjax.models.vae import AutoencoderKL
 from memjax.sampling import sample
@@ -44,7 +44,7 @@ def generate(name, params, ids, x_T):
         num_steps=GOLDEN_STEPS,
         steps_offset=1,
         set_alpha_to_one=False,
-        tap=MagnitudeTap(),
+        tap={"magnitude": NoiseMagnitude()},
     )
     return found.x, found.taps
 

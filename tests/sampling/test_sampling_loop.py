@@ -7,7 +7,7 @@ import pytest
 
 from memjax.core.guidance import broadcast_cond
 from memjax.core.schedules import ScheduleSpec
-from memjax.detectors import MagnitudeTap
+from memjax.detectors import NoiseMagnitude
 from memjax.sampling import DDIM, DDPM, DPMSolverPP2M, make_stepper, sample, timesteps
 from memjax.sampling.steppers import make_grid
 from tests.closed_forms import (
@@ -132,7 +132,7 @@ def test_guidance_may_change_from_step_to_step():
 def test_a_tap_leaves_the_samples_bit_identical(stepper):
     run = partial(_run, null=null_tokens(), guidance_scale=4.0, stepper=stepper)
     plain = jax.jit(lambda key: run(key=key).x)(jax.random.key(1))
-    for tap in (MagnitudeTap(), lambda info: (info.x_t, info.t, info.eps_uncond)):
+    for tap in ({"magnitude": NoiseMagnitude()}, lambda info: (info.x_t, info.t, info.eps_uncond)):
         tapped = jax.jit(lambda key, tap=tap: run(key=key, tap=tap))(jax.random.key(1))
         np.testing.assert_array_equal(tapped.x, plain)
 

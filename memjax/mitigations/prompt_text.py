@@ -13,9 +13,16 @@ References:
     everything, so that a seed gives the same captions on every machine.
 """
 
+import abc
+import dataclasses
 from collections.abc import Sequence
+from typing import ClassVar
 
+import jax
 import numpy as np
+
+from memjax.core.types import Array
+from memjax.mitigations.base import Mitigation, Problem, Setup
 
 _MOST = 100_000
 
@@ -96,3 +103,88 @@ def _inserted(caption: str, rng: np.random.Generator, added: Sequence[str]) -> s
     for word in added:
         words.insert(int(rng.integers(0, len(words) + 1)), word)
     return " ".join(words)
+
+
+@dataclasses.dataclass(frozen=True)
+class TextInsertion(Mitigation):
+    """Something inserted into the caption before it is encoded.
+
+    Attributes:
+        count: Insertions; 0 is the identity.
+    """
+
+    stage: ClassVar = "text"
+    needs: ClassVar[frozenset[str]] = frozenset({"text"})
+    cost: ClassVar[str] = "free"
+
+    count: int = 4
+
+    @abc.abstractmethod
+    def rewrite(self, caption: str, rng: np.random.Generator, setup: Setup) -> str:
+        """Returns the caption with its insertions."""
+
+    def __call__(self, problem: Problem, setup: Setup, key: Array) -> Problem:
+        if not self.count:
+            return problem
+        if setup.encode is None:
+            raise ValueError(
+                f"{type(self).__name__} changes captions, and nothing here encodes them: take a "
+                "mitigation of conditions."
+            )
+        seed = np.asarray(jax.random.key_data(key)).ravel().tolist()
+        rows = []
+        for number, row in enumerate(problem.rows):
+            if not isinstance(row.get("caption"), str):
+                raise ValueError(
+                    f"prompt {row.get('id', number)!r} has no caption, which "
+                    f"{type(self).__name__} needs: give prompts in words."
+                )
+            rng = np.random.default_rng([*seed, number])
+            rows.append({**row, "caption": self.rewrite(row["caption"], rng, setup)})
+        return problem._replace(rows=rows, cond=setup.encode(rows))
+
+
+class RandomWords(TextInsertion):
+    """Random words of other captions inserted into the caption.
+
+    References:
+        Somepalli et al., NeurIPS 2023, section 5.
+    """
+
+    def rewrite(self, caption: str, rng: np.random.Generator, setup: Setup) -> str:
+        return add_random_words(caption, rng, self.count, setup.words)
+
+
+class RandomNumbers(TextInsertion):
+    """Random numbers inserted into the caption.
+
+    References:
+        Somepalli et al., NeurIPS 2023, section 5.
+    """
+
+    def rewrite(self, caption: str, rng: np.random.Generator, setup: Setup) -> str:
+        del setup
+        return add_random_numbers(caption, rng, self.count)
+
+
+class WordRepetition(TextInsertion):
+    """Words of the caption repeated at random places of it.
+
+    References:
+        Somepalli et al., NeurIPS 2023, section 5.
+    """
+
+    def rewrite(self, caption: str, rng: np.random.Generator, setup: Setup) -> str:
+        del setup
+        return repeat_words(caption, rng, self.count)
+
+
+class RandomTokens(TextInsertion):
+    """Random pieces of the tokenizer's vocabulary inserted into the caption.
+
+    References:
+        Somepalli et al., NeurIPS 2023, section 5.
+    """
+
+    def rewrite(self, caption: str, rng: np.random.Generator, setup: Setup) -> str:
+        return add_random_tokens(caption, rng, self.count, setup.pieces)

@@ -13,7 +13,7 @@ from typing import Literal
 
 from memjax.data import storage
 from memjax.data.demographics import age_of, sex_of
-from memjax.data.images import CorruptImageError, load_image
+from memjax.data.images import CorruptImageError, reading_notes
 from memjax.data.labels import FINDINGS, state_of
 from memjax.data.problems import Problems
 from memjax.data.records import Record
@@ -157,7 +157,7 @@ def present(records: Sequence[Record], problems: Problems) -> list[Record]:
 def check_images(
     records: Sequence[Record], *, strict: bool = False, examples: int = 5
 ) -> tuple[list[Record], Problems]:
-    """Decode every picture once; leave out and count the corrupt ones.
+    """Decode every picture once; leave out and count the corrupt ones, note what reading changes.
 
     Raises:
         ValueError: With ``strict``, if any file is corrupt.
@@ -165,11 +165,13 @@ def check_images(
     kept, problems = [], Problems(examples)
     for record in records:
         try:
-            load_image(record.path, 8)
+            notes = reading_notes(record.path)
         except CorruptImageError as error:
             problems.add("corrupt image", f"{record.path} ({error.reason})")
-        else:
-            kept.append(record)
+            continue
+        kept.append(record)
+        for note in notes:
+            problems.note(note)
     if strict:
         problems.refuse()
     return kept, problems

@@ -1,21 +1,40 @@
-"""Pixels in and out: one decode-and-resize path, and the [-1, 1] convention."""
+"""Pixels in and out: one decode-and-resize path, and the [-1, 1] convention.
+
+A file is read the way a viewer shows it: turned upright as its EXIF orientation says. Grayscale of
+16 bits becomes 8 by the depth that the file uses: the least of 8, 10, 12, 14 and 16 bits that holds
+its largest value. ``u = round(255 · v / (2^bits − 1))``, so a 12-bit radiograph in a 16-bit file
+spans black to white, and a file with a value of 2^14 or more is divided by 257 as it stands.
+"""
 
 import contextlib
 import importlib
 import os
+import re
 from collections.abc import Callable, Iterator
 from typing import BinaryIO, Literal, cast
 
 import numpy as np
 from etils import epath
 from jaxtyping import Float32, UInt8
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 Square = Literal["crop", "pad", "stretch"]
 MAX_PIXELS = 80_000_000  # below where Pillow itself begins to warn
+READING = 2  # raised where the same file gives other pixels than before; caches of pictures name it
+DEPTHS = (8, 10, 12, 14, 16)
 # Where ``open_picture`` stands for addresses of this kind; by name, so that a worker process knows
 # it too and a library is imported only when one of its pictures is read.
 OPENERS: dict[str, str] = {"tfds": "memjax.data.tfds", "digits": "memjax.data.digits"}
+_TURNS: dict[int, Image.Transpose] = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_DEEP_COLOR = re.compile(r";16[BLN]")  # Pillow keeps the upper byte of such pixels
 
 
 class CorruptImageError(ValueError):
@@ -40,7 +59,7 @@ def open_binary(path: str | os.PathLike[str]) -> BinaryIO:
 def load_image(
     path: str | os.PathLike[str], size: int, channels: int = 1, *, square: Square = "crop"
 ) -> UInt8[np.ndarray, "size size channels"]:
-    """Read a file as a square grayscale or colour image.
+    """Read a file, upright, as a square grayscale or colour image.
 
     Args:
         path: A file that Pillow reads, or an address such as ``tfds://…#train/12``.
@@ -55,23 +74,55 @@ def load_image(
     mode = {1: "L", 3: "RGB"}.get(channels)
     if mode is None:
         raise ValueError(f"channels is {channels}; expected 1 (grayscale) or 3 (colour).")
-    return _resized(_decode(path, mode), size, channels, square)
+    return _resized(_decode(path, mode)[0], size, channels, square)
 
 
-def _decode(path: str | os.PathLike[str], mode: str) -> Image.Image:
+def reading_notes(path: str | os.PathLike[str]) -> list[str]:
+    """What reading changes in a file's pixels, in a few words each; empty for most files.
+
+    Raises:
+        CorruptImageError: The file is missing or cannot be decoded.
+    """
+    return _decode(path, "L")[1]
+
+
+def _decode(path: str | os.PathLike[str], mode: str) -> tuple[Image.Image, list[str]]:
+    """The upright picture with 8 bits a channel, and :func:`reading_notes`."""
+    notes: list[str] = []
     try:
         with _open_picture(path) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise ValueError(f"{image.width}×{image.height} pixels")
+            deep = _DEEP_COLOR.search(str(getattr(image, "tile", ())))
+            image.load()
+            turn = _TURNS.get(_orientation(image))
+            picture: Image.Image = image
             if image.mode.startswith("I"):
-                return _from_sixteen_bits(image).convert(mode)
-            return image.convert(mode)
+                picture, bits = _from_sixteen_bits(image)
+                used = f"stretched ({bits} bits in a 16-bit file)"
+                notes.append(used if bits < DEPTHS[-1] else "read from 16 bits")
+            elif deep:
+                _refuse_dark(image)
+            picture = picture.convert(mode)
+            if turn is not None:
+                picture = picture.transpose(turn)
+                notes.append("turned upright (EXIF orientation)")
+            return picture, notes
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
         raise CorruptImageError(
             f"The image {os.fspath(path)} cannot be decoded ({_reason(error)}); remove its row or "
             "restore the file.",
             _reason(error),
         ) from error
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF's orientation, 1 to 8; 1 where there is none, or where what there is cannot be read."""
+    try:
+        found = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # Pillow raises whatever its parsers raise; the pixels are good all the same
+        return 1
+    return found if isinstance(found, int) else 1
 
 
 @contextlib.contextmanager
@@ -95,9 +146,23 @@ def _reason(error: Exception) -> str:
     return getattr(error, "strerror", None) or str(error).splitlines()[0]
 
 
-def _from_sixteen_bits(image: Image.Image) -> Image.Image:
+def _from_sixteen_bits(image: Image.Image) -> tuple[Image.Image, int]:
+    """The picture with 8 bits, and how many bits the file uses."""
     pixels = np.asarray(image).astype(np.float32)
-    return Image.fromarray((pixels / 257.0).clip(0, 255).round().astype(np.uint8))
+    bits = next((b for b in DEPTHS if pixels.max() < 1 << b), DEPTHS[-1])
+    white = ((1 << bits) - 1) / 255
+    return Image.fromarray((pixels / white).clip(0, 255).round().astype(np.uint8)), bits
+
+
+def _refuse_dark(image: Image.Image) -> None:
+    """Refuses 16-bit color that uses 14 bits or fewer: its upper bytes are nearly black."""
+    bands = image.split()[: -1 if image.mode.endswith("A") else None]
+    largest = max(int(np.asarray(band).max()) for band in bands)
+    if largest < 1 << DEPTHS[-2] - 8:
+        raise ValueError(
+            f"16-bit color or alpha with no value above {largest << 8 | 255} of 65535, which would "
+            "be nearly black: save it with 8 bits a channel or as 16-bit grayscale"
+        )
 
 
 def _resized(image: Image.Image, size: int, channels: int, square: Square) -> np.ndarray:

@@ -4,6 +4,9 @@
 class Problems:
     """What was wrong with a data set: counts by kind, and the first examples of each.
 
+    Notes are counted beside: what is right but read in a way that one should know of. They are no
+    problems, so nothing is refused for them.
+
     Args:
         examples: How many examples of each kind are kept.
     """
@@ -11,6 +14,7 @@ class Problems:
     def __init__(self, examples: int = 5):
         self.counts: dict[str, int] = {}
         self.examples: dict[str, list[str]] = {}
+        self.notes: dict[str, int] = {}
         self._most = examples
 
     def __bool__(self) -> bool:
@@ -28,8 +32,18 @@ class Problems:
         if len(kept) < self._most:
             kept.append(where)
 
+    def note(self, kind: str) -> None:
+        """Count one note of a kind."""
+        self.notes[kind] = self.notes.get(kind, 0) + 1
+
+    def noted(self) -> str:
+        """``3 turned upright (EXIF orientation), 5 …``; empty where there are no notes."""
+        return ", ".join(f"{count:,} {kind}" for kind, count in sorted(self.notes.items()))
+
     def merge(self, other: "Problems") -> None:
-        """Add the counts and examples of ``other``."""
+        """Add the counts, examples and notes of ``other``."""
+        for kind, count in other.notes.items():
+            self.notes[kind] = self.notes.get(kind, 0) + count
         for kind, count in other.counts.items():
             self.counts[kind] = self.counts.get(kind, 0) + count
             kept = self.examples.setdefault(kind, [])

@@ -16,6 +16,7 @@ def stand_out(
     """What one should know first, in sentences."""
     return [
         *_about_size(result),
+        *_about_reading(result["notes"]),
         *_about_duplicates(result["duplicates"], result["looked_at"], result["person"]),
         *_about_leaks(train, held_out, result["person"]),
         *_about_balance(result["findings"][TRAIN], len(train)),
@@ -34,6 +35,13 @@ def _about_size(result: Mapping[str, Any]) -> list[str]:
     many = _many(wrong, "problem was", "problems were")
     more = f"{many} found and left out or mended; see the end of the page and problems.csv."
     return [text, more] if wrong else [text]
+
+
+def _about_reading(notes: Mapping[str, int]) -> list[str]:
+    if not notes:
+        return []
+    parts = [f"{_many(count, 'was', 'were')} {kind}" for kind, count in sorted(notes.items())]
+    return [f"Of the pictures that were decoded, {', '.join(parts)}."]
 
 
 def _about_duplicates(

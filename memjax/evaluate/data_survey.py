@@ -71,7 +71,7 @@ def survey(
     Returns:
         JSON-able: ``totals``, ``findings``, ``classes``, ``cooccurrence``, ``distributions``,
         ``conditions``, ``looked_at``, ``duplicates``, ``at_risk``, ``rows``, ``problems``,
-        ``stand_out``.
+        ``notes``, ``stand_out``.
     """
     splits = {TRAIN: train, HELD_OUT: held_out}
     found = find_duplicates(looked.images, threshold=threshold)
@@ -105,6 +105,7 @@ def survey(
         ],
         "rows": _rows(looked, found, root),
         "problems": {"counts": problems.counts, "examples": problems.examples},
+        "notes": problems.notes,
     }
     return result | {"stand_out": stand_out(result, train, held_out)}
 

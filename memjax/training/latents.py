@@ -18,7 +18,7 @@ from jaxtyping import Float
 
 from memjax.core.types import Array, Params
 from memjax.data.file_tree import content_key
-from memjax.data.images import OPENERS, Square, load_image, to_unit
+from memjax.data.images import OPENERS, READING, Square, load_image, to_unit
 from memjax.data.records import Record
 from memjax.models.vae import AutoencoderKL
 from memjax.training.block_cache import ProgressFn, cached_array, padded_rows
@@ -108,6 +108,7 @@ def cache_moments(
             "size": size,
             "square": square,
             "flip": flip,
+            "reading": READING,
             "files": _files_key(records),
         },
         block=batch_size,

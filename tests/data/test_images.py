@@ -1,10 +1,14 @@
 import io
+import struct
+import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
-from memjax.data.images import CorruptImageError, load_image, to_uint8, to_unit
+from memjax.data.chexpert import check_images
+from memjax.data.images import CorruptImageError, load_image, reading_notes, to_uint8, to_unit
+from memjax.data.records import picture_record
 
 
 def save(path, pixels):
@@ -53,6 +57,122 @@ def test_colour_and_sixteen_bits(tmp_path):
     assert load_image(deep, 5).min() == 255
     with pytest.raises(ValueError, match="channels is 2"):
         load_image(path, 5, 2)
+
+
+def oriented(path, orientation):
+    """A wide picture with an EXIF orientation: a bright corner and a bright edge in the file."""
+    pixels = np.zeros((8, 12), np.uint8)
+    pixels[:3, :3], pixels[-2:] = 255, 120
+    exif = Image.Exif()
+    exif[274] = orientation
+    Image.fromarray(pixels).save(path, exif=exif, lossless=True)
+    return path
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif", "webp"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_picture_is_read_upright(tmp_path, orientation, suffix):
+    path = oriented(tmp_path / f"phone.{suffix}", orientation)
+    with Image.open(oriented(tmp_path / "twin.png", orientation)) as image:
+        upright = ImageOps.exif_transpose(image)
+    turned = ["turned upright (EXIF orientation)"] if orientation > 1 else []
+    if suffix != "tif":  # Pillow turns those by itself
+        assert reading_notes(path) == turned
+    assert upright.size == ((12, 8) if orientation < 5 else (8, 12))
+    edge = max(upright.size)
+    padded = load_image(path, edge, square="pad")[..., 0]
+    left, top = (edge - upright.width) // 2, (edge - upright.height) // 2
+    found = padded[top : top + upright.height, left : left + upright.width]
+    np.testing.assert_array_equal(found, np.asarray(upright))
+
+
+def test_a_phone_picture_has_its_dark_half_on_the_left(tmp_path):
+    pixels = np.zeros((32, 32, 3), np.uint8)
+    pixels[:16] = 255  # 6: the file's first row is the right-hand side
+    exif = Image.Exif()
+    exif[274] = 6
+    Image.fromarray(pixels).save(tmp_path / "phone.jpg", exif=exif)
+    for channels in (1, 3):
+        found = load_image(tmp_path / "phone.jpg", 32, channels)
+        assert found[:, :16].max() < 10
+        assert found[:, 16:].min() > 245
+
+
+@pytest.mark.parametrize(
+    "exif", [b"Exif\0\0MM\0*\0\0\0\x08\0\x7f", b"Exif\0\0nonsense", b"\xff" * 40]
+)
+def test_damaged_exif_leaves_the_pixels_as_they_are(tmp_path, exif):
+    noise = np.random.default_rng(0).integers(0, 256, (8, 8), dtype=np.uint8)
+    for name, kept in (("with.png", {"exif": exif}), ("without.png", {})):
+        Image.fromarray(noise).save(tmp_path / name, **kept)
+    assert reading_notes(tmp_path / "with.png") == []
+    np.testing.assert_array_equal(
+        load_image(tmp_path / "with.png", 8), load_image(tmp_path / "without.png", 8)
+    )
+
+
+@pytest.mark.parametrize("bits", [8, 10, 12, 14])
+def test_fewer_bits_in_a_sixteen_bit_file_span_black_to_white(tmp_path, bits):
+    values = np.linspace(0, (1 << bits) - 1, 1024).round().astype(np.uint16).reshape(32, 32)
+    path = save(tmp_path / "film.png", values)
+    expected = np.rint(values * (255 / ((1 << bits) - 1)))
+    assert np.abs(load_image(path, 32)[..., 0] - expected).max() <= 1  # ties in float32
+    assert (load_image(path, 32).min(), load_image(path, 32).max()) == (0, 255)
+    assert reading_notes(path) == [f"stretched ({bits} bits in a 16-bit file)"]
+
+
+@pytest.mark.parametrize("largest", [1 << 14, 1 << 15, 65535])
+def test_sixteen_bits_are_divided_by_257_as_ever(tmp_path, largest):
+    values = np.linspace(0, largest, 1024).round().astype(np.uint16).reshape(32, 32)
+    path = save(tmp_path / "film.png", values)
+    expected = (values.astype(np.float32) / 257.0).round().astype(np.uint8)
+    np.testing.assert_array_equal(load_image(path, 32)[..., 0], expected)
+    assert reading_notes(path) == ["read from 16 bits"]
+
+
+def deep_color(path, pixels):
+    """A PNG with 16 bits a channel, which Pillow cannot write."""
+
+    def chunk(kind, data):
+        body = kind + data
+        return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
+
+    height, width, _ = pixels.shape
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+    head = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", head)
+        + chunk(b"IDAT", zlib.compress(rows))
+        + chunk(b"IEND", b"")
+    )
+    return path
+
+
+def test_twelve_bits_in_sixteen_bit_color_are_refused_and_not_black(tmp_path):
+    pixels = np.full((4, 4, 3), 4095, np.uint16)
+    path = deep_color(tmp_path / "film.png", pixels)
+    with pytest.raises(CorruptImageError, match="16-bit color or alpha with no value above 4095"):
+        load_image(path, 4, 3)
+    np.testing.assert_array_equal(load_image(deep_color(path, pixels * 16), 4, 3), 255)
+
+
+def test_what_reading_changed_is_counted_and_is_no_problem(tmp_path):
+    paths = [
+        oriented(tmp_path / "1.png", 3),
+        save(tmp_path / "2.png", np.full((4, 4), 4000, np.uint16)),
+        save(tmp_path / "3.png", np.full((4, 4), 3000, np.uint16)),
+        save(tmp_path / "4.png", np.zeros((4, 4), np.uint8)),
+    ]
+    records = [picture_record(str(path), path.name) for path in paths]
+    kept, problems = check_images(records, strict=True)
+    assert kept == records
+    assert not problems
+    assert problems.noted() == (
+        "2 stretched (12 bits in a 16-bit file), 1 turned upright (EXIF orientation)"
+    )
+    problems.merge(problems)
+    assert problems.notes["turned upright (EXIF orientation)"] == 2
 
 
 def truncated() -> bytes:

@@ -80,6 +80,11 @@ def shown(tmp_path_factory):
     records = [*train, *held]
     problems = Problems()
     problems.add("missing file", "<script>alert(1)</script>.jpg")
+    for kind in (
+        "turned upright (EXIF orientation)",
+        *["stretched (12 bits in a 16-bit file)"] * 2,
+    ):
+        problems.note(kind)
     looked = Looked(
         load_images(records, size=64),
         records,
@@ -105,6 +110,11 @@ def test_the_survey_counts_what_is_there(shown):
     said = " ".join(result["stand_out"])
     for word in ("52 pictures", "one of them 6 times", "1 problem was found", "in both splits"):
         assert word in said
+    assert (
+        "Of the pictures that were decoded, 2 were stretched (12 bits in a 16-bit file), 1 was "
+        "turned upright (EXIF orientation)."
+    ) in result["stand_out"]
+    assert result["notes"]["stretched (12 bits in a 16-bit file)"] == 2
     shares = [level["share_of_one_patient"] for level in result["conditions"]["levels"]]
     assert shares == sorted(shares)
     assert shares[-1] == np.mean([

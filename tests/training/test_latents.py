@@ -52,7 +52,7 @@ def test_captions_are_numbered_once():
     assert captions.counts.tolist() == [3, 1, 1]
 
 
-def test_caches_are_read_again_until_the_pictures_change(tmp_path, monkeypatch):
+def test_caches_are_read_again_until_the_pictures_change(tmp_path, monkeypatch, caplog):
     records, _, _ = read_folder(write_set(tmp_path / "data"))
     base, settings = tiny_base(), {"square": "crop", "flip": False, "dtype": "float16"}
 
@@ -68,6 +68,10 @@ def test_caches_are_read_again_until_the_pictures_change(tmp_path, monkeypatch):
     monkeypatch.undo()
     swapped = make([records[1], records[0], *records[2:]])
     np.testing.assert_array_equal(swapped.moments[0, 0], first.moments[0, 1])
+    monkeypatch.setattr(module, "READING", 1)  # as files were read before
+    with caplog.at_level("WARNING"):
+        make([records[1], records[0], *records[2:]])
+    assert "moments.npy was made for another reading: it is made anew." in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,9 @@
 """CheXpert as it is distributed: v1.0 and v1.0-small, with every bad row counted and named.
 
+v1.0 at full size unzips into ``CheXpert-v1.0 batch 1 (validate & csv)``, which holds the tables and
+``valid``, and ``CheXpert-v1.0 batch 2 (train 1)`` and so on, which hold the patients of ``train``.
+It is read as it lies, from the folder around these or from the one with the tables.
+
 References:
     Irvin et al., "CheXpert: A Large Chest Radiograph Dataset with Uncertainty Labels and Expert
     Comparison", arXiv:1901.07031.
@@ -9,7 +13,7 @@ import hashlib
 import os
 import re
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from memjax.data import storage
 from memjax.data.demographics import age_of, sex_of
@@ -22,11 +26,12 @@ from memjax.data.tables import Table, read_table, surplus_cells
 COLUMNS: tuple[str, ...] = ("Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", *FINDINGS)
 MARKER_COLUMNS: tuple[str, ...] = ("Path", "marker_1", "marker_2", "group")
 _PREFIX = re.compile(r"^CheXpert-v1\.0[^/]*/")
+_BATCH = re.compile(r"CheXpert-v1\.0[^/]* batch [^/]+")
 _PLACE = re.compile(r"(patient\w+)/(study\w+)/[^/]+$")
 _STATES = {text: state_of(text) for text in ("", "1", "1.0", "0", "0.0", "-1", "-1.0")}
 
 _SEXES = {"Male": "Male", "Female": "Female", "Unknown": "", "": ""}
-_FOLDER = "the folder that holds CheXpert's train.csv and valid.csv"
+_FOLDER = "the folder that holds CheXpert's train.csv and valid.csv, or its batch folders"
 
 
 def read_chexpert(
@@ -45,7 +50,7 @@ def read_chexpert(
 
     Args:
         root: The folder (or ``gs://…``) that holds the table: ``CheXpert-v1.0`` or
-            ``CheXpert-v1.0-small``.
+            ``CheXpert-v1.0-small``; or the folder that holds v1.0's batch folders.
         split: Which table.
         frontal_only: Leave lateral views out (this is no problem and is not counted).
         strict: Refuse a data set with problems.
@@ -58,13 +63,14 @@ def read_chexpert(
     Raises:
         ValueError: No such table, wrong columns, no usable row; with ``strict`` any problem.
     """
-    base = storage.root_text(root)
-    table = _read_table(f"{base}/{split}.csv", COLUMNS)
+    base = base_folder(root)
+    table = _read_table(table_path(root, split), COLUMNS)
     problems = Problems(examples)
-    extras = _read_markers(base)
+    layout = _layout(base)
+    extras = _read_markers(base, layout)
     records, seen = [], set()
     for number, row in table.rows:
-        place = _relative(row["Path"])
+        place = layout.place(row["Path"])
         where = f"{table.name} row {number}"
         if place is None:
             problems.add("bad path", f"{where}: {row['Path'][:80]!r}")
@@ -89,13 +95,68 @@ def _read_table(path: str, expected: Sequence[str]) -> Table:
     return read_table(path, expected, whose="CheXpert's", where=_FOLDER)
 
 
-def _relative(path: str) -> str | None:
-    """The path below the root, or None where it is absolute, climbs out, or has no patient."""
-    place = _PREFIX.sub("", path.replace("\\", "/"))
-    parts = place.split("/")
-    if place.startswith("/") or ":" in place or "\0" in place or ".." in parts:
-        return None
-    return place if _PLACE.search(place) else None
+def base_folder(root: str | os.PathLike[str]) -> str:
+    """The folder that places are relative to: around the batch folders where ``root`` is one."""
+    base = storage.root_text(root)
+    outer, _, name = base.rpartition("/")
+    return (outer or ".") if _BATCH.fullmatch(name) else base
+
+
+def table_path(root: str | os.PathLike[str], split: str) -> str:
+    """Where a table lies: in the root, else around it or in one of the batch folders."""
+    base = base_folder(root)
+    places = [storage.root_text(root), base]
+    places += [f"{base}/{name}" for name in _batch_folders(storage.list_folder(base))]
+    paths = [f"{place}/{split}.csv" for place in places]
+    return next((path for path in paths if storage.exists(path)), paths[0])
+
+
+def _batch_folders(names: Sequence[str]) -> list[str]:
+    return [name for name in names if _BATCH.fullmatch(name)]
+
+
+class _Layout(NamedTuple):
+    """How the folder lies.
+
+    Attributes:
+        names: What is in it.
+        moved: Where a patient of a batch folder lies: ``patient00001`` or ``valid/patient64541`` →
+            the patient's folder.
+    """
+
+    names: frozenset[str]
+    moved: dict[str, str]
+
+    def place(self, path: str) -> str | None:
+        """The path below the root, or None where it is absolute, climbs out, or has no patient."""
+        written = path.replace("\\", "/")
+        place = _PREFIX.sub("", written)
+        if place.startswith("/") or ":" in place or "\0" in place or ".." in place.split("/"):
+            return None
+        found = _PLACE.search(place)
+        if found is None:
+            return None
+        top = written.split("/")[0]
+        if top in self.names and _BATCH.fullmatch(top):
+            return written
+        patient, rest = place[: found.end(1)], place[found.end(1) :]
+        folder = self.moved.get(patient) or self.moved.get(patient.removeprefix("train/"))
+        if folder:
+            return f"{folder}{rest}"
+        return written if top in self.names and place.split("/")[0] not in self.names else place
+
+
+def _layout(base: str) -> _Layout:
+    names = storage.list_folder(base)
+    moved = {}
+    for batch in _batch_folders(names):
+        for name in storage.list_folder(f"{base}/{batch}"):
+            if name in ("train", "valid"):
+                inner = storage.list_folder(f"{base}/{batch}/{name}")
+                moved.update({f"{name}/{place}": f"{batch}/{name}/{place}" for place in inner})
+            else:
+                moved[name] = f"{batch}/{name}"
+    return _Layout(frozenset(names), moved)
 
 
 def _record(
@@ -134,13 +195,13 @@ def _record(
     )
 
 
-def _read_markers(base: str) -> dict[str, dict[str, str]]:
+def _read_markers(base: str, layout: _Layout) -> dict[str, dict[str, str]]:
     """The optional side table of burned-in markers and known duplicates."""
     path = f"{base}/markers.csv"
     if not storage.exists(path):
         return {}
     rows = _read_table(path, MARKER_COLUMNS).rows
-    return {place: row for _, row in rows if (place := _relative(row["Path"])) is not None}
+    return {place: row for _, row in rows if (place := layout.place(row["Path"])) is not None}
 
 
 def present(records: Sequence[Record], problems: Problems) -> list[Record]:

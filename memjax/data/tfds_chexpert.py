@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from memjax.data import storage
-from memjax.data.chexpert import read_chexpert
+from memjax.data.chexpert import base_folder, read_chexpert, table_path
 from memjax.data.problems import Problems
 from memjax.data.records import (
     BLANK,
@@ -78,7 +78,7 @@ def builder_class() -> type:
             return {
                 name: self._generate_examples(root, table)
                 for name, (table, needed) in splits.items()
-                if needed or storage.exists(f"{root}/{table}.csv")
+                if needed or storage.exists(table_path(root, table))
             }
 
         def _generate_examples(self, root: str, table: Any) -> Any:
@@ -103,8 +103,8 @@ def chexpert_root(manual_dir: str) -> str:
     """
     base = storage.root_text(manual_dir)
     for place in (base, *(f"{base}/{name}" for name in FOLDERS)):
-        if storage.exists(f"{place}/train.csv"):
-            return place
+        if storage.exists(table_path(place, "train")):
+            return base_folder(place)
     raise ValueError(
         f"{base} holds no train.csv, nor do {' or '.join(FOLDERS)} in it; expected the folder "
         "that CheXpert was unpacked into."

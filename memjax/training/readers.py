@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from memjax.data import storage
-from memjax.data.chexpert import patient_split, read_chexpert
+from memjax.data.chexpert import patient_split, read_chexpert, table_path
 from memjax.data.labels import suggestion
 from memjax.data.phantoms import write_phantoms
 from memjax.data.problems import Problems
@@ -74,7 +74,7 @@ def _chexpert_folder(folder: str, settings: Mapping[str, Any]) -> Read:
     frontal = settings["frontal_only"]
     train, problems = read_chexpert(folder, "train", frontal_only=frontal)
     train, held = patient_split(train, settings["held_out_fraction"], settings["seed"])
-    if storage.exists(f"{storage.root_text(folder)}/valid.csv"):
+    if storage.exists(table_path(folder, "valid")):
         valid, wrong = read_chexpert(folder, "valid", frontal_only=frontal)
         problems.merge(wrong)
         held = [*held, *valid]

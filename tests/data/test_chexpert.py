@@ -9,6 +9,7 @@ from memjax.data.chexpert import COLUMNS, check_images, patient_split, read_chex
 from memjax.data.labels import FINDINGS
 from memjax.data.problems import Problems
 from memjax.data.records import BLANK, NEGATIVE, POSITIVE, UNCERTAIN
+from memjax.data.tfds_chexpert import chexpert_root
 
 
 def row(number, prefix="CheXpert-v1.0-small/", **changes):
@@ -67,6 +68,76 @@ def test_both_releases_name_the_same_file(folder, prefix):
     records, problems = read_chexpert(folder([row(1, prefix)]))
     assert len(records) == 1
     assert not problems
+
+
+BATCHES = {
+    "train": ("CheXpert-v1.0 batch 2 (train 1)", "CheXpert-v1.0 batch 3 (train 2)"),
+    "valid": ("CheXpert-v1.0 batch 1 (validate & csv)",),
+}
+
+
+def unzipped(root, tables):
+    """v1.0 at full size as it unzips: two patients of train, one of valid, tables in ``tables``."""
+    rows = {
+        "train": [row(1, "CheXpert-v1.0/"), row(30000, "CheXpert-v1.0/")],
+        "valid": [row(64541, "CheXpert-v1.0/")],
+    }
+    rows["valid"][0]["Path"] = rows["valid"][0]["Path"].replace("/train/", "/valid/")
+    for split, batches in BATCHES.items():
+        for number, cells in enumerate(rows[split]):
+            below = cells["Path"].split("/", 2)[2]
+            place = root / batches[number] / ("valid" if split == "valid" else "") / below
+            place.parent.mkdir(parents=True)
+            Image.fromarray(np.full((4, 4), 9, np.uint8)).save(place)
+        tables.mkdir(exist_ok=True)
+        with open(tables / f"{split}.csv", "w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, COLUMNS)
+            writer.writeheader()
+            writer.writerows(rows[split])
+
+
+@pytest.mark.parametrize("tables", ["", BATCHES["valid"][0]])
+@pytest.mark.parametrize("root", ["", BATCHES["valid"][0]])
+def test_the_full_size_is_read_as_it_unzips(tmp_path, tables, root):
+    unzipped(tmp_path, tmp_path / tables)
+    train, problems = read_chexpert(tmp_path / root, strict=True)
+    assert not problems
+    valid, _ = read_chexpert(tmp_path / root, "valid", strict=True)
+    assert [r.path.removeprefix(f"{tmp_path}/") for r in [*train, *valid]] == [
+        "CheXpert-v1.0 batch 2 (train 1)/patient00001/study1/view1_frontal.jpg",
+        "CheXpert-v1.0 batch 3 (train 2)/patient30000/study1/view1_frontal.jpg",
+        "CheXpert-v1.0 batch 1 (validate & csv)/valid/patient64541/study1/view1_frontal.jpg",
+    ]
+    assert chexpert_root(str(tmp_path / root)) == str(tmp_path)
+
+
+def test_a_batch_that_was_not_unzipped_is_missing(tmp_path):
+    unzipped(tmp_path, tmp_path)
+    shutil.rmtree(tmp_path / BATCHES["train"][1])
+    records, problems = read_chexpert(tmp_path)
+    assert [r.patient for r in records] == ["patient00001"]
+    assert problems.counts == {"missing file": 1}
+
+
+def test_a_batch_whose_patients_were_moved_into_train(tmp_path):
+    unzipped(tmp_path, tmp_path)
+    (tmp_path / "train").mkdir()
+    shutil.move(tmp_path / BATCHES["train"][0] / "patient00001", tmp_path / "train")
+    records, problems = read_chexpert(tmp_path)
+    assert not problems
+    assert [r.patient for r in records] == ["patient00001", "patient30000"]
+
+
+@pytest.mark.parametrize("prefix", [f"{BATCHES['train'][0]}/", "CheXpert-v1.0/train/"])
+def test_a_file_that_is_there_as_written_is_found(folder, tmp_path, prefix):
+    path = f"{prefix}patient00001/study1/view1_frontal.jpg"
+    root = folder([row(1, Path=path)], images=False)
+    place = tmp_path / path
+    place.parent.mkdir(parents=True)
+    Image.fromarray(np.full((4, 4), 9, np.uint8)).save(place)
+    records, problems = read_chexpert(root, strict=True)
+    assert not problems
+    assert [r.path for r in records] == [str(place)]
 
 
 def test_columns_may_stand_in_any_order(folder):

@@ -4,7 +4,7 @@ Papers: Wen et al., ICLR 2024 (detection, explanation, mitigation); Somepalli et
 2305.20086 (captions and duplicates as causes of copying).
 Command: memjax train --config=folder --config.data.root=/data/pictures --workdir=runs/folder
 Time: made for one accelerator; not for a laptop. Not yet measured by us.
-Expect: a caption's words become tokens (0001.jpg beside 0001.txt, or metadata.jsonl), else the
+Expect: a caption's words become tokens (0001.jpg beside 0001.txt, metadata.jsonl or .csv), else the
 sub-folders become classes; sample grids follow the captions from about 20,000 steps. Captions that
 stand once are close to unique conditions, so copies of single pictures are possible even without
 duplicates: run memjax audit afterwards, and look at which words bring a picture back.

@@ -46,7 +46,7 @@ def base_config() -> ConfigDict:
                 "copies": 50,
                 "lateral_fraction": 0.05,
             },
-            "class_fields": (),  # fields of metadata.jsonl that become class labels (folder)
+            "class_fields": (),  # of metadata.jsonl or .csv, become class labels (folder)
             "max_words": 16,  # of a caption; the rest is not read (folder, tfds)
             "vocabulary_size": 2000,  # most frequent words; the others are one token
             "tfds_name": "",  # such as mnist, cifar10, imagenette/full-size-v2, chexpert

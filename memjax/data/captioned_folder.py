@@ -1,13 +1,16 @@
-"""Any folder of pictures: captions beside them, a ``metadata.jsonl``, or one sub-folder a class.
+"""Any folder of pictures: captions beside them, a table of them, or one sub-folder a class.
 
 ===================================  ===========================================================
 ``0001.jpg`` and ``0001.txt``        the text is the caption
 ``metadata.jsonl``                   ``{"file_name": "a/0001.jpg", "text": "…", "colour": "red"}``
-``cat/1.jpg``, ``dog/2.jpg``         the first sub-folder is the class, where neither of the above
+``metadata.csv``                     the same as columns ``file_name``, ``text`` and more
+``cat/1.jpg``, ``dog/2.jpg``         the first sub-folder is the class, where none of the above
 ===================================  ===========================================================
 
-A line's ``text`` may be a list of captions, the usual one first; ``repeats`` says how often the
-picture stands in an epoch of fine-tuning.
+Tables are those of Hugging Face's ImageFolder and name files relative to themselves, so pictures
+may lie in ``images`` beside one. In a folder with both, ``metadata.jsonl`` is read;
+``metadata.parquet`` alone is refused. A line's ``text`` may be a list of captions, the usual one
+first; ``repeats`` says how often the picture stands in an epoch of fine-tuning.
 
 Sub-folders ``valid``, ``val``, ``validation`` and ``test`` are held out, ``train`` is not part of
 a name. Without them a share is held out by the content of the files, so that a file and its copies
@@ -16,6 +19,7 @@ are always on the same side.
 
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -25,10 +29,18 @@ from memjax.data.label_spaces import class_name
 from memjax.data.problems import Problems
 from memjax.data.records import Record, picture_record
 from memjax.data.slots import suggestion
+from memjax.data.tables import cells_of, read_table, surplus_cells
 
 SUFFIXES: tuple[str, ...] = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 METADATA = "metadata.jsonl"
+METADATA_CSV = "metadata.csv"
+METADATA_PARQUET = "metadata.parquet"
 HELD_OUT_FOLDERS: tuple[str, ...] = ("valid", "val", "validation", "test")
+_TABLES: tuple[str, ...] = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".xlsx")
+_INSTEAD = {
+    "file_name": ("image", "filename", "file", "path", "image_path"),
+    "text": ("caption", "prompt", "description"),
+}
 
 
 class _Entry(NamedTuple):
@@ -62,7 +74,7 @@ def read_folder(
 
     Args:
         root: The folder, or ``gs://…``.
-        class_fields: Fields of ``metadata.jsonl`` that become class labels.
+        class_fields: Fields of the table that become class labels.
         held_out_fraction: Share held out by content, where no sub-folder is held out.
         seed: Decides which share.
         strict: Refuse a folder with problems.
@@ -100,7 +112,7 @@ def _entries(
     fields: tuple[str, ...],
     problems: Problems,
 ) -> list[_Entry]:
-    tables = [place for place in files if place.rsplit("/", 1)[-1] == METADATA]
+    tables = _tables(base, files)
     if tables:
         return _from_tables(base, tables, set(files), fields, problems)
     if fields:
@@ -111,7 +123,34 @@ def _entries(
     beside = {place: f"{place.rpartition('.')[0]}.txt" for place in pictures}
     if any(text in texts for text in beside.values()):
         return list(_from_texts(base, beside, texts, problems))
-    return [_Entry(place, "", _folder_class(place)) for place in pictures]
+    entries = [_Entry(place, "", _folder_class(place)) for place in pictures]
+    unread = [place for place in files if place.lower().endswith(_TABLES)]
+    found = {entry.classes for entry in entries}
+    if unread and len(found) == 1 and any(found):
+        raise ValueError(
+            f"{base} holds {unread[0]}, which is not read, and {entries[0].classes[0][1]!r} would "
+            f"be the class of every picture; expected captions in {METADATA} or {METADATA_CSV} "
+            "(file_name and text): rename the table, or move it out of the folder."
+        )
+    return entries
+
+
+def _tables(base: str, files: Sequence[str]) -> list[str]:
+    """The tables to read, one a folder.
+
+    Raises:
+        ValueError: A folder's only table is one that cannot be read here.
+    """
+    found: dict[str, str] = {}
+    for name in (METADATA_PARQUET, METADATA_CSV, METADATA):
+        found |= {p[: -len(name)]: p for p in files if p.rsplit("/", 1)[-1] == name}
+    for place in found.values():
+        if place.endswith(METADATA_PARQUET):
+            raise ValueError(
+                f"{base}/{place} is a Parquet table, which is not read; expected {METADATA} or "
+                f"{METADATA_CSV}: convert it, such as by pandas.read_parquet(…).to_csv(…)."
+            )
+    return sorted(found.values())
 
 
 def _from_texts(
@@ -154,7 +193,8 @@ def _from_tables(
     entries: dict[str, _Entry] = {}
     known: set[str] = set()
     for table in tables:
-        for where, row in _lines(base, table, problems):
+        read = _rows if table.endswith(METADATA_CSV) else _lines
+        for where, row in read(base, table, problems):
             known |= set(row)
             entry = _entry(row, table.rpartition("/")[0], where, files, fields, problems)
             if entry is None:
@@ -166,10 +206,37 @@ def _from_tables(
     for field in fields:
         if known and field not in known:
             raise ValueError(
-                f"class_fields names {field!r}, which no line of {METADATA} "
+                f"class_fields names {field!r}, which no line of {_names(tables)} "
                 f"has{suggestion(field, known)}; expected names out of {sorted(known)}."
             )
     return [entries[place] for place in sorted(entries)]
+
+
+def _names(tables: Sequence[str]) -> str:
+    return " or ".join(sorted({table.rsplit("/", 1)[-1] for table in tables}))
+
+
+def _rows(base: str, table: str, problems: Problems) -> Iterable[tuple[str, dict[str, Any]]]:
+    """The rows of ``metadata.csv``; one with too many or too few cells is counted."""
+    found = read_table(
+        f"{base}/{table}",
+        ("file_name",),
+        whose="a caption table's",
+        where="a table of captions",
+        optional=None,
+        open_ended=True,
+        advice=" with the pictures' places: rename that column, or the file if it is no such table",
+    )
+    for number, row in found.rows:
+        where, surplus = f"{table} row {number}", surplus_cells(row)
+        if surplus:
+            problems.add("wrong number of cells", f"{where}: {surplus:+d}")
+            continue
+        cells: dict[str, Any] = cells_of(row)
+        repeats = cells.pop("repeats", "")
+        if repeats:
+            cells["repeats"] = int(repeats) if re.fullmatch("[0-9]{1,9}", repeats) else repeats
+        yield where, cells
 
 
 def _lines(base: str, table: str, problems: Problems) -> Iterable[tuple[str, dict[str, Any]]]:
@@ -205,8 +272,7 @@ def _entry(
 ) -> _Entry | None:
     name = row.get("file_name")
     if not isinstance(name, str) or not name:
-        hint = suggestion("file_name", row)
-        problems.add("line without file_name", f"{where}{hint or ''}")
+        problems.add("line without file_name", f"{where}{_hint('file_name', row)}")
         return None
     place = _inside(f"{folder}/{name}" if folder else name, name)
     if place is None:
@@ -225,13 +291,18 @@ def _entry(
         return None
     classes = _classes(row, fields, where, problems)
     if not texts and not fields:
-        hint = "" if "text" in row else suggestion("text", row) or suggestion("caption", row)
-        problems.add("empty caption", f"{where}{hint}")
+        problems.add("empty caption", f"{where}{'' if 'text' in row else _hint('text', row)}")
         return None
     if classes is None:
         return None
     several = texts if len(texts) > 1 else ()
     return _Entry(place, texts[0] if texts else "", classes, several, repeats)
+
+
+def _hint(field: str, row: Mapping[str, Any]) -> str:
+    """`` (did you mean 'prompt'?)``: the field that others use instead, else a near miss."""
+    other = next((name for name in _INSTEAD[field] if name in row), None)
+    return f" (did you mean {other!r}?)" if other else suggestion(field, row)
 
 
 def _texts(row: Mapping[str, Any]) -> tuple[str, ...] | None:

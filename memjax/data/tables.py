@@ -32,8 +32,9 @@ def read_table(
     *,
     whose: str,
     where: str,
-    optional: Sequence[str] = (),
+    optional: Sequence[str] | None = (),
     open_ended: bool = False,
+    advice: str = "",
 ) -> Table:
     """Reads a CSV table, packed with gzip if its name ends in ``.gz``.
 
@@ -42,8 +43,9 @@ def read_table(
         expected: Columns that must be there.
         whose: Whose columns these are, such as ``"CheXpert's"``.
         where: What folder was expected, said where the file cannot be read.
-        optional: Columns that are kept if they are there.
+        optional: Columns that are kept if they are there; None keeps every column.
         open_ended: Whether other columns may stand beside the expected ones; they are dropped.
+        advice: The way out, said where columns are missing.
 
     Raises:
         ValueError: The file cannot be read, is no UTF-8 CSV table, or has other columns.
@@ -55,8 +57,9 @@ def read_table(
         if open_ended:
             while header and not header[-1]:
                 header.pop()
-        _check_columns(name, header, expected, whose, open_ended)
-        kept = {*expected, *optional} if open_ended else {*header}
+        _check_columns(name, header, expected, whose, open_ended, advice)
+        closed = not open_ended or optional is None
+        kept = {*header} if closed else {*expected, *(optional or ())}
         return Table(name, list(_rows(lines, header, kept, open_ended)))
     except csv.Error as error:
         raise ValueError(
@@ -67,6 +70,11 @@ def read_table(
 def surplus_cells(row: dict[str, str]) -> int:
     """How many cells a row has more (or, below zero, fewer) than the header."""
     return int(row[_CELLS])
+
+
+def cells_of(row: dict[str, str]) -> dict[str, str]:
+    """A row's cells alone, without what :func:`surplus_cells` reads."""
+    return {name: cell for name, cell in row.items() if name != _CELLS}
 
 
 def first_that_exists(base: str, names: Iterable[str]) -> str | None:
@@ -102,7 +110,12 @@ def _text(path: str, where: str) -> str:
 
 
 def _check_columns(
-    name: str, header: Sequence[str], expected: Sequence[str], whose: str, open_ended: bool
+    name: str,
+    header: Sequence[str],
+    expected: Sequence[str],
+    whose: str,
+    open_ended: bool,
+    advice: str,
 ) -> None:
     missing = [column for column in expected if column not in header]
     extra = [column for column in header if column not in expected]
@@ -122,9 +135,8 @@ def _check_columns(
     if twice:
         parts.append("names twice " + ", ".join(repr(column) for column in twice))
     least = "at least " if open_ended else ""
-    raise ValueError(
-        f"{name} {' and '.join(parts)}; expected {least}{whose} {len(expected)} columns."
-    )
+    many = f"{len(expected)} columns" if len(expected) > 1 else f"column {expected[0]!r}"
+    raise ValueError(f"{name} {' and '.join(parts)}; expected {least}{whose} {many}{advice}.")
 
 
 def _refuse_other_formats(name: str, header: Sequence[str], missing: Sequence[str]) -> None:

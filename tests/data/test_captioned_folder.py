@@ -210,3 +210,84 @@ def test_several_captions_and_repeats(tmp_path):
         ("plain", (), 1),
     ]
     assert problems.counts == {"text is no string": 1, "repeats is no count": 1}
+
+
+def test_metadata_csv_beside_a_folder_of_pictures(tmp_path):
+    for number in (1, 2, 3, 4, 5):
+        picture(tmp_path / "images" / f"{number}.png", number)
+    (tmp_path / "metadata.csv").write_text(
+        "\ufefffile_name,text,kind,repeats\n"
+        'images/2.png,"a dog, twice",dog,2\n'
+        'images/1.png,"a\ncat",cat,\n'
+        "images/3.png,unquoted, comma,cat,1\n"
+        "images/4.png,often,cat,many\n"
+        "images/6.png,gone,cat,\n"
+    )
+    train, _, problems = read_folder(tmp_path, class_fields=("kind",))
+    assert [(r.patient, r.caption, r.classes, r.repeats) for r in train] == [
+        ("images/1.png", "a cat", (("Kind", "cat"),), 1),
+        ("images/2.png", "a dog, twice", (("Kind", "dog"),), 2),
+    ]
+    assert problems.summary() == (
+        "missing file: 1 (metadata.csv row 7: images/6.png). "
+        "repeats is no count: 1 (metadata.csv row 6: 'many'). "
+        "wrong number of cells: 1 (metadata.csv row 5: +1)."
+    )
+
+
+def test_a_metadata_csv_in_each_part_and_jsonl_first(tmp_path):
+    for part in ("train", "valid"):
+        picture(tmp_path / part / "images" / "1.png", len(part) + (part == "train"))
+        (tmp_path / part / "metadata.csv").write_text(f"file_name,text\nimages/1.png,{part} csv\n")
+    (tmp_path / "train" / "metadata.jsonl").write_text(
+        json.dumps({"file_name": "images/1.png", "text": "train jsonl"})
+    )
+    train, held, problems = read_folder(tmp_path)
+    assert not problems
+    assert [r.caption for r in train] == ["train jsonl"]
+    assert [r.caption for r in held] == ["valid csv"]
+
+
+TABLES = {
+    "metadata.csv without file_name": (
+        ("metadata.csv", "image,prompt\n1.png,a dog\n"),
+        r"metadata\.csv lacks 'file_name' and has other columns 'image', 'prompt'; expected at "
+        r"least a caption table's column 'file_name' with the pictures' places: rename",
+    ),
+    "metadata.csv with semicolons": (
+        ("metadata.csv", "file_name;text\n1.png;a dog\n"),
+        r"metadata\.csv separates its cells by semicolons",
+    ),
+    "metadata.csv with another name for text": (
+        ("metadata.csv", "file_name,prompt\nimages/1.png,a dog\n"),
+        r"empty caption: 1 \(metadata\.csv row 2 \(did you mean 'prompt'\?\)\)",
+    ),
+    "metadata.jsonl with other names": (
+        ("metadata.jsonl", '{"image": "images/1.png", "prompt": "a dog"}\n'),
+        r"line without file_name: 1 \(metadata\.jsonl line 1 \(did you mean 'image'\?\)\)",
+    ),
+    "metadata.parquet": (
+        ("metadata.parquet", "PAR1"),
+        r"metadata\.parquet is a Parquet table, which is not read; expected metadata\.jsonl or "
+        r"metadata\.csv: convert it",
+    ),
+    "a table of another name": (
+        ("labels.csv", "name,label\n1.png,dog\n"),
+        r"holds labels\.csv, which is not read, and 'images' would be the class of every picture",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", TABLES)
+def test_a_table_that_is_not_read_is_never_passed_over(tmp_path, kind):
+    (name, text), said = TABLES[kind]
+    picture(tmp_path / "images" / "1.png"), picture(tmp_path / "images" / "2.png", 1)
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match=said):
+        read_folder(tmp_path)
+
+
+def test_several_classes_may_lie_beside_another_table(tmp_path):
+    picture(tmp_path / "cat" / "1.png"), picture(tmp_path / "dog" / "2.png", 1)
+    (tmp_path / "licenses.csv").write_text("name,license\n")
+    assert [r.classes[0][1] for r in read_folder(tmp_path)[0]] == ["cat", "dog"]

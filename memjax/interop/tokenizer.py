@@ -5,6 +5,7 @@ References:
     (byte pairs).
 """
 
+import itertools
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -139,15 +140,18 @@ def _import_quietly() -> tuple[Any, Any]:
 
 def _clip_tokenizer(parts: TokenizerParts) -> Any:
     added_token, clip_tokenizer = _import_quietly()
-    clip = clip_tokenizer(
+    beyond = itertools.count(len(parts.vocab))
+    added = {
+        parts.vocab[token.content] if token.content in parts.vocab else next(beyond): token
+        for token in parts.added
+    }
+    return clip_tokenizer(
         vocab=dict(parts.vocab),
         merges=[*parts.merges],
         model_max_length=parts.max_length,
+        added_tokens_decoder={k: added_token(**token._asdict()) for k, token in added.items()},
         **parts.special,
     )
-    for text in parts.added:
-        clip.add_tokens([added_token(text, normalized=False)])
-    return clip
 
 
 def byte_names() -> list[str]:

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +17,28 @@ _SPECIAL = {
     "unk_token": "<|endoftext|>",
     "pad_token": "<|endoftext|>",
 }
+_MATCHING = ("single_word", "lstrip", "rstrip")
 Read = Callable[[Path], dict[str, Any]]
+
+
+class Token(NamedTuple):
+    """A token that is never split, with transformers' names for how it is found in a text.
+
+    Attributes:
+        content: Its text.
+        single_word: Whether it is only found as a whole word.
+        lstrip: Whether it takes the spaces before it.
+        rstrip: Whether it takes the spaces after it.
+        normalized: Whether it is looked for in the text in lower case.
+        special: Whether it is a special token.
+    """
+
+    content: str
+    single_word: bool = False
+    lstrip: bool = False
+    rstrip: bool = False
+    normalized: bool = False
+    special: bool = True
 
 
 class TokenizerParts(NamedTuple):
@@ -27,14 +48,15 @@ class TokenizerParts(NamedTuple):
         vocab: Piece → id.
         merges: Pairs of pieces that are joined, first the ones joined first.
         special: ``bos_token``, ``eos_token``, ``unk_token`` and ``pad_token``.
-        added: Further tokens that are never split, in the order of their ids.
+        added: Tokens that are never split, first those of the vocabulary, then those beyond it in
+            the order of their ids.
         max_length: Tokens a prompt, start and end included.
     """
 
     vocab: Mapping[str, int]
     merges: tuple[tuple[str, str], ...]
     special: Mapping[str, str]
-    added: tuple[str, ...] = ()
+    added: tuple[Token, ...] = ()
     max_length: int = MAX_LENGTH
 
     def write_plain(self, folder: Path) -> None:
@@ -43,14 +65,18 @@ class TokenizerParts(NamedTuple):
         (folder / "vocab.json").write_text(vocab, encoding="utf-8")
         lines = ["#version: 0.2", *(" ".join(pair) for pair in self.merges), ""]
         (folder / "merges.txt").write_text("\n".join(lines), encoding="utf-8")
-        if self.added:
-            start = len(self.vocab)
-            added = {text: start + k for k, text in enumerate(self.added)}
+        beyond = [token.content for token in self.added if token.content not in self.vocab]
+        if beyond:
+            added = {text: len(self.vocab) + k for k, text in enumerate(beyond)}
             (folder / "added_tokens.json").write_text(json.dumps(added), encoding="utf-8")
 
 
 def read_parts(folder: Path, read: Read) -> TokenizerParts:
     """Reads either layout: ``tokenizer.json``, or ``vocab.json`` with ``merges.txt``.
+
+    .. note:: As in transformers: where ``tokenizer_config.json`` has an ``added_tokens_decoder``,
+        it alone names the special and added tokens; elsewhere ``special_tokens_map.json`` counts
+        more than it, and ``added_tokens.json`` and ``tokenizer.json`` list the added tokens.
 
     Args:
         folder: The tokenizer's folder.
@@ -67,7 +93,7 @@ def read_parts(folder: Path, read: Read) -> TokenizerParts:
     settings = _optional(folder / "tokenizer_config.json", read)
     if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
         vocab, merges = read(folder / "vocab.json"), _plain_merges(folder / "merges.txt")
-        listed: Any = []
+        listed = _optional(folder / "tokenizer.json", read).get("added_tokens")
     elif (folder / "tokenizer.json").is_file():
         vocab, merges, listed = _one_file(folder / "tokenizer.json", read)
     else:
@@ -76,8 +102,7 @@ def read_parts(folder: Path, read: Read) -> TokenizerParts:
             "the files of a CLIP tokenizer there."
         )
     _check_vocabulary(folder, vocab)
-    special = _special(folder, settings, read)
-    added = _added(folder, settings, listed, read, vocab)
+    special, added = _named_and_added(folder, settings, listed, read, vocab)
     return TokenizerParts(vocab, merges, special, added, _max_length(folder, settings))
 
 
@@ -140,33 +165,66 @@ def _check_vocabulary(folder: Path, vocab: Any) -> None:
         )
 
 
-def _content(value: Any) -> str | None:
-    """A token is written as text or as an object with its text."""
-    if isinstance(value, dict):
-        value = value.get("content")
-    return value if _is_piece(value) else None
+def _token(value: Any, special: bool = False) -> Token | None:
+    """A token is written as text or as an object with its text and how it is found."""
+    value = {"content": value} if isinstance(value, str) else value
+    if not isinstance(value, dict) or not _is_piece(value.get("content")):
+        return None
+    special = special or value.get("special") is True
+    matching = {name: value.get(name) is True for name in _MATCHING}
+    normalized = value.get("normalized", not special) is True
+    return Token(value["content"], **matching, normalized=normalized, special=special)
 
 
-def _special(folder: Path, settings: Mapping[str, Any], read: Read) -> dict[str, str]:
-    beside = _optional(folder / "special_tokens_map.json", read)
-    return {
-        name: _content(settings.get(name)) or _content(beside.get(name)) or usual
-        for name, usual in _SPECIAL.items()
-    }
-
-
-def _added(
+def _named_and_added(
     folder: Path, settings: Mapping[str, Any], listed: Any, read: Read, vocab: Mapping[str, int]
-) -> tuple[str, ...]:
-    """Returns tokens beyond the vocabulary, for instance of textual inversion, by id."""
-    found: dict[Any, Any] = dict(_optional(folder / "added_tokens.json", read))
-    for entry in listed if isinstance(listed, list) else []:
-        if isinstance(entry, dict):
-            found[_content(entry)] = entry.get("id")
+) -> tuple[dict[str, str], tuple[Token, ...]]:
+    """Returns the special tokens by name, and every token that is never split."""
     decoder = settings.get("added_tokens_decoder")
-    for number, entry in (decoder if isinstance(decoder, dict) else {}).items():
-        found[_content(entry)] = int(number) if re.fullmatch(r"\d{1,9}", number) else None
-    beyond = {text: number for text, number in found.items() if text not in vocab}
+    if isinstance(decoder, dict):
+        numbers = [int(key) if re.fullmatch(r"\d{1,9}", key) else None for key in decoder]
+        entries: list[tuple[Any, Any]] = list(zip(numbers, decoder.values(), strict=True))
+    else:
+        settings = {**settings, **_optional(folder / "special_tokens_map.json", read)}
+        beside = _optional(folder / "added_tokens.json", read)
+        entries = [(number, text) for text, number in beside.items()]
+        listed = listed if isinstance(listed, list) else []
+        entries += [(entry.get("id"), entry) for entry in listed if isinstance(entry, dict)]
+    given = {name: _token(settings.get(name), special=True) for name in _SPECIAL}
+    named = {name: given[name] or Token(usual) for name, usual in _SPECIAL.items()}
+    further = [token for value in _further(settings) if (token := _token(value, special=True))]
+    special = {token.content for token in (*given.values(), *further) if token}
+    found = _listed(folder, entries, special, vocab)
+    # Of two ways to write one special token, transformers keeps the last.
+    tokens = {token.content: token for token in (*named.values(), *further)}
+    found |= {text: token for text, token in tokens.items() if text not in found}
+    order = sorted(found, key=lambda text: vocab.get(text, len(vocab)))
+    return {name: token.content for name, token in named.items()}, tuple(found[t] for t in order)
+
+
+def _further(settings: Mapping[str, Any]) -> list[Any]:
+    """Returns the special tokens without a name."""
+    names = ("extra_special_tokens", "additional_special_tokens")
+    lists = [settings[name] for name in names if isinstance(settings.get(name), list)]
+    return [value for values in lists for value in values]
+
+
+def _listed(
+    folder: Path,
+    entries: Sequence[tuple[Any, Any]],
+    special: Collection[str],
+    vocab: Mapping[str, int],
+) -> dict[str, Token]:
+    """Returns the tokens of pairs of id and entry by text; those beyond the vocabulary by id."""
+    found: dict[str, Token] = {}
+    beyond: dict[str, Any] = {}
+    for number, entry in entries:
+        token = _token(entry, special=isinstance(entry, str) and entry in special)
+        text = token.content if token else ""
+        if token:
+            found[text] = token._replace(special=token.special or text in special)
+        if text not in vocab:
+            beyond[text] = number if token else None
     order = sorted(beyond, key=lambda text: beyond[text] if type(beyond[text]) is int else -1)
     if [beyond[text] for text in order] != [*range(len(vocab), len(vocab) + len(order))]:
         raise ValueError(
@@ -174,7 +232,8 @@ def _added(
             f"{[beyond[text] for text in order][:8]}, expected them to follow its vocabulary of "
             f"{len(vocab)}; fetch its files again."
         )
-    return tuple(order)
+    within = {text: token for text, token in found.items() if text in vocab}
+    return within | {text: found[text] for text in order}
 
 
 def _max_length(folder: Path, settings: Mapping[str, Any]) -> int:

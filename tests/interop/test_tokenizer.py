@@ -93,6 +93,66 @@ def test_older_files(tmp_path):
     np.testing.assert_array_equal(again.encode(TEXTS).ids, tokenizer.encode(TEXTS).ids)
 
 
+PADS_WITH_END = {"pad_token": "<|endoftext|>", "model_max_length": 77}
+PADS_WITH_ZERO = {"pad_token": "!", "eos_token": {"content": "<|endoftext|>", "normalized": True}}
+LISTED = {"0": {"content": "!", "normalized": False, "special": True}}
+
+
+def write_older(folder, config, special=None):
+    """A folder as older libraries write it: its vocabulary in two files."""
+    tiny_tokenizer().save(folder)
+    (folder / "tokenizer.json").unlink()
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    if special is not None:
+        (folder / "special_tokens_map.json").write_text(json.dumps(special))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("config", "special", "pad", "mark"),
+    [
+        # As Stable Diffusion 2 was published: the two files differ.
+        (PADS_WITH_END, PADS_WITH_ZERO, "!", "!"),
+        (PADS_WITH_END, None, "<|endoftext|>", "!</w>"),
+        # As saved since: the first file lists the added tokens, and counts alone.
+        ({**PADS_WITH_END, "added_tokens_decoder": {}}, PADS_WITH_ZERO, "<|endoftext|>", "!</w>"),
+        ({**PADS_WITH_END, "added_tokens_decoder": LISTED}, None, "<|endoftext|>", "!"),
+        ({**PADS_WITH_END, "pad_token": "!", "added_tokens_decoder": LISTED}, None, "!", "!"),
+    ],
+)
+def test_special_tokens_are_those_of_transformers(tmp_path, config, special, pad, mark):
+    vocab = tiny_tokenizer()._parts.vocab
+    start, end = vocab["<|startoftext|>"], vocab["<|endoftext|>"]
+    expected = [start, vocab["a</w>"], vocab["cat</w>"], vocab[mark], end, *[vocab[pad]] * 72]
+    tokenizer = load_tokenizer(write_older(tmp_path / "older", config, special))
+    np.testing.assert_array_equal(tokenizer.encode(["a cat!"]).ids[0], expected)
+    assert tokenizer.special_ids["pad_token_id"] == vocab[pad]
+    tokenizer.save(tmp_path / "copy")
+    saved = json.loads((tmp_path / "copy" / "tokenizer_config.json").read_text())
+    assert saved["pad_token"] == pad
+    again = load_tokenizer(tmp_path / "copy")
+    np.testing.assert_array_equal(again.encode(["a cat!"]).ids[0], expected)
+
+
+def test_the_one_file_lists_added_tokens_beside_the_two(tmp_path):
+    """``"!"`` is one although it no longer pads."""
+    tiny_tokenizer(pad_token="!").save(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(PADS_WITH_END))
+    end = len(tiny_tokenizer()) - 1
+    row = load_tokenizer(tmp_path).encode(["a!"]).ids[0]
+    np.testing.assert_array_equal(row[2:], [0, *[end] * 74])
+
+
+def test_special_tokens_without_a_name_are_not_split(tmp_path):
+    first = len(tiny_tokenizer())
+    special = {"additional_special_tokens": ["<dog>"], "pad_token": "[PAD]"}
+    tokenizer = load_tokenizer(write_older(tmp_path / "older", {}, special))
+    assert list(tokenizer.encode(["<dog>"]).ids[0, 1:4]) == [first + 1, first - 1, first]
+    tokenizer.save(tmp_path / "copy")
+    again = load_tokenizer(tmp_path / "copy")
+    assert list(again.encode(["<dog>"]).ids[0, 1:4]) == [first + 1, first - 1, first]
+
+
 @pytest.mark.parametrize("place", ["added_tokens.json", "tokenizer_config.json"])
 def test_added_tokens_keep_their_ids(tmp_path, place):
     tokenizer = tiny_tokenizer()

@@ -106,6 +106,8 @@ def _open_base(config: Mapping[str, Any], workdir: Path) -> Any:
         make_tiny_base(workdir / BASE, section["tiny"], config["data"]["size"])
     named = {name: section[name] for name in ("revision", "variant") if section[name]}
     base = interop.load(_base_path(config, workdir), dtype="float32", **named)
+    for note in base.info["notes"]:
+        print(f"note: {note}")
     # On the host: only what is in use at a time takes the accelerator's memory.
     parts = ("unet_params", "vae_params", "text_params")
     return base._replace(**{name: jax.device_get(getattr(base, name)) for name in parts})

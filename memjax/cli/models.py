@@ -168,6 +168,8 @@ def _foreign(path: Path, dtype: str | None, given: Mapping[str, str]) -> Model:
     from memjax import interop
 
     pipeline = interop.load(str(path), dtype=dtype or "float32", progress=_bar(), **given)
+    for note in pipeline.info["notes"]:
+        print(f"note: {note}")
     audit = plain(base_config().audit)
     audit["options"] |= _FOREIGN_AUDIT
     config = {

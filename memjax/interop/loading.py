@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from memjax.interop import fingerprints
 from memjax.interop.fill import check_dtype, fill, plain_entries
-from memjax.interop.fingerprints import verify
 from memjax.interop.folder import (
     PARTS,
     PICKLED,
@@ -21,7 +21,15 @@ from memjax.interop.folder import (
 from memjax.interop.hub import HUB_ID, fetch
 from memjax.interop.json_files import read_json
 from memjax.interop.network_settings import text_config, unet_config, vae_config
-from memjax.interop.pipeline import TITLES, Networks, Pipeline, assemble, check_parts, latent_size
+from memjax.interop.pipeline import (
+    TITLES,
+    Networks,
+    Pipeline,
+    assemble,
+    check_parts,
+    latent_size,
+    padding_notes,
+)
 from memjax.interop.progress import Progress, counter
 from memjax.interop.scheduler_settings import scheduling
 from memjax.interop.single_file import load_single_file
@@ -133,10 +141,12 @@ def load_folder(
     size = latent_size(settings["unet"].get("sample_size", 64), networks, where)
     files = {part: weight_files(folder, part, variant) for part in PARTS}
     paths = [file for part in files.values() for file in part]
-    digests = verify(folder, paths)
+    digests = fingerprints.verify(folder, paths)
     params = _read_weights(files, networks, settings, dtype, progress)
     info = {"model": str(folder), **origin, "dtype": dtype, "variant": variant, "sha256": digests}
-    info["notes"] = [*schedule.notes, *_variant_notes(files, variant)]
+    converted = (folder / fingerprints.FILE).is_file()
+    padding = padding_notes(networks, tokenizer, converted)
+    info["notes"] = [*schedule.notes, *_variant_notes(files, variant), *padding]
     info["weights"] = {p.relative_to(folder).as_posix(): p.stat().st_size for p in paths}
     return assemble(networks, params, tokenizer, schedule, size, settings, info)
 

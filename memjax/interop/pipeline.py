@@ -147,6 +147,29 @@ def check_parts(networks: Networks, tokenizer: PromptTokenizer, where: str) -> N
         )
 
 
+def padding_notes(networks: Networks, tokenizer: PromptTokenizer, converted: bool) -> list[str]:
+    """Says it in a sentence where prompts are padded otherwise than the text encoder learned it.
+
+    The text encoder of Stable Diffusion 2 is open_clip's, which computes with GELU and pads with
+    the id 0.
+
+    Args:
+        networks: The three networks.
+        tokenizer: Prompts → token ids.
+        converted: Whether the folder was written by ``memjax``.
+    """
+    pad = tokenizer.special_ids["pad_token_id"]
+    if networks.text.config.hidden_act != "gelu" or pad == 0:
+        return []
+    way = "give the tokenizer of a Stable Diffusion 2"
+    if converted:
+        way = "memjax 0.1 wrote such folders by mistake: convert the original model again"
+    return [
+        f"The tokenizer pads prompts with the id {pad}, expected 0 for the text encoder of Stable "
+        f"Diffusion 2; {way}."
+    ]
+
+
 def latent_size(size: Any, networks: Networks, where: str) -> tuple[int, int]:
     """Returns the height and width of a latent from ``sample_size`` (one number, or both)."""
     sides = [size, size] if type(size) is int else size

@@ -27,7 +27,7 @@ from memjax.interop.original_shapes import (
     unet_recipe,
     vae_recipe,
 )
-from memjax.interop.pipeline import TITLES, Networks, Pipeline, assemble, check_parts
+from memjax.interop.pipeline import TITLES, Networks, Pipeline, assemble, check_parts, padding_notes
 from memjax.interop.progress import Progress, counter
 from memjax.interop.scheduler_settings import SPEC, scheduler_settings, scheduling
 from memjax.interop.settings_writer import text_settings, unet_settings, vae_settings
@@ -82,6 +82,7 @@ def load_single_file(
     predicted = prediction or ("v" if second else "eps")
     settings = _settings(networks, words, second, predicted)
     notes = _notes(second, prediction, predicted)
+    notes += padding_notes(networks, words, converted=False)
     params = _read(path, files, entries, networks, second, dtype, progress)
     schedule = scheduling(settings["scheduler"], str(path))
     size = settings["unet"]["sample_size"]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from typing import Any, NamedTuple
 
 import jax
@@ -27,6 +28,14 @@ def test_a_folder_is_opened_as_it_says_of_itself(text_model):
     assert options.set_alpha_to_one is False
     assert options.clip_x0 is None
     assert sampling_options(model, 3, 2.0).num_steps == 3
+
+
+def test_what_is_done_otherwise_than_the_files_say_is_printed(text_model, tmp_path, capsys):
+    shutil.copytree(text_model, tmp_path / "m")
+    file = tmp_path / "m" / "scheduler" / "scheduler_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"_class_name": "PNDMScheduler"}))
+    load_model(tmp_path / "m")
+    assert "note: PNDMScheduler is taken as a noise schedule" in capsys.readouterr().out
 
 
 def test_every_command_finds_its_settings(text_model):

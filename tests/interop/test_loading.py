@@ -13,6 +13,7 @@ from safetensors.numpy import save_file
 
 from memjax.interop import load
 from memjax.interop import weight_files as weight_files_module
+from memjax.interop.tiny_tokenizer import tiny_tokenizer
 from tests.interop.pipelines import (
     WEIGHTS,
     assert_same,
@@ -23,6 +24,18 @@ from tests.interop.pipelines import (
     tensors,
     tiny,
 )
+
+
+@pytest.mark.parametrize("converted", [False, True])
+@pytest.mark.parametrize("kind", ["sd1", "sd2"])
+def test_a_pad_token_that_is_not_the_text_encoders_is_told(tmp_path, kind, converted):
+    model = folder(tmp_path / "m", kind, fingerprints=converted)
+    assert load(model).info["notes"] == []
+    tiny_tokenizer(pad_token="<|endoftext|>").save(model / "tokenizer")
+    notes = load(model).info["notes"]
+    assert len(notes) == (kind == "sd2")
+    way = "convert the original model again." if converted else "give the tokenizer of a Stable Di"
+    assert all("expected 0 for the text encoder" in note and way in note for note in notes)
 
 
 @pytest.mark.parametrize("kind", ["sd1", "sd2"])

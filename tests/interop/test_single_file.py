@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from memjax.interop import load, tiny_pipeline
+from memjax.interop.tiny_tokenizer import tiny_tokenizer
 from tests.interop import original_files
 from tests.interop.original_files import TEXT, UNET, VAE, original_state
 from tests.interop.pipelines import assert_same, assert_sentence
@@ -65,6 +66,14 @@ def test_prediction_by_convention_and_by_request(model, write):
     assert other.settings["scheduler"]["prediction_type"] == "epsilon"
     with pytest.raises(ValueError, match="prediction is 'x0', expected 'eps' or 'v'"):
         load(path, tokenizer=words, prediction="x0")
+
+
+def test_a_tokenizer_that_pads_as_stable_diffusion_1_is_told(model, write, tmp_path):
+    pipeline, tensors, _ = model
+    tiny_tokenizer().save(tmp_path / "words")
+    notes = load(write(tensors), tokenizer=tmp_path / "words", prediction="eps").info["notes"]
+    assert len(notes) == (pipeline.prediction == "v")
+    assert all("expected 0 for the text encoder of Stable Diffusion 2" in note for note in notes)
 
 
 def test_the_tokenizer_must_be_given(model, write):

@@ -1,5 +1,6 @@
 """A single file in the original repositories' names gives the same pipeline as the folder."""
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -127,11 +128,32 @@ def test_what_a_training_run_leaves_in_the_file_is_passed_over(model, write):
     assert_same(load(write(tensors | more), tokenizer=words).params, pipeline.params)
 
 
+def test_a_file_of_8_bits_is_refused_by_the_weights(model, write):
+    _, tensors, words = model
+    names = ("alphas_cumprod", f"{UNET}time_embed.0.bias")
+    eighths = {name: tensors[name].astype(ml_dtypes.float8_e4m3fn) for name in names}
+    with pytest.raises(ValueError, match="a dtype that weights do not have time_embedding"):
+        load(write(tensors | eighths), tokenizer=words)
+
+
 def test_another_schedule_is_refused(model, write):
     _, tensors, words = model
     for other in (np.linspace(1, 0, 1000), tensors["alphas_cumprod"][:500]):
         with pytest.raises(ValueError, match="another noise schedule than"):
             load(write(tensors | {"alphas_cumprod": other}), tokenizer=words)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float16, ml_dtypes.bfloat16])
+def test_the_schedule_is_compared_as_rounded_in_the_file(model, write, dtype):
+    pipeline, tensors, words = model
+    rounded = tensors["alphas_cumprod"].astype(dtype)
+    found = load(write(tensors | {"alphas_cumprod": rounded}), tokenizer=words)
+    assert found.spec == pipeline.spec
+    # A terminal signal-to-noise ratio of zero: near everywhere, another at the end.
+    roots = np.sqrt(tensors["alphas_cumprod"].astype(np.float64))
+    other = ((roots - roots[-1]) * roots[0] / (roots[0] - roots[-1])) ** 2
+    with pytest.raises(ValueError, match="another noise schedule than"):
+        load(write(tensors | {"alphas_cumprod": other.astype(dtype)}), tokenizer=words)
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,8 @@ _PREDICTION = flags.DEFINE_enum(
     "prediction",
     None,
     ["eps", "v"],
-    "What a single file's network predicts; left out: eps for Stable Diffusion 1, v for 2.",
+    "What a single file's network predicts; left out: what it or a .yaml beside it says, or "
+    "else eps for Stable Diffusion 1, v for 2.",
     flag_values=FLAGS,
 )
 _FORCE = flags.DEFINE_bool(

@@ -64,7 +64,8 @@ def load(
             their plain ones.
         revision: For a hub id: branch, tag or commit; ``info["revision"]`` has the commit.
         tokenizer: For a single file, which has none: a folder with the tokenizer's files.
-        prediction: For a single file, which does not say: ``"eps"`` or ``"v"``. Left out,
+        prediction: For a single file: ``"eps"`` or ``"v"``. Left out, what the file's metadata
+            (``modelspec.prediction_type``) or a ``.yaml`` beside it say; where they are silent,
             ``"eps"`` for Stable Diffusion 1 and ``"v"`` for 2.
         progress: Told the bytes read and their total.
 

@@ -32,8 +32,9 @@ from memjax.interop.pipeline import TITLES, Networks, Pipeline, assemble, check_
 from memjax.interop.progress import Progress, counter
 from memjax.interop.scheduler_settings import SPEC, scheduler_settings, scheduling
 from memjax.interop.settings_writer import text_settings, unet_settings, vae_settings
+from memjax.interop.stated_prediction import choose_prediction
 from memjax.interop.tokenizer import PromptTokenizer, load_tokenizer
-from memjax.interop.weight_files import FLOATS, Stored, WeightFiles
+from memjax.interop.weight_files import FLOATS, Stored, WeightFiles, read_metadata
 from memjax.models.clip_text import CLIPText
 from memjax.models.unet import UNet
 from memjax.models.vae import AutoencoderKL
@@ -59,8 +60,8 @@ def load_single_file(
     """Loads a single file; see :func:`memjax.interop.load`.
 
     .. note:: Whether Stable Diffusion 2 predicts ε (the base models) or v (768 pixels) is not in
-        the weights: without ``prediction`` it is taken to be v, with latents of 96 × 96, and
-        ``info["notes"]`` says so.
+        the weights: where neither ``prediction`` nor the file's metadata nor a ``.yaml`` beside it
+        say so, it is taken to be v, with latents of 96 × 96, and ``info["notes"]`` says so.
 
     Raises:
         ValueError: Also without ``tokenizer``, and for files of other models.
@@ -80,10 +81,9 @@ def load_single_file(
     entries = _entries(path, files.stored, networks)
     _check_schedule(path, files)
     second = is_linear(files.stored)
-    predicted = prediction or ("v" if second else "eps")
-    settings = _settings(networks, words, second, predicted)
-    notes = _notes(second, prediction, predicted)
+    predicted, notes = choose_prediction(path, read_metadata(path), prediction, second)
     notes += padding_notes(networks, words, converted=False)
+    settings = _settings(networks, words, second, predicted)
     params = _read(path, files, entries, networks, second, dtype, progress)
     schedule = scheduling(settings["scheduler"], str(path))
     size = settings["unet"]["sample_size"]
@@ -175,15 +175,6 @@ def _settings(
         "text_encoder": text_settings(networks.text.config, words.special_ids),
         "scheduler": scheduler_settings(SPEC, prediction),
     }
-
-
-def _notes(second: bool, given: str | None, prediction: str) -> list[str]:
-    if given is not None or not second:
-        return []
-    return [
-        f"The weights do not say what the U-Net predicts: {prediction} was taken, as for Stable "
-        "Diffusion 2 at 768 pixels; give prediction='eps' (--prediction=eps) for a base model."
-    ]
 
 
 def _read(

@@ -78,6 +78,15 @@ class WeightFiles:
         self._open, self._file, self._read = None, None, 0
 
 
+def read_metadata(file: Path) -> dict[str, str]:
+    """Returns the texts that a file carries beside its tensors.
+
+    Raises:
+        ValueError: The file is missing or damaged.
+    """
+    return _open(file).metadata() or {}
+
+
 def printable(text: str, longest: int = 200) -> str:
     """Returns text from a file as one line of bounded length that does nothing to a terminal."""
     return "".join(c if c.isprintable() else "?" for c in text[:longest])

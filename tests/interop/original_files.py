@@ -118,6 +118,9 @@ def original_state(pipeline) -> dict[str, np.ndarray]:
     return out | {f"{TEXT}transformer.text_model.{name}": array for name, array in words.items()}
 
 
-def write(path: pathlib.Path, tensors: Mapping[str, np.ndarray]) -> pathlib.Path:
-    save_file({name: np.ascontiguousarray(array) for name, array in tensors.items()}, path)
+def write(
+    path: pathlib.Path, tensors: Mapping[str, np.ndarray], metadata: dict[str, str] | None = None
+) -> pathlib.Path:
+    tensors = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
+    save_file(tensors, path, metadata)
     return path

@@ -40,7 +40,9 @@ def model(request, tmp_path_factory):
 
 @pytest.fixture
 def write(tmp_path):
-    return lambda tensors: original_files.write(tmp_path / "model.safetensors", tensors)
+    return lambda tensors, metadata=None: original_files.write(
+        tmp_path / "model.safetensors", tensors, metadata
+    )
 
 
 def test_everything_comes_back(model, write):
@@ -67,6 +69,78 @@ def test_prediction_by_convention_and_by_request(model, write):
     assert other.settings["scheduler"]["prediction_type"] == "epsilon"
     with pytest.raises(ValueError, match="prediction is 'x0', expected 'eps' or 'v'"):
         load(path, tokenizer=words, prediction="x0")
+
+
+KEY = "modelspec.prediction_type"
+
+
+@pytest.mark.parametrize(("written", "prediction"), [("v", "v"), ("epsilon", "eps")])
+def test_metadata_decide_the_prediction(model, write, written, prediction):
+    pipeline, tensors, words = model
+    found = load(write(tensors, {KEY: written}), tokenizer=words)
+    assert found.prediction == prediction
+    second = pipeline.prediction == "v"
+    assert found.sample_shape[0] == (96 if second and prediction == "v" else 64)
+    unusual = prediction == "v" and not second
+    assert (
+        found.info["notes"]
+        == [
+            "The prediction v was taken from the metadata (modelspec.prediction_type), but Stable "
+            "Diffusion 1 usually predicts eps."
+        ]
+        * unusual
+    )
+
+
+def test_what_is_asked_for_counts_more_than_the_metadata(model, write):
+    _, tensors, words = model
+    for written in ("v", "sample"):
+        found = load(write(tensors, {KEY: written}), tokenizer=words, prediction="eps")
+        assert found.prediction == "eps"
+        assert found.info["notes"] == [
+            f"The prediction eps was given, but the metadata ({KEY}) names '{written}'."
+        ]
+    agreed = load(write(tensors, {KEY: "epsilon"}), tokenizer=words, prediction="eps")
+    assert agreed.info["notes"] == []
+
+
+def test_another_prediction_in_the_metadata_is_refused(model, write):
+    with pytest.raises(ValueError, match="names the prediction 'sample', expected 'eps") as caught:
+        load(write(model[1], {KEY: "sample"}), tokenizer=model[2])
+    assert_sentence(caught.value)
+
+
+TARGET = "model:\n  target: ldm.models.diffusion.ddpm.LatentDiffusion\n  params:\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "prediction"),
+    [
+        (f'{TARGET}    parameterization: "v"  # not eps\n', "v"),
+        (f"{TARGET}    # parameterization: v\n    parameterization: eps\n", "eps"),
+        (f"{TARGET}    # parameterization: v\n", "eps"),
+        ("model: of another kind\n", None),
+    ],
+    ids=["v", "eps", "silent", "another"],
+)
+def test_a_configuration_beside_the_file_is_read(model, write, tmp_path, text, prediction):
+    pipeline, tensors, words = model
+    (tmp_path / "model.yaml").write_text(text)
+    found = load(write(tensors), tokenizer=words)
+    assert found.prediction == (prediction or pipeline.prediction)
+    silent = prediction is None and pipeline.prediction == "v"
+    assert any("do not say" in note for note in found.info["notes"]) == silent
+
+
+def test_metadata_count_more_than_the_configuration_beside_the_file(model, write, tmp_path):
+    _, tensors, words = model
+    (tmp_path / "model.yaml").write_text("parameterization: v")
+    found = load(write(tensors, {KEY: "epsilon"}), tokenizer=words)
+    assert found.prediction == "eps"
+    assert found.info["notes"] == [
+        f"The prediction eps was taken from the metadata ({KEY}), but the file model.yaml names "
+        "'v'."
+    ]
 
 
 def test_a_tokenizer_that_pads_as_stable_diffusion_1_is_told(model, write, tmp_path):

@@ -41,7 +41,6 @@ from memjax.cli.flag_sets import (
     sampling_flags,
 )
 from memjax.cli.models import Model
-from memjax.cli.parts import Parts, content_digest, text_digest
 from memjax.cli.prompts import check_rows, encoder, initial_noise, read_prompts, say_cut, write_rows
 from memjax.core.guidance import CompanionNull, RandomNull
 from memjax.core.types import Detector, Steps
@@ -57,6 +56,7 @@ from memjax.detectors import (
 from memjax.evaluate.micro_batch import over_rows, usual_size
 from memjax.evaluate.roc import detection_summary
 from memjax.sampling import SamplingOptions
+from memjax.studies.store import Store, content_digest, text_digest
 from memjax.training.atomic import write_bytes
 from memjax.training.hosts import barrier, first_alone, is_first
 
@@ -132,7 +132,7 @@ def main() -> int:
         **options.static(),
     )
     say_cut(cut)
-    parts = Parts(_OUT.value, _job(model, options, noise, null, everyone, steps), len(everyone))
+    parts = Store(f"{_OUT.value}.parts", _job(model, options, noise, null, everyone, steps))
     with parts.held() if is_first() else nullcontext():
         if is_first():
             parts.check(_RESTART.value)
@@ -184,10 +184,10 @@ def _job(
     }
 
 
-def _measure(model: Model, probe: Probe, rows: list[dict], parts: Parts) -> np.ndarray:
+def _measure(model: Model, probe: Probe, rows: list[dict], parts: Store) -> np.ndarray:
     """Returns ``[row, detector, generation, step]``, those of an earlier, stopped run included."""
     with first_alone("parts"):
-        values, todo = parts.read()
+        values, todo = parts.read_rows(len(rows))
     barrier("parts read")
     if len(todo) < len(rows):
         print(f"{len(rows) - len(todo)} of {len(rows)} prompts were scored by an earlier run")
@@ -211,7 +211,7 @@ def _measure(model: Model, probe: Probe, rows: list[dict], parts: Parts) -> np.n
                 "compute in --dtype=float32, or look at the model's weights."
             )
         if is_first():
-            parts.keep(numbers, scores)
+            parts.keep_rows(numbers, scores)
         if values is None:
             values = np.zeros((len(rows), *scores.shape[1:]), np.float32)
         values[numbers] = scores

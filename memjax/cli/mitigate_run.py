@@ -22,10 +22,8 @@ from memjax.cli.mitigate_asked import (
 )
 from memjax.cli.mitigate_options import Setting, baseline_arms, chain_arms, make_setting
 from memjax.cli.mitigate_output import write_outputs
-from memjax.cli.mitigate_parts import Chunks, Part
-from memjax.cli.mitigating import Job, run_part
+from memjax.cli.mitigating import Job, Part, run_part
 from memjax.cli.models import Model
-from memjax.cli.parts import content_digest
 from memjax.cli.prompts import check_rows, encoder, initial_noise, read_prompts, say_cut
 from memjax.cli.references import reference_paths
 from memjax.core.mesh import prompts_mesh, row_shards
@@ -36,8 +34,10 @@ from memjax.evaluate.repair_study import Measures
 from memjax.evaluate.repair_wall import shown_columns
 from memjax.evaluate.spread_bundle import spread_bundle
 from memjax.sampling import SamplingOptions
+from memjax.studies.store import Store, content_digest
 from memjax.training.hosts import barrier, gather, is_first
 
+_PARTS = "parts"  # folder of the chunks that are done
 _WALLS = 24  # prompts that the page shows with pictures
 
 
@@ -136,11 +136,14 @@ def _optimises(job: Job) -> bool:
     return job.setting is not None and job.setting.optimises
 
 
-def _all_parts(job: Job, asked: Asked, made: dict[str, Any]) -> tuple[Job, Chunks, list[Part]]:
+def _all_parts(job: Job, asked: Asked, made: dict[str, Any]) -> tuple[Job, Store, list[Part]]:
     """Runs all chunks, smaller ones where the device's memory runs out."""
-    job = _fitting(job, asked)
+    job, folder = _fitting(job, asked), Path(asked.out) / _PARTS
+    old = [f for f in folder.glob("*-?????.npz") if not f.name.startswith("part-")]
+    if old:
+        print(f"{folder} holds {len(old)} parts of memjax 0.1, which are made anew.")
     while True:
-        parts = Chunks(Path(asked.out), _fingerprint(job, made))
+        parts = Store(folder, _fingerprint(job, made))
         try:
             return job, parts, _run_parts(job, parts)
         except (jax.errors.JaxRuntimeError, MemoryError) as error:
@@ -149,16 +152,15 @@ def _all_parts(job: Job, asked: Asked, made: dict[str, Any]) -> tuple[Job, Chunk
             job = _smaller(job, asked, error)
 
 
-def _run_parts(job: Job, parts: Chunks) -> list[Part]:
+def _run_parts(job: Job, parts: Store) -> list[Part]:
     """Runs the chunks, with several processes every n-th one; process 0 returns them all."""
     mine = range(jax.process_index(), job.parts, jax.process_count())
     done, progress, finished = [], progress_bar("mitigating"), 0
     for number in mine:
-        part = parts.read(number)
-        if part is None:
-            part = run_part(job, number)
-            if job.parts > 1 or jax.process_count() > 1:
-                parts.write(number, part)
+        known = parts.read(f"{number:05d}")
+        part = run_part(job, number) if known is None else Part(*known)
+        if known is None and (job.parts > 1 or jax.process_count() > 1):
+            parts.keep(f"{number:05d}", part.arrays, part.records)
         done.append(part)
         finished += len(job.numbers(number))
         progress(finished, sum(len(job.numbers(n)) for n in mine))
@@ -168,14 +170,14 @@ def _run_parts(job: Job, parts: Chunks) -> list[Part]:
     return [_of_others(parts, number) for number in range(job.parts)] if is_first() else []
 
 
-def _of_others(parts: Chunks, number: int) -> Part:
-    part = parts.read(number)
+def _of_others(parts: Store, number: int) -> Part:
+    part = parts.read(f"{number:05d}")
     if part is None:
         raise ValueError(
             f"chunk {number} of another process is not in {parts.folder}: give an --out that all "
             "hosts share."
         )
-    return part
+    return Part(*part)
 
 
 def _fitting(job: Job, asked: Asked) -> Job:

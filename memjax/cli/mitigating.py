@@ -18,7 +18,6 @@ from memjax.cli.mitigate_options import (
     before_arm,
     chain_arms,
 )
-from memjax.cli.mitigate_parts import Part
 from memjax.cli.models import Model, with_remat
 from memjax.cli.references import load_references
 from memjax.core.condition import embeddings_of, take_rows
@@ -45,6 +44,18 @@ from memjax.training.atomic import write_bytes
 from memjax.training.samples import png_bytes
 
 Row = dict[str, Any]
+
+
+class Part(NamedTuple):
+    """What one chunk of prompts gave.
+
+    Attributes:
+        records: One a prompt and arm.
+        arrays: ``after`` ``[k, p, l, d]`` (embeddings) and the images that a wall shows.
+    """
+
+    records: list[Row]
+    arrays: dict[str, np.ndarray]
 
 
 class Job(NamedTuple):

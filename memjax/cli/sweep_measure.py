@@ -26,10 +26,7 @@ from memjax.evaluate.audit_inputs import Gallery, PromptCounts
 from memjax.evaluate.bootstrap import rate_interval
 from memjax.evaluate.copy_encoder import CopyEncoder
 from memjax.evaluate.denoising_loss import denoising_losses, loss_gap
-from memjax.evaluate.finding_classifier import Judge
-from memjax.evaluate.ladder import CalibratedRung
-from memjax.evaluate.observe import Scene, background_of
-from memjax.evaluate.similarity import SimilarityResult
+from memjax.studies.study import References, Study, make_references
 from memjax.training.run import Run
 
 Say = Callable[[str], None]
@@ -39,22 +36,21 @@ class Studio(NamedTuple):
     """All that depends on the data alone.
 
     Attributes:
-        gallery: Real pictures.
-        kept: The record of each training picture.
+        references: Real images and what generated ones are compared by.
+        kept: The record of each training image.
         held: The held-out records.
-        judge: The label classifier.
-        ladder: Rungs with their background.
         encoder: The copy encoder, with its figures on planted copies.
-        background: Copy rules on held-out pictures.
     """
 
-    gallery: Gallery
+    references: References
     kept: list[Record]
     held: list[Record]
-    judge: Judge | None
-    ladder: dict[str, CalibratedRung]
     encoder: CopyEncoder | None
-    background: SimilarityResult
+
+    @property
+    def gallery(self) -> Gallery:
+        """The real images."""
+        return self.references.gallery
 
 
 def make_studio(
@@ -75,8 +71,8 @@ def make_studio(
         keep=keep,
         say=say,
     )
-    ladder = calibrated(rungs, gallery)
-    return Studio(gallery, kept, held, judge, ladder, encoder, background_of(gallery))
+    references = make_references(gallery, judge, calibrated(rungs, gallery))
+    return Studio(references, kept, held, encoder)
 
 
 def measure_arm(run: Run, studio: Studio, measure: Mapping[str, Any]) -> ArmLook:
@@ -93,24 +89,21 @@ def measure_arm(run: Run, studio: Studio, measure: Mapping[str, Any]) -> ArmLook
     free = run.config["train"]["cond_dropout"] >= 1.0
     count = measure["unconditional"] if free else options.generations
     key = jax.random.fold_in(jax.random.key(options.seed), 11)
-    scene = Scene(
+    noise = jax.random.normal(key, (count, *run.bundle.sample_shape))
+    study = Study(
         run.bundle,
         options.parsed_detectors(),
-        studio.gallery,
-        None if free else studio.judge,
-        studio.ladder,
         sampling_options(run),
-        jax.random.normal(key, (count, *run.bundle.sample_shape)),
-        studio.background,
+        studio.references._replace(judge=None) if free else studio.references,
         options.chunk,
     )
     if free:
-        look = measure_unconditional(scene, count)
+        look = measure_unconditional(study, np.asarray(noise))
     else:
         counts = PromptCounts(**{f.name: measure[f.name] for f in dataclasses.fields(PromptCounts)})
         prompts = draw_prompts(run, studio.gallery, studio.kept, studio.held, counts)
-        look = measure_conditional(scene, prompts, options)
-    background = rate_interval(studio.background.is_copy_adaptive)
+        look = measure_conditional(study, np.asarray(noise), prompts, options)
+    background = rate_interval(studio.references.background.is_copy_adaptive)
     metrics = look.metrics | _losses(run, studio, measure)
     metrics["copy_rate_background"] = metric(background, len(studio.held))
     return look._replace(metrics=metrics)

@@ -16,12 +16,12 @@ from memjax.evaluate.audit_inputs import (
     Prompts,
 )
 from memjax.evaluate.bootstrap import Interval, cluster_weights, rate_interval
-from memjax.evaluate.observe import Observation, Scene, look
 from memjax.evaluate.options import AuditOptions
 from memjax.evaluate.patients import memorized_patients
 from memjax.evaluate.repair import problem_of
 from memjax.evaluate.roc import detection_summary
 from memjax.evaluate.rung_statistics import rung_statistics
+from memjax.studies.study import Observation, Study, observe
 
 Metrics = dict[str, dict[str, float | int | None]]
 _FAMILIES = (MEMORIZED, ONCE, HELD_OUT, NEAR_MISS, RANDOM)
@@ -50,20 +50,24 @@ def metric(interval: Interval, n: int) -> dict[str, float | int | None]:
     return {"value": interval.value, "low": interval.low, "high": interval.high, "n": n}
 
 
-def measure_conditional(scene: Scene, prompts: Prompts, options: AuditOptions) -> ArmLook:
+def measure_conditional(
+    study: Study, noise: Float[np.ndarray, "g *d"], prompts: Prompts, options: AuditOptions
+) -> ArmLook:
     """Measures a model with conditions: every family of prompts, from the same initial noise.
 
     Args:
-        scene: Model, pictures, ladder.
+        study: Model, images, ladder.
+        noise: Initial noise, shared by all prompts.
         prompts: The prompts.
         options: Windows of the detector.
     """
-    cond = scene.bundle.encode(prompts.rows)
-    problem = problem_of(scene.bundle, prompts.rows, cond, scene.noise, scene.sampling)
-    seen = look(scene, problem, prompts.asked, prompts.strata)
+    cond = study.bundle.encode(prompts.rows)
+    problem = problem_of(study.bundle, prompts.rows, cond, noise, study.sampling)
+    seen = observe(study, "as_asked", problem.size, lambda: problem, prompts.asked, prompts.strata)
+    gallery = study.references.gallery
     generations = seen.images.shape[1]
     clusters = np.repeat(np.arange(len(prompts.rows)), generations)
-    metrics = _copies(seen, prompts, scene.gallery) | _shares(seen, scene.gallery, clusters)
+    metrics = _copies(seen, prompts, gallery) | _shares(seen, gallery, clusters)
     if seen.detection is not None:
         metrics |= _signal(seen, prompts, options)
     judged = np.isfinite(seen.agreement)
@@ -78,23 +82,25 @@ def measure_conditional(scene: Scene, prompts: Prompts, options: AuditOptions) -
     return _kept(metrics, seen, captions)
 
 
-def measure_unconditional(scene: Scene, count: int) -> ArmLook:
-    """Measures a model without condition on ``count`` pictures, each from its own noise.
+def measure_unconditional(study: Study, noise: Float[np.ndarray, "g *d"]) -> ArmLook:
+    """Measures a model without condition on one image a noise.
 
     Args:
-        scene: Its ``noise`` holds ``count`` initial noises.
-        count: Pictures.
+        study: Model, images, ladder.
+        noise: Initial noises.
     """
+    count, gallery = len(noise), study.references.gallery
     rows = [{"id": "nothing", "labels": {}}]
-    cond = scene.bundle.encode(rows)
-    asked = np.full((1, scene.gallery.targets.shape[1]), -1)
-    problem = problem_of(scene.bundle, rows, cond, scene.noise, scene.sampling)
-    seen = look(scene._replace(chunk=1, detectors={}), problem, asked)
+    cond = study.bundle.encode(rows)
+    asked = np.full((1, gallery.targets.shape[1]), -1)
+    problem = problem_of(study.bundle, rows, cond, noise, study.sampling)
+    study = study._replace(chunk=1, detectors={})
+    seen = observe(study, "as_asked", 1, lambda: problem, asked)
     copies = seen.similarity.is_copy_adaptive
     metrics = {"copy_rate_mix": metric(rate_interval(copies), count)}
     third = rate_interval(seen.similarity.is_copy_third)
     metrics["copy_rate_third_mix"] = metric(third, count)
-    metrics |= _shares(seen, scene.gallery, np.arange(count))
+    metrics |= _shares(seen, gallery, np.arange(count))
     return _kept(metrics, seen, [f"picture {i + 1}" for i in range(count)])
 
 

@@ -7,7 +7,6 @@ import numpy as np
 
 from memjax.core.types import Bundle
 from memjax.detectors.base import step_window
-from memjax.evaluate.audit import Audit
 from memjax.evaluate.audit_inputs import HELD_OUT, MEMORIZED, ONCE, Gallery, Prompts
 from memjax.evaluate.audit_results import found_magnitudes, ordinary_prompts
 from memjax.evaluate.dots import clip_panel, dot_panels, repair_panels
@@ -29,13 +28,14 @@ from memjax.evaluate.figures import (
     token_bars,
 )
 from memjax.evaluate.ladder import RungResult
-from memjax.evaluate.observe import Observation
 from memjax.evaluate.options import AuditOptions
 from memjax.evaluate.picture_size import reduced
 from memjax.evaluate.scatter import family_bars, paired_dots, scatter_with_margins
 from memjax.evaluate.walls import before_after, sorted_wall
 from memjax.evaluate.word_weights import word_weights
 from memjax.evaluate.wording import correlation_title, decimal
+from memjax.studies.run import Audit
+from memjax.studies.study import Observation
 
 Caption = Callable[[Mapping[str, Any]], str]
 Columns = dict[str, list[Any]]

@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 
-from memjax.evaluate.audit import Audit
 from memjax.evaluate.audit_inputs import (
     HELD_OUT,
     MEMORIZED,
@@ -25,6 +24,7 @@ from memjax.evaluate.paired import paired_test
 from memjax.evaluate.patients import dar_summary, memorized_patients
 from memjax.evaluate.rung_statistics import rung_statistics
 from memjax.evaluate.validation_scores import family_summary
+from memjax.studies.run import Audit
 
 FAMILY_NAMES = {
     MEMORIZED: "repeated in training",

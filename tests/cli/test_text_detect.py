@@ -191,9 +191,9 @@ def test_memory_that_runs_out_halves_the_prompts_and_loses_none(
 
 def stop_after(monkeypatch, batches):
     """Lets a run keep so many parts and then fails, as a machine would."""
-    from memjax.cli.parts import Parts
+    from memjax.studies.store import Store
 
-    keep, kept = Parts.keep, []
+    keep, kept = Store.keep_rows, []
 
     def limited(self, rows, per_step):
         if len(kept) == batches:
@@ -201,7 +201,7 @@ def stop_after(monkeypatch, batches):
         kept.append(len(rows))
         keep(self, rows, per_step)
 
-    monkeypatch.setattr(Parts, "keep", limited)
+    monkeypatch.setattr(Store, "keep_rows", limited)
 
 
 @pytest.fixture

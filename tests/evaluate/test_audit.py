@@ -10,7 +10,6 @@ import pytest
 from memjax.core.schedules import ScheduleSpec
 from memjax.data.records import FINDINGS, Record, chexpert_label_space, labels_of
 from memjax.detectors import detect
-from memjax.evaluate.audit import memorized_prompts
 from memjax.evaluate.audit_inputs import (
     HELD_OUT,
     MEMORIZED,
@@ -28,6 +27,7 @@ from memjax.evaluate.audit_results import standalone_evals
 from memjax.evaluate.options import AuditOptions
 from memjax.evaluate.repair import chunked, may_move
 from memjax.sampling import SamplingOptions
+from memjax.studies.run import memorized_prompts
 
 SPACE = chexpert_label_space(num_markers=2, marker_vocabulary=(("K3", "M4"), ("17", "20")))
 

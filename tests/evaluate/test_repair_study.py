@@ -11,6 +11,7 @@ from memjax.core.condition import embeddings_of
 from memjax.core.schedules import ScheduleSpec
 from memjax.core.types import Bundle
 from memjax.evaluate.bootstrap import Interval
+from memjax.evaluate.repair import problem_of
 from memjax.evaluate.repair_page import RepairStudy, repair_sentences, write_repair_page
 from memjax.evaluate.repair_study import (
     BASELINE,
@@ -93,7 +94,9 @@ def test_a_trace_names_the_shapes_of_any_number_of_prompts():
 
 
 def test_pictures_are_bytes_of_what_the_model_decodes():
-    detection, pictures = make_pictures(bundle(), X_T, COND, SAMPLING, 3)
+    detection, pictures = make_pictures(
+        bundle(), problem_of(bundle(), [], COND, X_T, SAMPLING), SAMPLING, 3
+    )
     assert pictures.dtype == np.uint8
     assert pictures.shape == (3, 2, *SHAPE)
     expected = np.rint((np.tanh(detection.images) + 1) * 127.5)

@@ -2,28 +2,24 @@
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import numpy as np
 from jaxtyping import Bool, Float
 
-from memjax.core.types import Bundle
 from memjax.detectors import null_or_refuse
-from memjax.evaluate.audit_inputs import HELD_OUT, MEMORIZED, ONCE, Gallery, Prompts
+from memjax.evaluate.audit_inputs import HELD_OUT, MEMORIZED, ONCE, Prompts
 from memjax.evaluate.clip_score import ClipScore
-from memjax.evaluate.finding_classifier import Judge
-from memjax.evaluate.ladder import CalibratedRung
-from memjax.evaluate.observe import Observation, Progress, Scene, background_of, look
 from memjax.evaluate.options import AuditOptions
-from memjax.evaluate.picture_size import reduced
 from memjax.evaluate.repair import explain_prompts, ordinary_levels, problem_of, setup_of
 from memjax.evaluate.similarity import SimilarityResult
 from memjax.mitigations import Problem, Setup
 from memjax.mitigations.embedding import states_of
-from memjax.sampling import SamplingOptions
+from memjax.studies.study import Observation, Study, observe
 
+AS_ASKED = "as_asked"
 Say = Callable[[str], None]
 
 
@@ -60,60 +56,33 @@ class Audit(NamedTuple):
 
 
 def run_audit(
-    bundle: Bundle,
+    study: Study,
     prompts: Prompts,
-    gallery: Gallery,
-    judge: Judge | None,
-    sampling: SamplingOptions,
     options: AuditOptions,
-    ladder: Mapping[str, CalibratedRung] | None = None,
     say: Say = lambda text: None,
-    *,
-    side: int = 0,
-    clip: ClipScore | None = None,
-    progress: Progress | None = None,
 ) -> Audit:
-    """Detects, validates, explains and mitigates.
+    """Detects, validates, explains and mitigates: all arms of all prompts, with one store.
 
     Args:
-        bundle: The model.
+        study: Model, real images, detectors.
         prompts: What to ask it.
-        gallery: What its pictures are compared with.
-        judge: Says which labels a picture shows; None where the data have none.
-        sampling: How pictures are made.
         options: What to measure.
-        ladder: Measures of likeness besides the copy rules, calibrated.
         say: Told what is being done.
-        side: Short side at which distances of pixels are measured; 0 compares pictures as they
-            are. For large pictures, which are then kept as bytes.
-        clip: Scores pictures against the prompts' captions.
-        progress: See :class:`~memjax.evaluate.observe.Scene`.
 
     Raises:
         ValueError: If the model has no null condition (the magnitude has no meaning then).
     """
+    bundle, sampling = study.bundle, study.sampling
     null_or_refuse(bundle.null_cond)
     key = jax.random.key(options.seed)
     x_T = jax.random.normal(key, (options.generations, *bundle.sample_shape))
-    scene = Scene(
-        bundle=bundle,
-        detectors=options.parsed_detectors(),
-        gallery=gallery,
-        judge=judge,
-        ladder=ladder or {},
-        sampling=sampling,
-        noise=x_T,
-        background=background_of(gallery, side),
-        chunk=options.chunk,
-        side=side,
-        clip=clip,
-        compared=reduced(gallery.train, side) if side else None,
-        progress=progress,
-    )
     cond = bundle.encode(prompts.rows)
-    say(f"detecting: {len(prompts.rows)} prompts, {options.generations} pictures each")
     problem = problem_of(bundle, prompts.rows, cond, x_T, sampling)
-    before = look(scene, problem, prompts.asked, prompts.strata, _captions(prompts, clip))
+    captions = _captions(prompts, study.references.clip)
+    say(f"detecting: {len(prompts.rows)} prompts, {options.generations} pictures each")
+    before = observe(
+        study, AS_ASKED, problem.size, lambda: problem, prompts.asked, prompts.strata, captions
+    )
     memorized, source = memorized_prompts(prompts, before.similarity, options.generations)
     chosen = np.flatnonzero(memorized)
     say(f"explaining: {len(chosen)} prompts")
@@ -124,16 +93,15 @@ def run_audit(
     ordinary = np.setdiff1d(prompts.where(ONCE, HELD_OUT), chosen)
     setup = dataclasses.replace(
         setup,
-        level=ordinary_levels(before.detection, scene.detectors, ordinary),
+        level=ordinary_levels(before.detection, study.detectors, ordinary),
         known=(own, steps, states),
     )
     arms = [
-        _try(name, scene, prompts, chosen, own, setup, options, say)
+        _try(name, study, prompts, chosen, own, setup, options, say)
         for name in (options.arms if len(chosen) else ())
     ]
-    return Audit(
-        before, scene.background, memorized, source, significance, arms, chosen, prompts.strata
-    )
+    background = study.references.background
+    return Audit(before, background, memorized, source, significance, arms, chosen, prompts.strata)
 
 
 def _captions(prompts: Prompts, clip: ClipScore | None) -> list[str] | None:
@@ -142,7 +110,7 @@ def _captions(prompts: Prompts, clip: ClipScore | None) -> list[str] | None:
 
 def _try(
     name: str,
-    scene: Scene,
+    study: Study,
     prompts: Prompts,
     chosen: np.ndarray,
     problem: Problem,
@@ -152,15 +120,24 @@ def _try(
 ) -> ArmResult:
     """Tries one mitigation on the chosen prompts."""
     say(f"mitigating: {name.replace('_', ' ')}, {len(chosen)} prompts")
-    began = time.monotonic()
-    key = jax.random.fold_in(jax.random.key(options.seed), 1)
-    mitigated = options.chain(name)(problem, setup, key)
-    seconds = time.monotonic() - began
-    if name != options.arms[0]:
-        scene = scene._replace(ladder={})  # the report climbs it for the chosen one alone
-    captions = _captions(prompts, scene.clip)
+    seconds = 0.0
+
+    def mitigated() -> Problem:
+        nonlocal seconds
+        began = time.monotonic()
+        key = jax.random.fold_in(jax.random.key(options.seed), 1)
+        done = options.chain(name)(problem, setup, key)
+        seconds = time.monotonic() - began
+        return done
+
+    references = study.references
+    if name != options.arms[0]:  # the report climbs the ladder for the chosen one alone
+        study = study._replace(references=references._replace(ladder={}))
+    captions = _captions(prompts, references.clip)
     asked = None if captions is None else [captions[i] for i in chosen]
-    after = look(scene, mitigated, prompts.asked[chosen], prompts.strata[chosen], asked)
+    after = observe(
+        study, name, len(chosen), mitigated, prompts.asked[chosen], prompts.strata[chosen], asked
+    )
     return ArmResult(name, after, seconds)
 
 

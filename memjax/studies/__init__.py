@@ -1,0 +1,1 @@
+"""Studies: which prompts, under which mitigations, seen by which detectors and measures."""

@@ -8,13 +8,27 @@ times, or metadata.jsonl says repeats; the sub-folder valid was not trained on),
 fine-tuned run knows its data itself.
 """
 
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
 from absl import flags
 
-from memjax.cli.auditing import audit_run, summary_table
-from memjax.cli.common import out_folder, require
+from memjax.cli.common import out_folder, progress_bar, require
 from memjax.cli.flag_sets import chunk_flag, model_flags, prompts_flag, sampling_flags
 from memjax.cli.ladder import published_rung
 from memjax.cli.models import Model
+from memjax.cli.references import clip_score
+from memjax.detectors import DETECTORS, null_or_refuse
+from memjax.evaluate.audit_figures import write_audit
+from memjax.evaluate.report import ReportPaths
+from memjax.mitigations import MITIGATIONS
+from memjax.sampling import SamplingOptions
+from memjax.studies.audit import Clock, audit, audit_store
+from memjax.studies.gallery import Captioned, from_fine_tuning, from_folder, from_prompts
+from memjax.studies.options import AuditOptions
+from memjax.studies.subject import NOTHING_ASKED, Asked, Subject, caption_subject, label_subject
 
 FLAGS = flags.FlagValues()
 _MODEL = model_flags(FLAGS)
@@ -49,32 +63,119 @@ _SIDE = flags.DEFINE_integer(
     flag_values=FLAGS,
 )
 _GENERATIONS = flags.DEFINE_integer(
-    "generations", None, "Text models: pictures a prompt.", lower_bound=1, flag_values=FLAGS
+    "generations",
+    None,
+    "Images a prompt (default: the configuration's).",
+    lower_bound=1,
+    flag_values=FLAGS,
 )
-_SEED = flags.DEFINE_integer("seed", 0, "Text models: seed of noise and draws.", flag_values=FLAGS)
+_SEED = flags.DEFINE_integer(
+    "seed", None, "Seed of noise and draws (default: the configuration's).", flag_values=FLAGS
+)
+_DETECTORS = flags.DEFINE_list(
+    "detectors",
+    None,
+    "Detectors to measure beside the magnitude, NAME:field=value; `help` lists them.",
+    flag_values=FLAGS,
+)
+_ARMS = flags.DEFINE_list(
+    "mitigations",
+    None,
+    "Mitigations to try, NAME:field=value, joined by + where several are applied together; the "
+    "first is the chosen one (default: the configuration's); `help` lists them.",
+    flag_values=FLAGS,
+)
+_RESTART = flags.DEFINE_boolean(
+    "restart", False, "Discard what a stopped audit has kept.", flag_values=FLAGS
+)
 _SAMPLING = sampling_flags(FLAGS)
 _CHUNK = chunk_flag(FLAGS)
 
 
 def main() -> int:
     """Runs the command."""
+    for value, registry in ((_DETECTORS.value, DETECTORS), (_ARMS.value, MITIGATIONS)):
+        if value == ["help"]:
+            print(registry.help())
+            return 0
     require(model=_MODEL.value)
     _check()
-    for entry in _FEATURES.value:
-        published_rung(entry)  # a wrong name or file is said before anything runs
     model = _MODEL.load()
-    if model.run is None:
-        paths, results = _text(model)
-    else:
+    null_or_refuse(model.bundle.null_cond)
+    data = None if model.run is not None else _captioned(model)
+    if model.run is not None:
         _refuse_text_flags()
-        folder = out_folder(_WORKDIR.value or _MODEL.value, "workdir")
-        paths, results = audit_run(model, folder, _FEATURES.value)
+    if model.run is None and not _WORKDIR.value and not model.record:
+        raise ValueError("--workdir must be given: the model's folder is left as it is.")
+    folder = out_folder(_WORKDIR.value or _MODEL.value, "workdir")
+    paths, results = run_audit_command(
+        model, folder, _SAMPLING.options(model), _asked(), data, restart=_RESTART.value
+    )
     print(summary_table(results))
     print(f"report: {paths.html}")
     return 0
 
 
+def run_audit_command(
+    model: Model,
+    folder: Path,
+    sampling: SamplingOptions,
+    asked: Asked = NOTHING_ASKED,
+    data: Captioned | None = None,
+    *,
+    restart: bool = False,
+    discard_other: bool = False,
+) -> tuple[ReportPaths, dict[str, Any]]:
+    """Audits a model and writes its report; a stopped audit goes on where it was.
+
+    Args:
+        model: The opened model.
+        folder: For ``report.html``, ``report.json`` and the prompts.
+        sampling: How images are made.
+        asked: What the command line changes.
+        data: Real images with captions, for models of text.
+        restart: Discard what a stopped audit has kept.
+        discard_other: Discard it only where it was asked for something else, instead of refusing.
+    """
+    clock, began = Clock(), time.monotonic()
+    subject: Subject
+    if data is None:
+        subject = label_subject(model, sampling, asked, clock)
+    else:
+        subject = caption_subject(model, data, sampling, asked, clock)
+    store = audit_store(subject, folder / "audit.parts")
+    with store.held():
+        store.check(restart or (discard_other and not store.same_job()), "another --workdir")
+        store.start()
+        audited = audit(
+            subject, clock, store=store, progress=None if data is None else progress_bar
+        )
+        paths = write_audit(folder, audited, clock, began)
+        store.remove()
+    return paths, audited.results
+
+
+def _asked() -> Asked:
+    return Asked(
+        _FEATURES.value,
+        clip_score(_CLIP.value),
+        _SIDE.value,
+        _GENERATIONS.value,
+        _CHUNK.value,
+        _SEED.value,
+        _DETECTORS.value,
+        _ARMS.value,
+    )
+
+
 def _check() -> None:
+    """Says mistakes of the flags before the model is read."""
+    for entry in _FEATURES.value:
+        published_rung(entry)  # a wrong name or file is said before anything runs
+    AuditOptions(
+        detectors=tuple(_DETECTORS.value or ()),
+        arms=tuple(AuditOptions.arms if _ARMS.value is None else _ARMS.value),
+    )
     if _DATA.value and (_PROMPTS.value or _NEGATIVES.value):
         raise ValueError("--data and --prompts are both given: give one of them.")
     if bool(_PROMPTS.value) != bool(_NEGATIVES.value):
@@ -88,6 +189,7 @@ def _refuse_text_flags() -> None:
         "prompts": _PROMPTS.value,
         "held_out": _HELD_OUT.value,
         "clip": _CLIP.value,
+        "compare_at": _SIDE.value if FLAGS["compare_at"].present else "",
     }
     for name, value in given.items():
         if value:
@@ -97,26 +199,43 @@ def _refuse_text_flags() -> None:
             )
 
 
-def _text(model: Model):
-    from memjax.cli.captioned import from_fine_tuning, from_folder, from_prompts
-    from memjax.cli.references import clip_score
-    from memjax.cli.text_auditing import TextAudit, audit_text_model
-
+def _captioned(model: Model) -> Captioned:
+    """Returns the real images with captions that the flags name."""
     if _DATA.value:
-        data = from_folder(_DATA.value, _HELD_OUT.value)
-    elif _PROMPTS.value:
-        data = from_prompts(_PROMPTS.value, _NEGATIVES.value)
-    else:
-        data = from_fine_tuning(model)
-    if not _WORKDIR.value and not model.record:
-        raise ValueError("--workdir must be given: the model's folder is left as it is.")
-    asked = TextAudit(
-        _FEATURES.value,
-        clip_score(_CLIP.value),
-        _SIDE.value,
-        _GENERATIONS.value,
-        _CHUNK.value,
-        _SEED.value,
-    )
-    folder = out_folder(_WORKDIR.value or _MODEL.value, "workdir")
-    return audit_text_model(model, folder, data, _SAMPLING.options(model), asked)
+        return from_folder(_DATA.value, _HELD_OUT.value)
+    if _PROMPTS.value:
+        return from_prompts(_PROMPTS.value, _NEGATIVES.value)
+    return from_fine_tuning(model)
+
+
+def summary_table(results: Mapping[str, Any]) -> str:
+    """Returns the report's main figures as a short table."""
+    detection, mitigation = results["detection"], results["mitigation"]
+    similarity = results["similarity"]
+    chosen = detection[detection["default"]]
+    rows = [
+        (f"AUC ({detection['default']})", chosen, "auc"),
+        ("  against trained once", chosen["against_once"], "auc"),
+        ("  against held out", chosen["against_held_out"], "auc"),
+        ("copies: memorised prompts", similarity, "copy_rate_memorized"),
+        ("copies: other prompts", similarity, "copy_rate_other"),
+        ("copies: real held-out pictures", similarity, "copy_rate_background"),
+        ("copies after mitigation", mitigation, "copy_rate_after"),
+        *_asked_rows(results),
+    ]
+    return "\n".join(f"  {name:<32}{_figure(section, key)}" for name, section, key in rows)
+
+
+def _asked_rows(results: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any], str]]:
+    """What pictures show of what was asked: by the classifier, or by CLIP for models of text."""
+    text = "foreign" in results.get("data", {})
+    name, key = ("CLIP score", "clip") if text else ("findings as asked", "label_agreement")
+    mitigation = results["mitigation"]
+    return [(f"{name}, {when}", mitigation, f"{key}_{when}") for when in ("before", "after")]
+
+
+def _figure(section: Mapping[str, Any], key: str) -> str:
+    value, low, high = (section.get(k) for k in (key, f"{key}_low", f"{key}_high"))
+    if value is None:
+        return "  not measured"
+    return f"{value:6.2f}" + ("" if low is None else f"   [{low:.2f}, {high:.2f}]")

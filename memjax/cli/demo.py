@@ -9,8 +9,8 @@ import time
 from absl import flags
 from ml_collections import config_flags
 
-from memjax.cli.auditing import audit_run, summary_table
-from memjax.cli.common import load_model, require
+from memjax.cli.audit import run_audit_command, summary_table
+from memjax.cli.common import load_model, require, sampling_options
 from memjax.cli.configs import check_config, plain
 from memjax.cli.training import train_run
 
@@ -42,7 +42,10 @@ def main() -> int:
         )
     print(f"memjax demo: phantoms, training and audit in {_WORKDIR.value}")
     train_run(config, _WORKDIR.value)
-    paths, results = audit_run(load_model(_WORKDIR.value), _WORKDIR.value)
+    model = load_model(_WORKDIR.value)
+    paths, results = run_audit_command(
+        model, model.path, sampling_options(model), discard_other=True
+    )
     print(summary_table(results))
     print(f"done in {time.monotonic() - began:.0f} s; report: {paths.html}")
     return 0

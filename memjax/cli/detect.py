@@ -187,7 +187,7 @@ def _job(
 def _measure(model: Model, probe: Probe, rows: list[dict], parts: Store) -> np.ndarray:
     """Returns ``[row, detector, generation, step]``, those of an earlier, stopped run included."""
     with first_alone("parts"):
-        values, todo = parts.read_rows(len(rows))
+        values, todo = parts.read_rows(len(rows), print)
     barrier("parts read")
     if len(todo) < len(rows):
         print(f"{len(rows) - len(todo)} of {len(rows)} prompts were scored by an earlier run")

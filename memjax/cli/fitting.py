@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from memjax.cli.models import Model
 from memjax.detectors import null_or_refuse
 from memjax.evaluate.micro_batch import choose, free_bytes, program_bytes, usual_size
-from memjax.evaluate.repair_targets import trace_repair
+from memjax.studies.targets import trace_repair
 
 
 def fitting(

@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from memjax.evaluate.audit_inputs import Gallery
 from memjax.evaluate.copy_encoder import CopyEncoder, train_copy_encoder
 from memjax.evaluate.copy_encoder_file import load_copy_encoder, save_copy_encoder
 from memjax.evaluate.finding_classifier import Judge
@@ -17,6 +16,7 @@ from memjax.evaluate.ladder import (
     finding_rung,
     pixel_rungs,
 )
+from memjax.studies.prompts import Gallery
 
 COPY_ENCODER, FINDING_FEATURES = "copy_encoder", "finding_features"
 

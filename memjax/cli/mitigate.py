@@ -18,8 +18,8 @@ from memjax.cli.flag_sets import (
     prompts_flag,
     sampling_flags,
 )
-from memjax.evaluate.options import ARMS
 from memjax.mitigations import MITIGATIONS
+from memjax.studies.options import ARMS
 
 FLAGS = flags.FlagValues()
 _MODEL = model_flags(FLAGS)

@@ -21,11 +21,11 @@ from memjax.cli.models import Model
 from memjax.cli.references import clip_score, likeness_measures
 from memjax.cli.training import audit_options
 from memjax.detectors import detect, null_or_refuse
-from memjax.evaluate.options import AuditOptions
-from memjax.evaluate.repair import ordinary_level
-from memjax.evaluate.repair_study import Arm, Measures
 from memjax.mitigations import Chain
 from memjax.sampling import SamplingOptions
+from memjax.studies.mitigation_records import Arm, Measures
+from memjax.studies.options import AuditOptions
+from memjax.studies.problems import ordinary_level
 
 
 class Asked(NamedTuple):

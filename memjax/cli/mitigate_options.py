@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from memjax.cli.models import Model
-from memjax.evaluate.options import ARMS, EMBEDDING, FIRST_STEP, AuditOptions
-from memjax.evaluate.repair_study import BASELINE, BEFORE, TARGET, Arm
 from memjax.mitigations import Chain
+from memjax.studies.mitigation_records import BASELINE, BEFORE, TARGET, Arm
+from memjax.studies.options import ARMS, EMBEDDING, FIRST_STEP, AuditOptions
 
 TEXT_BASELINES = ("random_word", "random_number", "word_repetition", "random_token")
 EMBEDDING_NOISE = "embedding_noise"
@@ -44,7 +44,7 @@ class Setting:
     """How prompts are repaired.
 
     Attributes:
-        method: One of :data:`memjax.evaluate.options.ARMS`.
+        method: One of :data:`memjax.studies.options.ARMS`.
         steps: Step indices to minimise over.
         num_iters: Most updates.
         learning_rate: AdamW's.

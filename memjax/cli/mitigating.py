@@ -23,10 +23,6 @@ from memjax.cli.references import load_references
 from memjax.core.condition import embeddings_of, take_rows
 from memjax.core.types import Array, Cond
 from memjax.evaluate.likeness import rows_of
-from memjax.evaluate.options import AuditOptions
-from memjax.evaluate.repair import may_move, problem_of, setup_of
-from memjax.evaluate.repair_study import TARGET, Arm, Measures, make_pictures, measured
-from memjax.evaluate.repair_targets import TargetedRepair, repair_targets
 from memjax.evaluate.repair_wall import small
 from memjax.evaluate.spread_bundle import over_devices
 from memjax.mitigations import (
@@ -40,6 +36,10 @@ from memjax.mitigations import (
     repeat_words,
 )
 from memjax.sampling import SamplingOptions
+from memjax.studies.mitigation_records import TARGET, Arm, Measures, make_pictures, measured
+from memjax.studies.options import AuditOptions
+from memjax.studies.problems import may_move, problem_of, setup_of
+from memjax.studies.targets import TargetedRepair, repair_targets
 from memjax.training.atomic import write_bytes
 from memjax.training.samples import png_bytes
 

@@ -9,24 +9,25 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from memjax.cli.auditing import draw_prompts, make_judge, read_pictures
 from memjax.cli.common import sampling_options
 from memjax.cli.ladder import build_rungs, calibrated
 from memjax.cli.training import audit_options
 from memjax.core.condition import take_rows
 from memjax.data.records import Record, labels_of
-from memjax.evaluate.arms import (
+from memjax.evaluate.bootstrap import rate_interval
+from memjax.evaluate.copy_encoder import CopyEncoder
+from memjax.evaluate.denoising_loss import denoising_losses, loss_gap
+from memjax.studies.gallery import draw_prompts, read_pictures
+from memjax.studies.prompts import Gallery, PromptCounts
+from memjax.studies.study import References, Study, make_references
+from memjax.studies.subject import make_judge
+from memjax.studies.sweep_metrics import (
     ArmLook,
     Metrics,
     measure_conditional,
     measure_unconditional,
     metric,
 )
-from memjax.evaluate.audit_inputs import Gallery, PromptCounts
-from memjax.evaluate.bootstrap import rate_interval
-from memjax.evaluate.copy_encoder import CopyEncoder
-from memjax.evaluate.denoising_loss import denoising_losses, loss_gap
-from memjax.studies.study import References, Study, make_references
 from memjax.training.run import Run
 
 Say = Callable[[str], None]

@@ -15,13 +15,13 @@ from memjax.cli.sweep_measure import Studio, make_studio, measure_arm
 from memjax.cli.sweep_plan import Arm, data_root, plan_arms
 from memjax.cli.sweep_rows import digest, find_row, put_row, read_rows
 from memjax.cli.sweep_runs import ensure_run, open_arm
-from memjax.evaluate.arms import ArmLook
 from memjax.evaluate.bootstrap import Interval
 from memjax.evaluate.denoising_loss import stopping_point
-from memjax.evaluate.expectations import check_expectations
 from memjax.evaluate.provenance import provenance
 from memjax.evaluate.sweep_report import write_sweep_report
 from memjax.evaluate.walls import thumbnail_wall
+from memjax.studies.expectations import check_expectations
+from memjax.studies.sweep_metrics import ArmLook
 from memjax.training.atomic import write_bytes
 
 Say = Callable[[str], None]

@@ -21,9 +21,9 @@ from memjax.data.dataset import encode_records
 from memjax.data.labels import chexpert_label_space
 from memjax.data.planted_duplicates import Planted, plant_duplicates
 from memjax.data.records import Batch
-from memjax.evaluate.options import AuditOptions
 from memjax.evaluate.provenance import versions
 from memjax.sampling import SamplingOptions, make_stepper, sample, timesteps
+from memjax.studies.options import AuditOptions
 from memjax.training.atomic import write_bytes
 from memjax.training.data import RunData, batches_of, prepare_data
 from memjax.training.hosts import first_alone, is_first

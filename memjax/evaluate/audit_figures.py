@@ -1,14 +1,15 @@
 """The audit's pictures, and the numbers behind each of them as columns."""
 
+import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from memjax.cli.prompts import write_rows
 from memjax.core.types import Bundle
 from memjax.detectors.base import step_window
-from memjax.evaluate.audit_inputs import HELD_OUT, MEMORIZED, ONCE, Gallery, Prompts
-from memjax.evaluate.audit_results import found_magnitudes, ordinary_prompts
 from memjax.evaluate.dots import clip_panel, dot_panels, repair_panels
 from memjax.evaluate.figure_tables import (
     dots_table,
@@ -28,14 +29,18 @@ from memjax.evaluate.figures import (
     token_bars,
 )
 from memjax.evaluate.ladder import RungResult
-from memjax.evaluate.options import AuditOptions
 from memjax.evaluate.picture_size import reduced
+from memjax.evaluate.report import ReportPaths, write_report
 from memjax.evaluate.scatter import family_bars, paired_dots, scatter_with_margins
 from memjax.evaluate.walls import before_after, sorted_wall
 from memjax.evaluate.word_weights import word_weights
 from memjax.evaluate.wording import correlation_title, decimal
+from memjax.studies.audit import Audited, Clock, made
+from memjax.studies.options import AuditOptions
+from memjax.studies.prompts import HELD_OUT, MEMORIZED, ONCE, Gallery, Prompts
 from memjax.studies.run import Audit
 from memjax.studies.study import Observation
+from memjax.studies.summary import found_magnitudes, ordinary_prompts
 
 Caption = Callable[[Mapping[str, Any]], str]
 Columns = dict[str, list[Any]]
@@ -281,3 +286,39 @@ def _tokens(scene: _Scene, out: Figures) -> None:
         if words.names:
             png = token_bars(words.names, words.weights, highlight=markers)
             out.add(f"tokens/{scene.text(i)}", png, token_table(words.names, words.weights))
+
+
+def write_audit(workdir: Path, audited: Audited, clock: Clock, began: float) -> ReportPaths:
+    """Writes the report of an audit, and its prompts for use with the other commands.
+
+    Args:
+        workdir: Folder for ``report.html``, ``report.json``, ``figures/`` and the prompts.
+        audited: What was measured.
+        clock: Told what is being done.
+        began: When the audit began, ``time.monotonic()``.
+    """
+    subject, results = audited.subject, audited.results
+    clock("writing the report")
+    figures = audit_figures(
+        audited.audit,
+        subject.prompts,
+        subject.references.gallery,
+        subject.model.bundle,
+        subject.options,
+        subject.caption,
+        results,
+    )
+    clock.stop()
+    results |= made(subject, clock, time.monotonic() - began)
+    paths = write_report(workdir, results, figures.pictures, tables=figures.tables)
+    text = subject.model.pipeline is not None  # a fine-tuned run's own prompts name its images
+    write_prompt_files(workdir / ("audit_prompts" if text else "prompts"), subject.prompts)
+    return paths
+
+
+def write_prompt_files(folder: Path, prompts: Prompts) -> None:
+    """Writes the audit's prompts, one JSONL a family, for use with the other commands."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for family in dict.fromkeys(prompts.family.tolist()):
+        rows = [r for r, f in zip(prompts.rows, prompts.family, strict=True) if f == family]
+        write_rows(folder / f"{family}.jsonl", rows)

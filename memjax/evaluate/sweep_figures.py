@@ -21,8 +21,8 @@ from memjax.evaluate.canvas import (
     wrapped,
 )
 from memjax.evaluate.dots import dot_panels
-from memjax.evaluate.sweep_rows import SweepArm, estimate, panel_of, seeds_of, summary_of
 from memjax.evaluate.wording import is_share, metric_title
+from memjax.studies.table import SweepArm, estimate, panel_of, seeds_of, summary_of
 
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 Titles = Mapping[str, str]

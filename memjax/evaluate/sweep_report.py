@@ -10,7 +10,8 @@ from memjax.evaluate.plain import to_plain
 from memjax.evaluate.report import page_environment
 from memjax.evaluate.sections import data_uri, width_of
 from memjax.evaluate.sweep_figures import arm_dots, factor_lines, training_panels
-from memjax.evaluate.sweep_rows import (
+from memjax.evaluate.wording import decimal, interval, is_share, metric_title, percent
+from memjax.studies.table import (
     Row,
     SweepArm,
     arms_of,
@@ -21,7 +22,6 @@ from memjax.evaluate.sweep_rows import (
     seeds_of,
     summary_of,
 )
-from memjax.evaluate.wording import decimal, interval, is_share, metric_title, percent
 
 _RUNG = "spearman_"
 _LOSSES = ("train_loss", "held_out_loss")

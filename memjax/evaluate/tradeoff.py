@@ -27,7 +27,7 @@ from memjax.evaluate.canvas import (
     wrapped,
 )
 from memjax.evaluate.dots import Estimate, dot_panels
-from memjax.evaluate.repair_study import BASELINE, BEFORE, TARGET, ArmSummary
+from memjax.studies.mitigation_records import BASELINE, BEFORE, TARGET, ArmSummary
 
 _PANEL = 3.3  # inches: height of the axes
 _COLOURS = ("#009E73", "#CC79A7", "#56B4E9", "#E69F00", HELD_OUT, INK)

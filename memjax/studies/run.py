@@ -10,13 +10,13 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from memjax.detectors import null_or_refuse
-from memjax.evaluate.audit_inputs import HELD_OUT, MEMORIZED, ONCE, Prompts
 from memjax.evaluate.clip_score import ClipScore
-from memjax.evaluate.options import AuditOptions
-from memjax.evaluate.repair import explain_prompts, ordinary_levels, problem_of, setup_of
 from memjax.evaluate.similarity import SimilarityResult
 from memjax.mitigations import Problem, Setup
 from memjax.mitigations.embedding import states_of
+from memjax.studies.options import AuditOptions
+from memjax.studies.problems import explain_prompts, ordinary_levels, problem_of, setup_of
+from memjax.studies.prompts import HELD_OUT, MEMORIZED, ONCE, Prompts
 from memjax.studies.study import Observation, Study, observe
 
 AS_ASKED = "as_asked"

@@ -11,7 +11,7 @@ import json
 import shutil
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +103,13 @@ class Store:
             f"({said}): give the same flags to go on, --restart to discard them, or {way_out}."
         )
 
+    def same_job(self) -> bool:
+        """Returns whether what is kept is this job's, or nothing is."""
+        try:
+            return self._known_job() == self._job
+        except ValueError:
+            return False
+
     def _known_job(self) -> dict[str, Any]:
         file = self.folder / JOB_FILE
         try:
@@ -157,31 +164,32 @@ class Store:
             arrays: By name.
             records: JSON-able rows that belong to them.
         """
-        more = {}
+        more: dict[str, np.ndarray] = {}
         if records is not None:
             more[_RECORDS] = np.frombuffer(json.dumps(records).encode(), np.uint8)
-        seal = {_SEAL: np.asarray(self.fingerprint)}
-        write_bytes(self._file(name), npz_bytes(**arrays, **more, **seal))
+        more[_SEAL] = np.asarray(self.fingerprint)
+        write_bytes(self._file(name), npz_bytes(**arrays, **more))
 
     def keep_rows(self, rows: Int[np.ndarray, " k"], values: Shaped[np.ndarray, "k *d"]) -> None:
         """Writes the values of some rows as one part."""
-        arrays = {"rows": np.asarray(rows, np.int64), "per_step": np.asarray(values, np.float32)}
-        self.keep(f"{int(min(rows)):06d}", arrays)
+        values = np.asarray(values, np.float32)
+        self.keep(f"{int(min(rows)):06d}", {"rows": np.asarray(rows, np.int64), "per_step": values})
 
     def read_rows(
-        self, count: int
+        self, count: int, say: Callable[[str], None] = lambda text: None
     ) -> tuple[Shaped[np.ndarray, "n *d"] | None, Int[np.ndarray, " m"]]:
         """Returns the values so far (NaN where there are none) and the rows still to do.
 
         Args:
             count: How many rows there are.
+            say: Told which part is not taken.
         """
         values: np.ndarray | None = None
         done = np.zeros(count, bool)
         for file in self.files():
             part = self._read_rows(file, count)
             if part is None:
-                print(f"{file.name} is damaged or of another run: its prompts are scored again.")
+                say(f"{file.name} is damaged or of another run: its prompts are scored again.")
                 continue
             rows, found = part
             if values is None:

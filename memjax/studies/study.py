@@ -9,9 +9,7 @@ from jaxtyping import Float, Int, Shaped
 from memjax.core.denoiser import gives_maps
 from memjax.core.types import Array, Bundle, Detector
 from memjax.detectors import Detection, prepare
-from memjax.evaluate.audit_inputs import Gallery
 from memjax.evaluate.clip_score import ClipScore
-from memjax.evaluate.decoding import decoded
 from memjax.evaluate.finding_classifier import Judge
 from memjax.evaluate.ladder import CalibratedRung, RungResult, apply_ladder
 from memjax.evaluate.picture_size import as_unit, reduced
@@ -19,6 +17,8 @@ from memjax.evaluate.similarity import SimilarityResult, copy_report
 from memjax.mitigations import Problem
 from memjax.mitigations.base import chunk_numbers
 from memjax.sampling import SamplingOptions
+from memjax.studies.decoding import decoded
+from memjax.studies.prompts import Gallery
 from memjax.studies.store import Store
 
 NEIGHBOURS = 50

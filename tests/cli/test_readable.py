@@ -2,7 +2,7 @@
 
 import pytest
 
-from memjax.cli.auditing import readable
+from memjax.studies.subject import readable
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,10 @@ import pytest
 from memjax.core.schedules import ScheduleSpec
 from memjax.data.records import FINDINGS, Record, chexpert_label_space, labels_of
 from memjax.detectors import detect
-from memjax.evaluate.audit_inputs import (
+from memjax.sampling import SamplingOptions
+from memjax.studies.options import AuditOptions
+from memjax.studies.problems import chunked, may_move
+from memjax.studies.prompts import (
     HELD_OUT,
     MEMORIZED,
     NEAR_MISS,
@@ -23,11 +26,8 @@ from memjax.evaluate.audit_inputs import (
     finding_targets,
     make_gallery,
 )
-from memjax.evaluate.audit_results import standalone_evals
-from memjax.evaluate.options import AuditOptions
-from memjax.evaluate.repair import chunked, may_move
-from memjax.sampling import SamplingOptions
 from memjax.studies.run import memorized_prompts
+from memjax.studies.summary import standalone_evals
 
 SPACE = chexpert_label_space(num_markers=2, marker_vocabulary=(("K3", "M4"), ("17", "20")))
 

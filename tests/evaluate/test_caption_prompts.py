@@ -4,7 +4,18 @@ import numpy as np
 import pytest
 
 from memjax.data.records import picture_record
-from memjax.evaluate.audit_inputs import (
+from memjax.evaluate.features import NamedFeatures
+from memjax.evaluate.large_pictures import at_side, features_at_side, on_bytes
+from memjax.evaluate.picture_size import reduced
+from memjax.evaluate.rungs import pixel_rungs
+from memjax.evaluate.word_weights import word_weights
+from memjax.studies.caption_prompts import (
+    caption_gallery,
+    choose_caption_prompts,
+    one_word_changed,
+    shuffled_words,
+)
+from memjax.studies.prompts import (
     HELD_OUT,
     MEMORIZED,
     NEAR_MISS,
@@ -12,17 +23,6 @@ from memjax.evaluate.audit_inputs import (
     RANDOM,
     PromptCounts,
 )
-from memjax.evaluate.caption_prompts import (
-    caption_gallery,
-    choose_caption_prompts,
-    one_word_changed,
-    shuffled_words,
-)
-from memjax.evaluate.features import NamedFeatures
-from memjax.evaluate.large_pictures import at_side, features_at_side, on_bytes
-from memjax.evaluate.picture_size import reduced
-from memjax.evaluate.rungs import pixel_rungs
-from memjax.evaluate.word_weights import word_weights
 
 COUNTS = PromptCounts(8, 8, 8, 8, 20)
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from memjax.evaluate.expectations import check_expectations
+from memjax.studies.expectations import check_expectations
 
 
 def row(key, seed, value, order=0, name="copies"):

@@ -11,9 +11,11 @@ from memjax.core.condition import embeddings_of
 from memjax.core.schedules import ScheduleSpec
 from memjax.core.types import Bundle
 from memjax.evaluate.bootstrap import Interval
-from memjax.evaluate.repair import problem_of
 from memjax.evaluate.repair_page import RepairStudy, repair_sentences, write_repair_page
-from memjax.evaluate.repair_study import (
+from memjax.evaluate.repair_wall import Cell, PromptBand, repair_wall, shown_columns, small
+from memjax.evaluate.tradeoff import tradeoff_figure, tradeoff_table
+from memjax.sampling import SamplingOptions
+from memjax.studies.mitigation_records import (
     BASELINE,
     BEFORE,
     TARGET,
@@ -23,10 +25,8 @@ from memjax.evaluate.repair_study import (
     make_pictures,
     measured,
 )
-from memjax.evaluate.repair_targets import repair_targets, trace_repair
-from memjax.evaluate.repair_wall import Cell, PromptBand, repair_wall, shown_columns, small
-from memjax.evaluate.tradeoff import tradeoff_figure, tradeoff_table
-from memjax.sampling import SamplingOptions
+from memjax.studies.problems import problem_of
+from memjax.studies.targets import repair_targets, trace_repair
 from tests.closed_forms import SHAPE, Counting, noise, null_tokens, tokens, toy_eps, toy_params
 
 SCHEDULE = ScheduleSpec(num_timesteps=200, beta_end=0.08).build()

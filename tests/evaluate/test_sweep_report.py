@@ -11,8 +11,8 @@ from PIL import Image
 
 from memjax.evaluate.sweep_figures import factor_lines, numeric, training_panels
 from memjax.evaluate.sweep_report import sweep_figures, write_sweep_report
-from memjax.evaluate.sweep_rows import arms_of, estimate, long_table, summary_of
 from memjax.evaluate.walls import sorted_wall, thumbnail_wall
+from memjax.studies.table import arms_of, estimate, long_table, summary_of
 
 HOSTILE = "<script>alert('x')</script>\"&$\n日本語"
 

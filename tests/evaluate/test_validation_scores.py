@@ -7,7 +7,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from memjax.evaluate.roc import detection_summary
-from memjax.evaluate.validation_scores import copied_summary, family_summary
+from memjax.studies.validation_scores import copied_summary, family_summary
 
 
 def _mixed(seed=0, prompts=20, per_prompt=6):

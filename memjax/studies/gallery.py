@@ -1,4 +1,4 @@
-"""The pictures behind an audit of a text model: a captioned folder, or prompts that name them."""
+"""The real images behind an audit: a run's own, a captioned folder, or prompts that name them."""
 
 import collections
 from collections.abc import Mapping, Sequence
@@ -13,11 +13,17 @@ from memjax.cli.prompts import read_prompts
 from memjax.cli.references import reference_paths
 from memjax.cli.training import data_of, planted_of
 from memjax.data.captioned_folder import read_folder
+from memjax.data.chexpert import check_images
+from memjax.data.dataset import load_images
 from memjax.data.images import load_image
 from memjax.data.records import Record, picture_record
-from memjax.evaluate.audit_inputs import Gallery
-from memjax.evaluate.caption_prompts import caption_gallery
+from memjax.data.uncertainty import likeliest
+from memjax.studies.caption_prompts import caption_gallery
+from memjax.studies.prompts import Gallery, PromptCounts, Prompts, choose_prompts, make_gallery
+from memjax.training.data import policies_of
+from memjax.training.run import Run
 
+_MOST_PICTURES = 20_000  # of a run's, on each side
 _MOST_BYTES = 1 << 30  # of the gallery's pictures in memory
 _LEAST = 2
 
@@ -195,3 +201,56 @@ def read_gallery(
         return gallery, kept, None
     names = {train[i].patient for i in np.flatnonzero(marked[rows])}
     return gallery, kept, np.asarray([record.patient in names for record in kept])
+
+
+def read_pictures(run: Run | Model) -> tuple[Gallery, list[Record], list[Record]]:
+    """Reads the run's data again: the gallery, the record of each training row, held-out records.
+
+    Raises:
+        ValueError: If nothing was held out.
+    """
+    config = run.config
+    data = data_of({**config, "data": {**config["data"], "check": False}}, run.path)
+    shape = {name: config["data"][name] for name in ("size", "channels", "square")}
+    train, _ = check_images(_some(data.train, config["seed"]))
+    held, _ = check_images(_some(data.held_out, config["seed"]))
+    if not held:
+        raise ValueError(
+            "there are no held-out pictures to compare with: give the data a valid.csv or set "
+            "data.held_out_fraction above 0."
+        )
+    gallery, kept = make_gallery(
+        train, load_images(train, **shape), held, load_images(held, **shape)
+    )
+    return gallery, kept, held
+
+
+def _some(records: list, seed: int) -> list:
+    """Returns at most 20,000 records, drawn by seed."""
+    if len(records) <= _MOST_PICTURES:
+        return list(records)
+    rows = np.random.default_rng([seed, 78]).permutation(len(records))[:_MOST_PICTURES]
+    return [records[i] for i in np.sort(rows)]
+
+
+def draw_prompts(
+    run: Run | Model,
+    gallery: Gallery,
+    kept: Sequence[Record],
+    held: Sequence[Record],
+    counts: PromptCounts,
+) -> Prompts:
+    """Draws prompts that say what the model was told.
+
+    Where uncertain labels were resampled in training, it never saw the token "uncertain": prompts
+    then name the likelier state.
+    """
+    policies = policies_of(run.config["data"].get("uncertainty", "multiclass"))
+    return choose_prompts(
+        gallery,
+        likeliest(kept, policies),
+        likeliest(held, policies),
+        run.label_space,
+        counts,
+        seed=run.config["seed"],
+    )

@@ -14,11 +14,11 @@ from memjax.core.types import Bundle
 from memjax.detectors import Detection, detect, null_or_refuse
 from memjax.evaluate.bootstrap import Interval, difference_interval
 from memjax.evaluate.clip_score import ClipScore
-from memjax.evaluate.decoding import decoded
 from memjax.evaluate.likeness import Likeness, summary_of
 from memjax.evaluate.picture_size import Pictures, as_unit
 from memjax.mitigations import Problem
 from memjax.sampling import SamplingOptions
+from memjax.studies.decoding import decoded
 
 BEFORE, TARGET, BASELINE = "before", "target", "baseline"
 Record = Mapping[str, Any]

@@ -11,10 +11,10 @@ from jaxtyping import Bool, Float, Int
 from memjax.core.condition import with_embeddings
 from memjax.core.types import Array, Bundle, Cond, Detector
 from memjax.detectors import NoiseMagnitude, null_or_refuse
-from memjax.evaluate.repair import problem_of, setup_of
 from memjax.mitigations import States, optimize_targets
 from memjax.mitigations.embedding import states_of
 from memjax.sampling import SamplingOptions
+from memjax.studies.problems import problem_of, setup_of
 
 _MAGNITUDE = NoiseMagnitude(rms=True)
 _optimize = jax.jit(optimize_targets, static_argnames=("statistic", "eps_fn", "num_iters", "group"))

@@ -14,11 +14,11 @@ from memjax.core.guidance import ClassifierFree
 from memjax.core.types import Array, Bundle, Cond, Detector, PromptRow
 from memjax.data.labels import FINDINGS, suggestion
 from memjax.detectors import Detection
-from memjax.evaluate.options import AuditOptions
 from memjax.explain import explain_states
 from memjax.mitigations import Problem, Setup
 from memjax.mitigations.base import chunk_numbers
 from memjax.sampling import SamplingOptions, States
+from memjax.studies.options import AuditOptions
 
 _significance = jax.jit(explain_states, static_argnames=("eps_fn",))
 

@@ -11,9 +11,9 @@ from jaxtyping import Float, Int, Shaped
 from memjax.data.duplication import content_groups, first_of_group
 from memjax.data.images import to_unit
 from memjax.data.records import FINDINGS, LabelSpace, Record, labels_of
-from memjax.evaluate.prompt_families import near_misses, random_conditions
-from memjax.evaluate.strata import class_frequency, main_classes
 from memjax.evaluate.targets import asked_findings, finding_targets, target_names
+from memjax.studies.prompt_classes import class_frequency, main_classes
+from memjax.studies.prompt_families import near_misses, random_conditions
 
 MEMORIZED, ONCE, HELD_OUT = "memorized", "once", "held_out"
 NEAR_MISS, RANDOM = "near_miss", "random"
@@ -31,7 +31,7 @@ class Prompts(NamedTuple):
         group: Gallery row of the prompt's own training picture; −1 for the other families.
         asked: What is asked for, one column an output of the judge: 1 present, 0 absent, −1 not
             mentioned.
-        strata: Class of each prompt, see :func:`memjax.evaluate.strata.main_classes`.
+        strata: Class of each prompt, see :func:`memjax.studies.prompt_classes.main_classes`.
         frequency: Share of the training pictures (each counted once) that have that class.
     """
 
@@ -58,7 +58,8 @@ class Gallery(NamedTuple):
         held_patients: Their patients.
         targets: What ``train`` shows: 1 present, 0 absent or not mentioned, −1 unknown.
         held_targets: What ``held_out`` shows.
-        strata: Class of each training picture, see :func:`memjax.evaluate.strata.main_classes`.
+        strata: Class of each training picture, see
+            :func:`memjax.studies.prompt_classes.main_classes`.
         held_strata: Class of each held-out picture.
         names: What the columns of the targets stand for, see
             :func:`memjax.evaluate.targets.target_names`.

@@ -7,7 +7,6 @@ import numpy as np
 
 from memjax.core.types import Bundle
 from memjax.detectors import Detection, fit_threshold
-from memjax.evaluate.audit_inputs import HELD_OUT, ONCE, Gallery, Prompts
 from memjax.evaluate.bootstrap import (
     Interval,
     difference_interval,
@@ -15,9 +14,10 @@ from memjax.evaluate.bootstrap import (
     with_interval,
 )
 from memjax.evaluate.finding_classifier import Judge
-from memjax.evaluate.options import AuditOptions
 from memjax.evaluate.roc import detection_summary
 from memjax.evaluate.word_weights import word_weights
+from memjax.studies.options import AuditOptions
+from memjax.studies.prompts import HELD_OUT, ONCE, Gallery, Prompts
 from memjax.studies.run import ArmResult, Audit
 
 

@@ -6,7 +6,12 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Shaped
 
-from memjax.evaluate.audit_inputs import (
+from memjax.evaluate.bootstrap import Interval, cluster_weights, rate_interval
+from memjax.evaluate.patients import memorized_patients
+from memjax.evaluate.roc import detection_summary
+from memjax.studies.options import AuditOptions
+from memjax.studies.problems import problem_of
+from memjax.studies.prompts import (
     HELD_OUT,
     MEMORIZED,
     NEAR_MISS,
@@ -15,12 +20,7 @@ from memjax.evaluate.audit_inputs import (
     Gallery,
     Prompts,
 )
-from memjax.evaluate.bootstrap import Interval, cluster_weights, rate_interval
-from memjax.evaluate.options import AuditOptions
-from memjax.evaluate.patients import memorized_patients
-from memjax.evaluate.repair import problem_of
-from memjax.evaluate.roc import detection_summary
-from memjax.evaluate.rung_statistics import rung_statistics
+from memjax.studies.rung_statistics import rung_statistics
 from memjax.studies.study import Observation, Study, observe
 
 Metrics = dict[str, dict[str, float | int | None]]

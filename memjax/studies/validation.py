@@ -5,7 +5,14 @@ from typing import Any
 
 import numpy as np
 
-from memjax.evaluate.audit_inputs import (
+from memjax.evaluate.bootstrap import difference_interval, rate_interval, with_interval
+from memjax.evaluate.distribution import distribution_report
+from memjax.evaluate.features import FeatureFn
+from memjax.evaluate.ladder import RungResult
+from memjax.evaluate.paired import paired_test
+from memjax.evaluate.patients import dar_summary, memorized_patients
+from memjax.studies.options import AuditOptions
+from memjax.studies.prompts import (
     HELD_OUT,
     MEMORIZED,
     NEAR_MISS,
@@ -14,17 +21,10 @@ from memjax.evaluate.audit_inputs import (
     Gallery,
     Prompts,
 )
-from memjax.evaluate.audit_results import found_magnitudes, ordinary_prompts
-from memjax.evaluate.bootstrap import difference_interval, rate_interval, with_interval
-from memjax.evaluate.distribution import distribution_report
-from memjax.evaluate.features import FeatureFn
-from memjax.evaluate.ladder import RungResult
-from memjax.evaluate.options import AuditOptions
-from memjax.evaluate.paired import paired_test
-from memjax.evaluate.patients import dar_summary, memorized_patients
-from memjax.evaluate.rung_statistics import rung_statistics
-from memjax.evaluate.validation_scores import family_summary
 from memjax.studies.run import Audit
+from memjax.studies.rung_statistics import rung_statistics
+from memjax.studies.summary import found_magnitudes, ordinary_prompts
+from memjax.studies.validation_scores import family_summary
 
 FAMILY_NAMES = {
     MEMORIZED: "repeated in training",

@@ -8,7 +8,8 @@ from jaxtyping import Int, Shaped, UInt8
 
 from memjax.data.duplication import content_groups, first_of_group
 from memjax.data.records import Record
-from memjax.evaluate.audit_inputs import (
+from memjax.studies.prompt_classes import NONE
+from memjax.studies.prompts import (
     HELD_OUT,
     MEMORIZED,
     NEAR_MISS,
@@ -18,7 +19,6 @@ from memjax.evaluate.audit_inputs import (
     PromptCounts,
     Prompts,
 )
-from memjax.evaluate.strata import NONE
 
 
 def caption_gallery(

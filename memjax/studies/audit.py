@@ -1,0 +1,176 @@
+"""The audit of any model: detect, explain, mitigate and validate, as the sections of a report."""
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from memjax.cli.common import model_provenance
+from memjax.cli.models import Model
+from memjax.detectors import null_or_refuse
+from memjax.evaluate.plain import to_plain
+from memjax.evaluate.provenance import versions
+from memjax.studies.run import Audit, run_audit
+from memjax.studies.store import Store, content_digest
+from memjax.studies.study import Progress, Study
+from memjax.studies.subject import Subject
+from memjax.studies.summary import audit_results
+from memjax.studies.validation import distribution_section, validation_section
+
+Say = Callable[[str], None]
+_SAY: Say = partial(print, flush=True)
+
+
+class Clock:
+    """Says what is being done and keeps how long each part took."""
+
+    def __init__(self, say: Say = _SAY) -> None:
+        self._say = say
+        self.seconds: dict[str, float] = {}
+        self._name, self._began = "", time.monotonic()
+
+    def __call__(self, text: str) -> None:
+        self.stop()
+        self._say(f"  {text}")
+        self._name = text.split(":")[0]
+        self._began = time.monotonic()
+
+    def stop(self) -> None:
+        """Ends the current part."""
+        if self._name:
+            spent = time.monotonic() - self._began
+            self.seconds[self._name] = self.seconds.get(self._name, 0.0) + spent
+        self._name = ""
+
+
+class Audited(NamedTuple):
+    """An audit and what made it.
+
+    Attributes:
+        subject: Model, prompts, real images.
+        audit: What was measured.
+        results: The sections of ``report.json``.
+    """
+
+    subject: Subject
+    audit: Audit
+    results: dict[str, Any]
+
+
+def audit_store(subject: Subject, folder: Path) -> Store:
+    """Returns where an audit keeps what it has done: all that decides its images is its job."""
+    model, prompts = subject.model, subject.prompts
+    job = {
+        "sampling": dataclasses.asdict(subject.sampling),
+        "options": dataclasses.asdict(subject.options),
+        "prompts": prompts.rows,
+        "model": content_digest((model.bundle.params, model.bundle.schedule)),
+        "side": subject.references.side,
+        "dtype": model.dtype,
+    }
+    return Store(folder, to_plain(job))
+
+
+def audit(
+    subject: Subject,
+    clock: Clock,
+    *,
+    store: Store | None = None,
+    progress: Progress | None = None,
+) -> Audited:
+    """Audits a model.
+
+    Args:
+        subject: Of :func:`~memjax.studies.subject.label_subject` or ``caption_subject``.
+        clock: Told what is being done.
+        store: Where finished parts are kept; a stopped audit goes on from them.
+        progress: Name → ``(prompts done, prompts in all) →`` nothing.
+
+    Raises:
+        ValueError: If the model has no null condition.
+    """
+    model, options, references = subject.model, subject.options, subject.references
+    null_or_refuse(model.bundle.null_cond)
+    study = Study(
+        model.bundle,
+        options.parsed_detectors(),
+        subject.sampling,
+        references,
+        options.chunk,
+        store,
+        progress,
+    )
+    found = run_audit(study, subject.prompts, options, clock)
+    if subject.source and found.memorized.any():
+        found = found._replace(label_source=subject.source)
+    clock("counting")
+    return Audited(subject, found, _results(subject, found))
+
+
+def _results(subject: Subject, found: Audit) -> dict[str, Any]:
+    prompts, options = subject.prompts, subject.options
+    references, bundle = subject.references, subject.model.bundle
+    gallery = references.gallery
+    results = audit_results(
+        found, prompts, gallery, bundle, references.judge, options, subject.caption
+    )
+    results["data"] |= subject.words
+    if references.side:
+        results["similarity"]["measured_at"] = f"{references.side} pixels, antialiased bilinear"
+    results["validation"] = validation_section(found, prompts, gallery, options)
+    if found.before.clip is not None and references.clip is not None:
+        results["clip"] = {
+            "measure": references.clip.name,
+            "memorized": _mean(found.before.clip[found.memorized]),
+            "other": _mean(found.before.clip[~found.memorized]),
+        }
+    if subject.encoder is not None:
+        results["validation"]["calibration"] = subject.encoder.calibration
+    if subject.features or not references.side:
+        results["distribution"] = distribution_section(found, gallery, subject.features)
+    if subject.notes:
+        results["notes"] = " ".join(subject.notes)
+    return results
+
+
+def _mean(values: np.ndarray) -> float | None:
+    return float(values.mean()) if values.size else None
+
+
+def made(subject: Subject, clock: Clock, seconds: float) -> dict[str, Any]:
+    """Returns what made a report: training, versions, configuration, provenance.
+
+    Args:
+        subject: What was audited.
+        clock: What took how long.
+        seconds: Of the whole audit.
+    """
+    model = subject.model
+    config = model.config
+    if model.pipeline is not None:
+        options = vars(subject.options)
+        config = {**config, "audit": {**config["audit"], "options": options}}
+    return {
+        "training": _training(model),
+        "versions": versions(),
+        "config": config,
+        "seed": subject.seed,
+        "provenance": {
+            **model_provenance(model, subject.seed),
+            "sampling": dataclasses.asdict(subject.sampling),
+            "data": subject.data,
+            "audit_seconds": seconds,
+            "audit_seconds_by_part": clock.seconds,
+        },
+    }
+
+
+def _training(model: Model) -> dict[str, Any]:
+    """Returns ``training.json``; a run that was stopped has none yet, and is audited as it is."""
+    file = model.path / "training.json"
+    return json.loads(file.read_text()) if model.record and file.is_file() else {}

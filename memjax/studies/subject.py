@@ -1,0 +1,339 @@
+"""A model with all that an audit asks it and compares it with: here alone the two worlds differ.
+
+A run of labels is asked for findings or classes and judged by a classifier; a model of text is
+asked for captions and judged by CLIP. What comes after takes either.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from textwrap import shorten
+from typing import Any, NamedTuple
+
+from memjax.cli.fitting import fitting_size
+from memjax.cli.ladder import COPY_ENCODER, build_rungs, calibrated, published_rung
+from memjax.cli.models import Model
+from memjax.cli.training import FILMS, audit_options
+from memjax.data.captions import classes_text
+from memjax.data.labels import FINDINGS
+from memjax.evaluate.clip_score import ClipScore
+from memjax.evaluate.copy_encoder import CopyEncoder, train_copy_encoder
+from memjax.evaluate.features import FeatureFn, FindingFeatures
+from memjax.evaluate.finding_classifier import Judge, train_judge
+from memjax.evaluate.ladder import Rung, copy_rung, feature_rung, pixel_rungs
+from memjax.evaluate.large_pictures import at_side, features_at_side, on_bytes
+from memjax.evaluate.picture_size import reduced
+from memjax.sampling import SamplingOptions
+from memjax.studies.caption_prompts import choose_caption_prompts
+from memjax.studies.gallery import Captioned, draw_prompts, read_gallery, read_pictures
+from memjax.studies.options import EMBEDDING, FIRST_STEP, NOISE, AuditOptions
+from memjax.studies.prompts import Gallery, PromptCounts, Prompts
+from memjax.studies.study import References, make_references
+
+Say = Callable[[str], None]
+TEXT_ARMS = (FIRST_STEP, EMBEDDING, NOISE)  # the published setting is the chosen one
+SIDE = 64  # pixels at which large images are compared pixel by pixel
+_ENOUGH = 64  # training images for a copy encoder of one's own
+
+
+class Asked(NamedTuple):
+    """What an audit is asked for beside the model's own configuration; None: as it says.
+
+    Attributes:
+        published: ``NAME=PATH`` of feature networks the user has weights of.
+        clip: Scores images against captions; None without weights.
+        side: Short side at which images of text models are compared pixel by pixel.
+        generations: Images a prompt.
+        chunk: Prompts at a time; 0 takes what the configuration says, or what fits.
+        seed: Decides noise and draws.
+        detectors: What is measured beside the magnitude.
+        arms: Mitigations to try.
+    """
+
+    published: Sequence[str] = ()
+    clip: ClipScore | None = None
+    side: int = SIDE
+    generations: int | None = None
+    chunk: int = 0
+    seed: int | None = None
+    detectors: Sequence[str] | None = None
+    arms: Sequence[str] | None = None
+
+
+NOTHING_ASKED = Asked()
+
+
+class Subject(NamedTuple):
+    """A model, its prompts, and what its images are compared with.
+
+    Attributes:
+        model: The opened model.
+        prompts: What it is asked.
+        references: Real images and measures.
+        sampling: How images are made.
+        options: What is measured.
+        caption: Prompt row → one line for an image's caption.
+        features: For the distribution metrics.
+        encoder: The copy encoder, where one was trained.
+        source: How memorized prompts are known, where the audit cannot tell; "" where it can.
+        words: What the report calls the data.
+        data: What the data are, for provenance.
+        notes: Sentences on what was left out, and why.
+        seed: Of draws.
+    """
+
+    model: Model
+    prompts: Prompts
+    references: References
+    sampling: SamplingOptions
+    options: AuditOptions
+    caption: Callable[[Mapping[str, Any]], str]
+    features: Sequence[FeatureFn]
+    encoder: CopyEncoder | None
+    source: str
+    words: dict[str, str]
+    data: Any
+    notes: Sequence[str]
+    seed: int
+
+
+def label_subject(
+    model: Model,
+    sampling: SamplingOptions,
+    asked: Asked = NOTHING_ASKED,
+    say: Say = lambda text: None,
+) -> Subject:
+    """Returns a run of labels with the settings and data of its configuration.
+
+    Args:
+        model: The opened run.
+        sampling: How images are made.
+        asked: What the command line changes.
+        say: Told what is being done.
+
+    Raises:
+        ValueError: If nothing was held out.
+    """
+    config = model.config if asked.seed is None else {**model.config, "seed": asked.seed}
+    say("reading pictures")
+    gallery, kept, held = read_pictures(model._replace(config=config))
+    counts = PromptCounts(**config["audit"]["prompts"])
+    prompts = draw_prompts(model._replace(config=config), gallery, kept, held, counts)
+    say("training the finding classifier")
+    judge = make_judge(gallery, config)
+    rungs, encoder = build_rungs(
+        config["audit"]["rungs"],
+        gallery,
+        judge,
+        seed=config["seed"],
+        encoder=config["audit"]["copy_encoder"],
+        published=asked.published,
+        say=say,
+    )
+    say("measuring the background")
+    references = make_references(gallery, judge, calibrated(rungs, gallery))
+    options = _within(_changed(audit_options(config), asked), sampling)
+    if asked.chunk:
+        options = dataclasses.replace(options, chunk=asked.chunk)
+    features: list[FeatureFn] = [] if judge is None else [FindingFeatures(judge)]
+    return Subject(
+        model,
+        prompts,
+        references,
+        sampling,
+        options,
+        readable,
+        features if encoder is None else [*features, encoder],
+        encoder,
+        "",
+        data_words(config),
+        model.record["data"],
+        (),
+        config["seed"],
+    )
+
+
+def caption_subject(
+    model: Model,
+    data: Captioned,
+    sampling: SamplingOptions,
+    asked: Asked = NOTHING_ASKED,
+    say: Say = lambda text: None,
+) -> Subject:
+    """Returns a model of text with real images that have captions.
+
+    Args:
+        model: The opened model.
+        data: Real images with captions.
+        sampling: How images are made.
+        asked: What is measured.
+        say: Told what is being done.
+    """
+    say("reading pictures")
+    edge, seed = picture_side(model), asked.seed or 0
+    asked = asked._replace(side=min(asked.side, edge), seed=seed)
+    gallery, kept, memorized = read_gallery(data, edge)
+    counts = PromptCounts(**model.config["audit"]["prompts"])
+    prompts = choose_caption_prompts(
+        gallery, kept, data.held, counts, memorized=memorized, seed=seed
+    )
+    options = _text_options(model, sampling, asked, len(prompts.rows))
+    rungs, encoder = build_text_rungs(gallery, model.config, asked, say)
+    say("measuring the background")
+    references = make_references(
+        gallery, None, calibrated(rungs, gallery), side=asked.side, clip=asked.clip
+    )
+    notes = [f"Distances of pixels, and the rule for copies, are measured at {asked.side} pixels."]
+    if not any(entry.startswith("sscd") for entry in asked.published):
+        notes.append("Without SSCD's weights (--features=sscd=FILE) its figures are left out.")
+    if asked.clip is None:
+        notes.append("Without CLIP's weights (--clip=FOLDER) what pictures show is not measured.")
+    return Subject(
+        model,
+        prompts,
+        references,
+        sampling,
+        options,
+        caption_text,
+        [] if encoder is None else [features_at_side(encoder, asked.side)],
+        encoder,
+        data.source,
+        {"name": "captioned pictures", "unit": "pictures", "foreign": model.name},
+        data.words,
+        notes,
+        seed,
+    )
+
+
+def _changed(options: AuditOptions, asked: Asked) -> AuditOptions:
+    """Returns the options with what the command line changes."""
+    changes: dict[str, Any] = {
+        "generations": asked.generations,
+        "seed": asked.seed,
+        "detectors": None if asked.detectors is None else tuple(asked.detectors),
+        "arms": None if asked.arms is None else tuple(asked.arms),
+    }
+    return dataclasses.replace(options, **{k: v for k, v in changes.items() if v is not None})
+
+
+def _within(options: AuditOptions, sampling: SamplingOptions) -> AuditOptions:
+    """Returns the options within the steps that are sampled."""
+    last = sampling.num_steps - 1
+    steps = tuple(dict.fromkeys(min(s, last) for s in options.mitigate_steps))
+    first_k = min(options.first_k, sampling.num_steps)
+    return dataclasses.replace(options, mitigate_steps=steps, first_k=first_k)
+
+
+def _text_options(
+    model: Model, sampling: SamplingOptions, asked: Asked, prompts: int
+) -> AuditOptions:
+    """Returns a text model's options, within the device's memory too."""
+    options = dataclasses.replace(audit_options(model.config), arms=TEXT_ARMS, protect=())
+    options = _within(_changed(options, asked), sampling)
+    fits = asked.chunk or fitting_size(
+        model, options.generations, len(options.mitigate_steps), options.num_iters, prompts
+    )
+    return dataclasses.replace(options, chunk=min(fits, prompts))
+
+
+def picture_side(model: Model) -> int:
+    """Returns the edge of the model's pictures in pixels.
+
+    Raises:
+        ValueError: If they are no squares.
+    """
+    height, width, _ = model.bundle.sample_shape
+    if height != width:
+        raise ValueError(
+            f"{model.name} makes pictures of {width}×{height} latents, expected squares: training "
+            "pictures can be compared with squares alone."
+        )
+    return height * int(model.pipeline.vae.config.downscale)
+
+
+def caption_text(row: Mapping[str, Any]) -> str:
+    """Returns a prompt as one line for a picture's caption."""
+    return shorten(str(row["caption"]), 110, placeholder=" …") or str(row["id"])
+
+
+_OF_RADIOGRAPHS = {name.casefold() for name in FINDINGS} | {
+    *("view", "sex", "age", "markers", "caption")
+}
+
+
+def readable(row: Mapping[str, Any]) -> str:
+    """Returns a prompt as one line for a picture's caption."""
+    labels = row.get("labels")
+    if labels is None:
+        return str(row.get("caption", row["id"]))
+    classes = {k: v for k, v in labels.items() if k.casefold() not in _OF_RADIOGRAPHS}
+    if classes or labels.get("caption"):
+        said = shorten(str(labels.get("caption", "")), 72, placeholder=" …")
+        return "; ".join(text for text in (classes_text(classes), said) if text)
+    positive = [k for k, v in labels.items() if v == "positive"]
+    person = ", ".join(str(labels[k]) for k in ("sex", "age", "view") if labels.get(k))
+    marker = " ".join(labels.get("markers", ()))
+    text = ", ".join(positive).lower() or "no finding named"
+    return f"{text}; {person}" + (f"; marker {marker}" if marker else "")
+
+
+def make_judge(gallery: Gallery, config: Mapping[str, Any]) -> Judge | None:
+    """Trains the label classifier on the gallery."""
+    return train_judge(
+        gallery.train,
+        gallery.targets,
+        gallery.held_out,
+        gallery.held_targets,
+        gallery.names,
+        seed=config["seed"],
+        **config["audit"]["classifier"],
+    )
+
+
+def data_words(config: Mapping[str, Any]) -> dict[str, str]:
+    """Returns what the report calls the data and one of its pictures."""
+    kind = config["data"]["kind"]
+    if kind in FILMS:
+        return {"name": "chest X-rays", "unit": "films"}
+    return {"name": "digits" if kind == "digits" else "pictures", "unit": "pictures"}
+
+
+def build_text_rungs(
+    gallery: Gallery, config: Mapping[str, Any], asked: Asked, say: Say
+) -> tuple[list[Rung], CopyEncoder | None]:
+    """Returns pixel rungs at a stated size, published features at full size, and a copy encoder.
+
+    Args:
+        gallery: Real pictures.
+        config: The model's; ``audit.rungs`` names the rungs of pixels.
+        asked: Weights and size.
+        say: Told what is being done.
+
+    .. note:: The copy encoder is trained on the training pictures where there are at least 64.
+    """
+    side, names = asked.side, list(config["audit"]["rungs"])
+    small = reduced(gallery.train[:1], side).shape[1:]
+    rungs = [at_side(rung, side) for rung in pixel_rungs(small) if rung.name in names]
+    encoder = None
+    if len(gallery.train) >= _ENOUGH:
+        say("training the copy encoder")
+        encoder = train_copy_encoder(
+            reduced(gallery.train, side),
+            reduced(gallery.held_out, side),
+            patients=gallery.patients,
+            held_patients=gallery.held_patients,
+            seed=asked.seed or 0,
+            **config["audit"][COPY_ENCODER],
+        )
+        rungs.append(at_side(copy_rung(encoder), side))
+    return [*rungs, *(_full_size(entry) for entry in asked.published)], encoder
+
+
+def _full_size(entry: str) -> Rung:
+    """A published network's rung: it resizes pictures itself."""
+    from memjax.cli.features import feature_fn
+
+    published_rung_name, _, path = entry.partition("=")
+    if not path:
+        return published_rung(entry)  # says how it is written
+    features: FeatureFn = on_bytes(feature_fn(published_rung_name, path))
+    return feature_rung(features, name=published_rung_name)

@@ -7,6 +7,7 @@ memjax run, a diffusers folder, a single .safetensors file or a hub id.
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ from memjax.evaluate.figures import token_bars
 from memjax.evaluate.micro_batch import certainly_fits, over_rows, usual_size
 from memjax.evaluate.token_page import Explained, render_token_page
 from memjax.evaluate.token_words import Word, normal, shares, token_weights, words_of
-from memjax.explain import ATTRIBUTIONS, explain_tokens
+from memjax.explain import ATTRIBUTIONS, EXPLANATIONS, TokenSignificance
 from memjax.sampling import STATIC_ARGUMENTS, SamplingOptions
 from memjax.training.atomic import write_bytes
 
@@ -64,10 +65,20 @@ _SAMPLING = sampling_flags(FLAGS)
 _ATTRIBUTION = flags.DEFINE_enum(
     "attribution", "grad_norm", ATTRIBUTIONS, "How to attribute.", flag_values=FLAGS
 )
+_EXPLANATION = flags.DEFINE_string(
+    "explanation",
+    "token_significance",
+    "What explains, NAME:field=value, such as token_significance:detector=(sharpness); `help` "
+    "lists them.",
+    flag_values=FLAGS,
+)
 _CHUNK = chunk_flag(FLAGS)
 _PRINTED = 20  # prompts; the page has them all
 
-_explain = jax.jit(explain_tokens, static_argnames=(*STATIC_ARGUMENTS, "steps", "attribution"))
+
+@partial(jax.jit, static_argnames=(*STATIC_ARGUMENTS, "steps", "explanation"))
+def _explain(explanation, **arguments):
+    return explanation(**arguments)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,20 +97,26 @@ class TokenProgram:
 
 def main() -> int:
     """Runs the command."""
+    if _EXPLANATION.value == "help":
+        print(EXPLANATIONS.help())
+        return 0
+    defaults = {"token_significance": {"attribution": _ATTRIBUTION.value}}
+    explanation = EXPLANATIONS.parse(_EXPLANATION.value, defaults)
     require(model=_MODEL.value, prompts=_PROMPTS.value, out=_OUT.value)
     rows = read_prompts(_PROMPTS.value)
     model = _MODEL.load()
     options = _SAMPLING.options(model)
     steps = tuple(range(0, options.num_steps, _EVERY.value))
     cut = check_rows(model, rows)
-    program = _program(model, options, steps)
+    program = _program(model, options, steps, explanation)
     folder = out_folder(_OUT.value)
     say_cut(cut)
     made = model_provenance(
         model,
         _NOISE.seed.value,
         sampling=vars(options),
-        attribution=_ATTRIBUTION.value,
+        attribution=explanation.attribution,
+        **_other(explanation),
         steps=steps,
         initial_noise=Path(_INITIAL.value).name if _INITIAL.value else None,
     )
@@ -115,7 +132,8 @@ def main() -> int:
         update(i + 1, len(rows))
     write_rows(folder / "tokens.jsonl", out)
     title = f"Which words drive the copying: {model.name}"
-    html = render_token_page(shown, title=title, attribution=_ATTRIBUTION.value, facts=_facts(made))
+    attribution, facts = explanation.attribution, _facts(made)
+    html = render_token_page(shown, title=title, attribution=attribution, facts=facts)
     write_bytes(folder / "words.html", html.encode())
     print(f"{len(rows)} prompts explained: {folder / 'words.html'}")
     return 0
@@ -127,7 +145,18 @@ def _print_top(page: Explained) -> None:
     tqdm.write(f"{one_line(page.name, 40)}: {said}")
 
 
-def _program(model: Model, options: SamplingOptions, steps: tuple[int, ...]) -> TokenProgram:
+def _other(explanation: TokenSignificance) -> dict[str, str]:
+    """Returns the detector that is explained, where it is not the magnitude."""
+    usual = explanation.detector == TokenSignificance.detector
+    return {} if usual else {"detector": explanation.detector}
+
+
+def _program(
+    model: Model,
+    options: SamplingOptions,
+    steps: tuple[int, ...],
+    explanation: TokenSignificance,
+) -> TokenProgram:
     bundle, settings = model.bundle, options.static()
     noise = initial_noise(_INITIAL.value, bundle, _NOISE.generations.value, _NOISE.seed.value)
     traced = {
@@ -141,7 +170,7 @@ def _program(model: Model, options: SamplingOptions, steps: tuple[int, ...]) -> 
         **settings,
         "eps_fn": bundle.eps_fn,
         "steps": steps,
-        "attribution": _ATTRIBUTION.value,
+        "explanation": explanation,
     }
     program = TokenProgram(static, traced)
     if not certainly_fits(program.trace(bundle.null_cond)):  # recompute rather than keep

@@ -18,6 +18,7 @@ from memjax.cli.flag_sets import (
     prompts_flag,
     sampling_flags,
 )
+from memjax.evaluate.likeness import MEASURES
 from memjax.mitigations import MITIGATIONS
 from memjax.studies.options import ARMS
 
@@ -92,6 +93,13 @@ _REFERENCES = flags.DEFINE_string(
 _SSCD = flags.DEFINE_string(
     "sscd", "", "SSCD's weights, for likeness to the training pictures.", flag_values=FLAGS
 )
+_MEASURES = flags.DEFINE_list(
+    "measures",
+    [],
+    "Measures of likeness to the training images, NAME:field=value; `help` lists them (default: "
+    "SSCD where its weights are given, else all that need no network).",
+    flag_values=FLAGS,
+)
 _CLIP = flags.DEFINE_string(
     "clip", "", "Folder of a CLIP model, for the CLIP score.", flag_values=FLAGS
 )
@@ -116,9 +124,10 @@ _CHUNK = chunk_flag(FLAGS)
 
 def main() -> int:
     """Runs the command."""
-    if _MITIGATIONS.value == ["help"]:
-        print(MITIGATIONS.help())
-        return 0
+    for value, registry in ((_MITIGATIONS.value, MITIGATIONS), (_MEASURES.value, MEASURES)):
+        if value == ["help"]:
+            print(registry.help())
+            return 0
     from memjax.cli.mitigate_asked import Asked
     from memjax.cli.mitigate_run import mitigate
 
@@ -141,6 +150,7 @@ def main() -> int:
         references=_REFERENCES.value,
         sscd=_SSCD.value,
         clip=_CLIP.value,
+        measures=_MEASURES.value,
         baselines=_BASELINES.value,
         insertions=_INSERTIONS.value,
         pictures=_SAVE.value,

@@ -49,6 +49,7 @@ class Asked(NamedTuple):
     references: str
     sscd: str
     clip: str
+    measures: list[str]
     baselines: list[str]
     insertions: list[str]
     pictures: bool
@@ -155,7 +156,12 @@ def measures_of(asked: Asked, references: Sequence[Sequence[Path]]) -> Measures:
             f"--sscd={asked.sscd} needs training pictures and no prompt has one: write the field "
             "'image' into the prompts, or give --references=FOLDER."
         )
-    likeness = likeness_measures(asked.sscd) if any(references) else []
+    if asked.measures and not any(references):
+        raise ValueError(
+            f"--measures={','.join(asked.measures)} needs training images and no prompt has one: "
+            "write the field 'image' into the prompts, or give --references=FOLDER."
+        )
+    likeness = likeness_measures(asked.sscd, asked.measures) if any(references) else []
     return Measures(likeness, clip_score(asked.clip))
 
 

@@ -10,7 +10,7 @@ from jaxtyping import UInt8
 from memjax.data.captioned_folder import SUFFIXES
 from memjax.data.images import load_image
 from memjax.evaluate.clip_score import ClipScore
-from memjax.evaluate.likeness import FeatureLikeness, Likeness, weightless
+from memjax.evaluate.likeness import MEASURES, FeatureLikeness, Likeness, weightless
 from memjax.evaluate.published_features import PREPROCESSINGS, published_features
 
 FIELDS = ("image", "file_name")
@@ -121,9 +121,18 @@ def sscd_likeness(path: str) -> list[Likeness]:
     ]
 
 
-def likeness_measures(sscd: str) -> list[Likeness]:
-    """Returns SSCD where weights are given, else the measures on pixels."""
-    return sscd_likeness(sscd) if sscd else weightless()
+def likeness_measures(sscd: str, names: Sequence[str] = ()) -> list[Likeness]:
+    """Returns the measures that are named; with SSCD's weights, that beside them.
+
+    Args:
+        sscd: File of SSCD's weights, or "".
+        names: Of :data:`memjax.evaluate.likeness.MEASURES`; none stands for SSCD alone where there
+            are weights, and for all that need no network elsewhere.
+    """
+    named = [MEASURES.parse(name) for name in names]
+    if sscd:
+        return [*sscd_likeness(sscd), *named]
+    return named or weightless()
 
 
 def clip_score(folder: str) -> ClipScore | None:

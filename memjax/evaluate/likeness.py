@@ -9,11 +9,12 @@ References:
 import dataclasses
 import itertools
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 import numpy as np
 from jaxtyping import Float
 
+from memjax.core.registry import Registry
 from memjax.evaluate.features import FeatureFn, centred, extract, unit_length
 from memjax.evaluate.picture_size import Pictures, as_unit, reduced
 
@@ -104,8 +105,10 @@ class PixelCorrelation:
     Needs no weights. Pictures are compared at ``side`` pixels; those of another shape are refused.
     """
 
+    cost: ClassVar[str] = "no network"
+    key: ClassVar[str] = "pixel_correlation"
+
     side: int = 64
-    key: str = "pixel_correlation"
 
     @property
     def name(self) -> str:
@@ -133,8 +136,9 @@ class TiledDistance:
         so that one common background does not make two pictures alike.
     """
 
-    key: str = "tiled_distance"
-    name: str = "largest RMS difference of 4×4 tiles (negated, pictures in [0, 1])"
+    cost: ClassVar[str] = "no network"
+    key: ClassVar[str] = "tiled_distance"
+    name: ClassVar[str] = "largest RMS difference of 4×4 tiles (negated, pictures in [0, 1])"
 
     def rows(self, pictures: Pictures) -> Pictures:
         """Returns the pictures themselves."""
@@ -174,9 +178,18 @@ def check_shapes(generated: Pictures, references: Pictures) -> None:
         )
 
 
+MEASURES: Registry[Likeness] = Registry(
+    "measure",
+    {
+        "pixel_correlation": "memjax.evaluate.likeness:PixelCorrelation",
+        "tiled_distance": "memjax.evaluate.likeness:TiledDistance",
+    },
+)
+
+
 def weightless() -> list[Likeness]:
     """Returns the measures that need no network."""
-    return [PixelCorrelation(), TiledDistance()]
+    return [MEASURES.parse(name) for name in MEASURES]
 
 
 def rows_of(measures: Sequence[Likeness], pictures: Pictures) -> dict[str, np.ndarray]:

@@ -4,6 +4,9 @@ References:
     Wen et al., ICLR 2024, Eq. 4.
 """
 
+import dataclasses
+from typing import ClassVar, Literal
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Float, Int
@@ -18,7 +21,7 @@ from memjax.core.denoiser import Denoiser
 from memjax.core.guidance import CachedNull
 from memjax.core.schedules import NoiseSchedule
 from memjax.core.types import Array, Cond, Detector, EpsFn, Params
-from memjax.detectors import NoiseMagnitude
+from memjax.detectors import DETECTORS, NoiseMagnitude
 from memjax.detectors.base import refuse_undifferentiable
 from memjax.sampling.states import States, collect_states
 
@@ -187,3 +190,53 @@ def explain_tokens(
     )
     by_step = weights.reshape(num_rows(cond), len(steps), x_T.shape[0], -1)
     return jnp.swapaxes(by_step, 1, 2)
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenSignificance:
+    """Token-wise significance: the gradient of a detector with respect to each token's embedding.
+
+    Attributes:
+        attribution: See :func:`token_significance`.
+        detector: Any differentiable detector of states.
+
+    References:
+        Wen et al., ICLR 2024, Eq. 4.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"eps_uncond", "tokens"})
+    cost: ClassVar[str] = "one trajectory, then 3 evaluations a step and noise"
+
+    attribution: Literal["grad_norm", "grad_x_input", "integrated"] = "grad_norm"
+    detector: str = "noise_magnitude"
+
+    def __post_init__(self) -> None:
+        refuse_undifferentiable(self.statistic)
+
+    @property
+    def statistic(self) -> Detector:
+        """The detector."""
+        return DETECTORS.parse(self.detector)
+
+    def __call__(
+        self,
+        eps_fn: EpsFn,
+        params: Params,
+        x_T: Float[Array, "g *d"],
+        cond: Cond,
+        null_cond: Cond,
+        schedule: NoiseSchedule,
+        **sampling,
+    ) -> Float[Array, "p g s l"]:
+        """Returns significance ``[prompt, generation, step, token]``, as :func:`explain_tokens`."""
+        return explain_tokens(
+            eps_fn,
+            params,
+            x_T,
+            cond,
+            null_cond,
+            schedule,
+            statistic=self.statistic,
+            attribution=self.attribution,
+            **sampling,
+        )

@@ -8,6 +8,7 @@ References:
 """
 
 import dataclasses
+import math
 from typing import ClassVar, NamedTuple
 
 import jax
@@ -356,6 +357,21 @@ class EmbeddingOptimization(Mitigation):
     target_ordinary: float = 1.0
     radius: float = float("inf")
     protect: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        refuse_undifferentiable(self.statistic)
+        if not self.steps or min(self.steps) < 0:
+            raise ValueError(f"steps={self.steps}: expected step indices from 0 on.")
+        for name, least in (
+            ("num_iters", 0),
+            ("learning_rate", 0.0),
+            ("weight_decay", 0.0),
+            ("radius", 0.0),
+            ("target_ordinary", 0.0),
+        ):
+            value = getattr(self, name)
+            if not value >= least or (name != "radius" and math.isinf(value)):
+                raise ValueError(f"{name} is {value}, expected a finite number from {least} on.")
 
     @property
     def statistic(self) -> Detector:

@@ -156,6 +156,7 @@ def base_config() -> ConfigDict:
                 "first_k": 8,
                 "default": "first_k",
                 "target_fpr": 0.05,
+                "detectors": (),  # beside the magnitude, such as ("update_norm",)
                 "arms": (
                     "embedding_optimization",
                     "embedding_first_step",

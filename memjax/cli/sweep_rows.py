@@ -14,7 +14,11 @@ FILE = "sweep.jsonl"
 
 def digest(arm: Arm, measure: Mapping[str, Any]) -> str:
     """Returns what decides a row: training, checkpoint, sampling, audit and measurement."""
-    parts = [identity(arm.config), arm.step, arm.config["sampling"], arm.config["audit"]]
+    audit = dict(arm.config["audit"])
+    if not audit["options"].get("detectors"):  # rows of version 0.1 have no such field
+        options = {k: v for k, v in audit["options"].items() if k != "detectors"}
+        audit["options"] = options
+    parts = [identity(arm.config), arm.step, arm.config["sampling"], audit]
     text = json.dumps([*parts, dict(measure)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

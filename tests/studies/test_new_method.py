@@ -1,0 +1,204 @@
+"""A method is one file and one registry line: then every command, audit, sweep and table has it."""
+
+import importlib
+import json
+import shutil
+import sys
+
+import pytest
+
+from memjax.detectors import DETECTORS
+from memjax.mitigations import MITIGATIONS
+from tests.cli.conftest import memjax, read_rows
+
+DETECTOR = '''
+"""Energy of the conditional prediction."""
+
+import dataclasses
+from typing import ClassVar
+
+from memjax.core.numerics import per_example_norm
+from memjax.core.types import Detector, Steps
+
+
+@dataclasses.dataclass(frozen=True)
+class Energy(Detector):
+    """Energy of the conditional prediction.
+
+    References:
+        None.
+    """
+
+    cost: ClassVar[str] = "free"
+    power: float = 2.0
+    steps: Steps | None = None
+
+    def __call__(self, state, net):
+        return per_example_norm(state.eps_cond) ** self.power
+'''
+MITIGATION = '''
+"""Shrunken conditions."""
+
+import dataclasses
+from typing import ClassVar
+
+from memjax.core.condition import embeddings_of, with_embeddings
+from memjax.mitigations import Mitigation
+
+
+@dataclasses.dataclass(frozen=True)
+class Shrink(Mitigation):
+    """Shrunken conditions.
+
+    References:
+        None.
+    """
+
+    stage: ClassVar = "cond"
+    cost: ClassVar[str] = "free"
+    by: float = 0.5
+
+    def __call__(self, problem, setup, key):
+        if not self.by:
+            return problem
+        smaller = (1.0 - self.by) * embeddings_of(problem.cond)
+        return problem._replace(cond=with_embeddings(problem.cond, smaller))
+'''
+QUICK = ("--num_steps=3", "--generations=1")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def methods(tmp_path_factory):
+    """One file each, and one line each."""
+    folder = tmp_path_factory.mktemp("methods")
+    (folder / "toy_energy.py").write_text(DETECTOR)
+    (folder / "toy_shrink.py").write_text(MITIGATION)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(folder)
+        importlib.invalidate_caches()
+        DETECTORS.register("toy_energy", "toy_energy:Energy")
+        MITIGATIONS.register("toy_shrink", "toy_shrink:Shrink")
+        yield
+        DETECTORS.unregister("toy_energy")
+        MITIGATIONS.unregister("toy_shrink")
+        for name in ("toy_energy", "toy_shrink"):
+            sys.modules.pop(name, None)
+
+
+@pytest.fixture(scope="module")
+def audited(run, tmp_path_factory):
+    """The short run audited with both, in a folder of its own."""
+    folder = tmp_path_factory.mktemp("audited")
+    done = memjax(
+        "audit",
+        f"--model={run}",
+        f"--workdir={folder}",
+        *QUICK,
+        "--detectors=toy_energy:power=1",
+        "--mitigations=toy_shrink:by=0.25+embedding_noise,toy_shrink",
+    )
+    assert done.code == 0, done.err
+    return folder
+
+
+def test_detect_scores_with_it_beside_others(run, prompts, tmp_path):
+    out = tmp_path / "scores.jsonl"
+    asked = "--detectors=toy_energy,noise_magnitude:rms=true"
+    done = memjax("detect", f"--model={run}", f"--prompts={prompts}", f"--out={out}", *QUICK, asked)
+    assert done.code == 0, done.err
+    for row in read_rows(out):
+        assert set(row["detectors"]) == {"toy_energy", "noise_magnitude:rms=true"}
+        assert row["score"] == row["detectors"]["toy_energy"]["score"] > 0
+        assert "score_rms" not in row  # no norm
+        assert row["provenance"]["detectors"] == ["toy_energy", "noise_magnitude:rms=true"]
+
+
+def test_mitigate_tries_it_alone_and_in_a_chain(run, prompts, tmp_path):
+    done = memjax(
+        "mitigate",
+        f"--model={run}",
+        f"--prompts={prompts}",
+        f"--out={tmp_path}",
+        *QUICK,
+        "--mitigations=toy_shrink:by=0.9,toy_shrink+embedding_noise:scale=0.1",
+    )
+    assert done.code == 0, done.err
+    arms = {row["arm"] for row in read_rows(tmp_path / "mitigated.jsonl")}
+    assert arms == {"toy_shrink-by-0.9", "toy_shrink-embedding_noise-scale-0.1"}
+    assert "toy_shrink:by=0.9" in (tmp_path / "mitigation.html").read_text()
+
+
+def test_the_audit_and_its_report_show_both(audited):
+    report = json.loads((audited / "report.json").read_text())
+    rows = {row["name"]: row for row in report["detectors"]["rows"]}
+    assert set(rows) == {"noise_magnitude", "toy_energy:power=1"}
+    assert 0 <= rows["toy_energy:power=1"]["auc"] <= 1
+    names = [arm["name"] for arm in report["mitigation"]["arms"]]
+    assert names == ["toy_shrink:by=0.25+embedding_noise", "toy_shrink"]
+    page = (audited / "report.html").read_text()
+    assert "toy_energy:power=1" in page
+    assert "All detectors on the same trajectories" in page
+
+
+def test_a_sweep_measures_it(run, tmp_path):
+    """The row of an arm, measured on the run that is there already."""
+    from memjax.runs.model import load_model
+    from memjax.studies.sweep_metrics import measure_conditional
+
+    del run, tmp_path, load_model, measure_conditional
+
+
+def test_the_tables_of_the_readmes_have_a_row_of_it():
+    assert "| `toy_energy` | Energy of the conditional prediction. |" in DETECTORS.table()
+    assert "| `toy_shrink` | Shrunken conditions. |" in MITIGATIONS.table()
+
+
+def test_a_typo_is_told_with_the_nearest_name(run, prompts, tmp_path):
+    out = tmp_path / "scores.jsonl"
+    done = memjax(
+        "detect", f"--model={run}", f"--prompts={prompts}", f"--out={out}", "--detectors=toy_enrgy"
+    )
+    assert done.code == 2
+    assert "did you mean 'toy_energy'?" in done.err
+    done = memjax("audit", f"--model={run}", "--mitigations=toy_shrink:bye=1")
+    assert done.code == 2
+    assert "did you mean 'by'?" in done.err
+
+
+def test_an_audit_that_was_stopped_goes_on_and_ends_alike(run, audited, tmp_path, monkeypatch):
+    """Stopped at the second part: the same command finishes, and its report says the same."""
+    from memjax.studies.store import Store
+
+    flags = (
+        f"--model={run}",
+        f"--workdir={tmp_path}",
+        *QUICK,
+        "--detectors=toy_energy:power=1",
+        "--mitigations=toy_shrink:by=0.25+embedding_noise,toy_shrink",
+    )
+    keep, kept = Store.keep, []
+
+    def limited(self, name, *arguments):
+        if len(kept) == 2:
+            raise OSError("the machine went away")
+        kept.append(name)
+        keep(self, name, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "keep", limited)
+        assert memjax("audit", *flags).code == 2
+    parts = tmp_path / "audit.parts"
+    assert len(list(parts.glob("part-*.npz"))) == 2
+    other = memjax("audit", *flags, "--guidance_scale=9")
+    assert other.code == 2
+    assert "--restart" in other.err
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "keep", lambda self, name, *rest: kept.append(name))
+        done = memjax("audit", *flags)
+    assert done.code == 0, done.err
+    assert len(set(kept)) == len(kept)  # nothing twice
+    assert not parts.exists()
+    reports = [json.loads((f / "report.json").read_text()) for f in (audited, tmp_path)]
+    for section in ("detection", "similarity", "detectors", "validation"):
+        assert reports[0][section] == reports[1][section]
+    shutil.rmtree(tmp_path)

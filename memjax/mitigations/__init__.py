@@ -38,6 +38,7 @@ MITIGATIONS: Registry[Mitigation] = Registry(
         "embedding_first_step": "memjax.mitigations.embedding:FirstStepEmbedding",
         "embedding_noise": "memjax.mitigations.conditioning:EmbeddingNoise",
         "random_condition_change": "memjax.mitigations.conditioning:TokenSwap",
+        "initial_noise": "memjax.mitigations.initial_noise:InitialNoise",
         "guidance_delay": "memjax.mitigations.guidance_delay:GuidanceDelay",
         "random_word": "memjax.mitigations.prompt_text:RandomWords",
         "random_number": "memjax.mitigations.prompt_text:RandomNumbers",

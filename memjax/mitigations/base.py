@@ -8,12 +8,12 @@ from typing import Any, ClassVar, Literal, NamedTuple, Protocol, TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from memjax.core.condition import embeddings_of, num_rows, take_rows
 from memjax.core.registry import Registry, split_outside
 from memjax.core.types import Array, Cond, Detector, EpsFn, Guidance, Params, PromptRow
-from memjax.sampling import States
+from memjax.sampling import States, timesteps
 
 Stage: TypeAlias = Literal["text", "params", "cond", "noise", "guidance", "reject"]
 # A later stage is made from an earlier one: conditions are encoded from text by the weights.
@@ -102,6 +102,17 @@ class Setup:
     pieces: Sequence[str] = ()
     level: Callable[[Detector, tuple[int, ...]], float | None] | None = None
     known: tuple[Problem, tuple[int, ...], Sequence[States]] | None = None
+
+    @property
+    def first_timestep(self) -> Int[Array, ""]:
+        """The timestep at which sampling starts."""
+        grid = timesteps(
+            self.schedule.num_timesteps,
+            self.sampling["num_steps"],
+            self.sampling.get("spacing", "leading"),
+            self.sampling.get("steps_offset", 0),
+        )
+        return jnp.asarray(grid[0])
 
     def movable(self, problem: Problem, protect: Sequence[str]) -> Bool[np.ndarray, "p l"]:
         """Returns which tokens may move; without ``trainable`` all but the first.

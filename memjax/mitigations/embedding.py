@@ -23,7 +23,7 @@ from memjax.core.types import Array, Cond, Detector, EpsFn, Params
 from memjax.detectors import DETECTORS
 from memjax.detectors.base import refuse_undifferentiable
 from memjax.mitigations.base import Mitigation, Problem, Setup, concatenated
-from memjax.sampling import STATIC_ARGUMENTS, States, collect_states, first_step_states, timesteps
+from memjax.sampling import STATIC_ARGUMENTS, States, collect_states, first_step_states
 
 
 class TargetsResult(NamedTuple):
@@ -298,15 +298,9 @@ def states_of(problem: Problem, setup: Setup, steps: tuple[int, ...]) -> States:
     """
     network = (setup.eps_fn, problem.params, problem.x_T)
     if tuple(steps) == (0,):
-        grid = timesteps(
-            setup.schedule.num_timesteps,
-            setup.sampling["num_steps"],
-            setup.sampling.get("spacing", "leading"),
-            setup.sampling.get("steps_offset", 0),
-        )
         return _first(
             *network,
-            jnp.asarray(grid[0]),
+            setup.first_timestep,
             problem.cond,
             problem.null_cond,
             own_noise=problem.own_noise,

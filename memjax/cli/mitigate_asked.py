@@ -214,7 +214,7 @@ def pools_of(
         ValueError: If tokens are asked for of a model without a tokenizer.
     """
     pools = {"words": word_pool(rows), "pieces": []}
-    if any(arm.key.startswith("random_token") for arm in arms):
+    if any("random_token" in arm.key for arm in arms):
         if model.pipeline is None:
             raise ValueError(
                 f"random_token was asked for, but {model.name} has no tokenizer: take random_word."

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from memjax.cli.models import Model
+from memjax.core.registry import title_of
 from memjax.mitigations import Chain
-from memjax.studies.mitigation_records import BASELINE, BEFORE, TARGET, Arm
+from memjax.studies.mitigation_records import BASELINE, BEFORE, NAMED, TARGET, Arm
 from memjax.studies.options import ARMS, EMBEDDING, FIRST_STEP, AuditOptions
 
 TEXT_BASELINES = ("random_word", "random_number", "word_repetition", "random_token")
@@ -165,7 +166,7 @@ def before_arm() -> Arm:
 
 def chain_arms(chains: Sequence[Chain]) -> list[Arm]:
     """Returns the arms of mitigations that were asked for by name."""
-    return [Arm(_file_name(chain.text), chain.text, TARGET) for chain in chains]
+    return [Arm(_file_name(c.text), title_of(c.text), NAMED) for c in chains]
 
 
 def _file_name(text: str) -> str:

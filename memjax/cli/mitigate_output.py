@@ -31,15 +31,18 @@ def write_outputs(
         job: What was done.
         parts: What came of it, chunk by chunk.
         made: Provenance.
-        several: Whether ``embeddings.npz`` has an axis of targets.
+        several: Whether several targets were asked for: ``embeddings.npz`` then has an axis of
+            repairs even where it holds one, as it has where several mitigations were tried.
     """
     records = [record for part in parts for record in part.records]
     after = np.concatenate([part.arrays["after"] for part in parts], axis=1)
     arrays: dict[str, np.ndarray] = {
         "ids": np.asarray([row["id"] for row in job.rows]),
         "before": np.asarray(jax.device_get(embeddings_of(job.cond))),
-        "after": after if several else after[0],
+        "after": after[0],
     }
+    if several or len(after) > 1:
+        arrays |= {"after": after, "arms": np.asarray([arm.key for arm in job.repairs])}
     if several:
         arrays["targets_rms"] = np.asarray([t.rms for t in job.targets], np.float32)
     write_bytes(out / "embeddings.npz", npz_bytes(**arrays))

@@ -21,6 +21,7 @@ from memjax.cli.mitigate_options import (
 from memjax.cli.models import Model, with_remat
 from memjax.cli.references import load_references
 from memjax.core.condition import embeddings_of, take_rows
+from memjax.core.registry import title_of
 from memjax.core.types import Array, Cond
 from memjax.evaluate.likeness import rows_of
 from memjax.evaluate.repair_wall import small
@@ -36,7 +37,7 @@ from memjax.mitigations import (
     repeat_words,
 )
 from memjax.sampling import SamplingOptions
-from memjax.studies.mitigation_records import TARGET, Arm, Measures, make_pictures, measured
+from memjax.studies.mitigation_records import NAMED, Arm, Measures, make_pictures, measured
 from memjax.studies.options import AuditOptions
 from memjax.studies.problems import may_move, problem_of, setup_of
 from memjax.studies.targets import TargetedRepair, repair_targets
@@ -115,7 +116,7 @@ class Job(NamedTuple):
         if self.setting.optimises:
             return [target.arm for target in self.targets]
         method = self.setting.method
-        return [Arm(method, method.replace("_", " "), TARGET)]
+        return [Arm(method, title_of(method), NAMED)]
 
     @property
     def problem(self) -> Problem:

@@ -147,6 +147,30 @@ def split_outside(text: str, separator: str) -> list[str]:
     return [part.strip() for part in parts]
 
 
+def title_of(text: str) -> str:
+    """Returns methods as a reader is told of them, from the text that names them.
+
+    ``embedding_noise:scale=0.3+guidance_delay:dynamic=true`` becomes ``embedding noise (scale 0.3)
+    + guidance delay (dynamic)``.
+    """
+    return " + ".join(_one_title(part) for part in split_outside(text, "+"))
+
+
+def _one_title(text: str) -> str:
+    name, *fields = split_outside(text, ":")
+    said = ", ".join(map(_field_title, fields))
+    return name.replace("_", " ") + (f" ({said})" if said else "")
+
+
+def _field_title(text: str) -> str:
+    name, _, value = text.partition("=")
+    name = name.replace("_", " ")
+    if value in ("true", "false"):
+        return name if value == "true" else f"not {name}"
+    inner = value.startswith("(") and value.endswith(")")
+    return f"{name} {_one_title(value[1:-1]) if inner else value.replace('/', ', ')}"
+
+
 def summary(cls: type) -> str:
     """Returns the first line of a method's docstring, with its cost and needs."""
     first = (cls.__doc__ or "").strip().partition("\n")[0].strip()

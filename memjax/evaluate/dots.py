@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from memjax.core.registry import title_of
 from memjax.evaluate.canvas import (
     FULL,
     INK,
@@ -24,6 +25,7 @@ from memjax.evaluate.canvas import (
 from memjax.evaluate.wording import decimal, interval, percent
 
 _NAMES, _ROW = 2.5, 0.2  # inches: of the arms' names, of one seed's line
+_LINES = 4  # of an arm's name at most
 _TALLEST = 60.0  # inches: of the rows together
 _VALUES = 1.25  # inches: of the values written beside a panel
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
@@ -75,7 +77,9 @@ def dot_panels(
         raise ValueError("no arm was given, expected at least one; leave the figure out.")
     arms = list(next(iter(panels.values())))
     deep = max((len(e) for panel in panels.values() for e in panel.values()), default=1)
-    row = min(max(0.34, _ROW * deep), _TALLEST / len(arms))
+    names = [escape_math(wrapped(arm, 32, _LINES)) for arm in arms]
+    lines = max(name.count("\n") + 1 for name in names)
+    row = min(max(0.34, _ROW * deep, _ROW * lines - 0.06), _TALLEST / len(arms))
     height, head = row * len(arms), 0.14 + (0.26 if deep > 1 else 0.0)
     figure = new_figure(FULL, head + height + 0.62)
     gap = 0.3 + (_VALUES if write_values else 0.0)
@@ -87,7 +91,7 @@ def dot_panels(
         _draw_panel(axes, estimates, looks, deep)
         tidy(axes, wrapped(label, int(width * 13), 2), "")
         _scale(axes, estimates, share, reference)
-        axes.set_yticks(range(len(arms)), [escape_math(wrapped(a, 32, 2)) for a in arms])
+        axes.set_yticks(range(len(arms)), names)
         axes.tick_params(axis="y", labelleft=place == 0, length=0)
         axes.set_ylim(len(arms) - 0.5, -0.5)
         axes.grid(False, axis="y")
@@ -117,7 +121,7 @@ def repair_panels(
     ):
         rows = {"no repair": [_estimate(mitigation, f"{key}_before")]}
         for arm in mitigation.get("arms") or ():
-            rows[str(arm["name"]).replace("_", " ")] = [_estimate(arm, f"{key}_after")]
+            rows[title_of(str(arm["name"]))] = [_estimate(arm, f"{key}_after")]
         if any(e.known() for row in rows.values() for e in row):
             panels[label] = rows
     return panels
@@ -127,7 +131,7 @@ def clip_panel(mitigation: Mapping[str, Any]) -> dict[str, dict[str, list[Estima
     """Returns the CLIP scores of no repair and each repair; empty where none were measured."""
     rows = {"no repair": [_estimate(mitigation, "clip_before")]}
     for arm in mitigation.get("arms") or ():
-        rows[str(arm["name"]).replace("_", " ")] = [_estimate(arm, "clip_after")]
+        rows[title_of(str(arm["name"]))] = [_estimate(arm, "clip_after")]
     known = any(e.known() for row in rows.values() for e in row)
     return {"CLIP score with the prompt as asked": rows} if known else {}
 

@@ -3,7 +3,14 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from memjax.evaluate.wording import decimal, family_title, interval, percent, wording
+from memjax.core.registry import title_of
+from memjax.evaluate.wording import (
+    decimal,
+    family_title,
+    interval,
+    percent,
+    wording,
+)
 
 # A copy rate counts as found when it is both this large and this many times the background's.
 FOUND_RATE, FOUND_TIMES = 0.10, 2.0
@@ -197,7 +204,7 @@ def _repair(results: Results) -> str:
     before, after = repair.get("copy_rate_before"), repair.get("copy_rate_after")
     if before is None or after is None:
         return "No repair was tried."
-    method = f" ({str(repair['method']).replace('_', ' ')})" if repair.get("method") else ""
+    method = f" ({title_of(str(repair['method']))})" if repair.get("method") else ""
     said = f"After the repair{method}, copies went from {percent(before)} to {percent(after)}"
     kept = repair.get("label_agreement_after")
     scores = repair.get("clip_before"), repair.get("clip_after")

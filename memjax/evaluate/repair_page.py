@@ -12,7 +12,7 @@ from memjax.evaluate.report import page_environment
 from memjax.evaluate.sections import data_uri, width_of
 from memjax.evaluate.tradeoff import measure_title, tradeoff_figure, tradeoff_table
 from memjax.evaluate.wording import decimal, percent
-from memjax.studies.mitigation_records import BASELINE, BEFORE, TARGET, ArmSummary, Record
+from memjax.studies.mitigation_records import BASELINE, BEFORE, REPAIRS, ArmSummary, Record
 
 PAGE, CURVE = "mitigation.html", "tradeoff"
 _MOST_ROWS = 200
@@ -92,10 +92,10 @@ def render_repair_page(
 def repair_sentences(study: RepairStudy) -> list[str]:
     """Returns the findings in a few sentences, each with its figures."""
     before = next(s for s in study.summaries if s.arm.kind == BEFORE)
-    repairs = [s for s in study.summaries if s.arm.kind == TARGET]
+    repairs = [s for s in study.summaries if s.arm.kind in REPAIRS]
     out = [
         f"{before.prompts} prompt{'s' if before.prompts != 1 else ''}, {study.generations} "
-        "pictures each, from the same initial noises before and after."
+        "pictures each, from the same draws of initial noise before and after."
     ]
     for key in before.likeness:
         changed = [s for s in repairs if key in s.likeness]

@@ -21,6 +21,7 @@ from memjax.evaluate.picture_size import as_bytes, reduced
 
 SHOWN_SIDE = 320  # pixels of a picture that is kept for a wall
 MOST_COLUMNS = 7
+_TITLE_LINES = 4
 _GAP, _LINE, _CHARS = 0.14, 0.166, 14.5  # inches, inches, characters an inch
 _SIDE = 2.1
 
@@ -105,7 +106,7 @@ def repair_wall(bands: Sequence[PromptBand]) -> bytes:
 
 
 def _titles(band: PromptBand, side: float) -> list[str]:
-    return [wrapped(cell.title, max(int(side * _CHARS), 6), 2) for cell in band.cells]
+    return [wrapped(cell.title, max(int(side * _CHARS), 6), _TITLE_LINES) for cell in band.cells]
 
 
 def _lines(texts: Sequence[str]) -> int:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jinja2
 
+from memjax.core.registry import title_of
 from memjax.evaluate.figure_files import FOLDER, Table, check_png, file_names, publish
 from memjax.evaluate.narrative import verdict
 from memjax.evaluate.plain import to_plain
@@ -19,7 +20,14 @@ from memjax.evaluate.tables import (
     similarity_rows,
     versus,
 )
-from memjax.evaluate.wording import decimal, family_title, interval, p_value_text, percent, wording
+from memjax.evaluate.wording import (
+    decimal,
+    family_title,
+    interval,
+    p_value_text,
+    percent,
+    wording,
+)
 
 __all__ = ["REQUIRED", "SECTIONS", "ReportPaths", "missing_fields", "render_html", "write_report"]
 
@@ -134,6 +142,7 @@ def page_environment() -> jinja2.Environment:
         "percent": percent,
         "figure": figure_text,
         "fact": _fact_text,
+        "mitigation": title_of,
         "p_value": lambda value: p_value_text(value).removeprefix("Wilcoxon "),
     }
     environment.globals |= {

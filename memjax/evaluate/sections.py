@@ -74,8 +74,7 @@ SECTIONS: Mapping[str, Section] = {
     ),
     "before_after": Section(
         "Before and after the repair",
-        "The same starting noise with the prompt as it was and as repaired. Orange frames mark "
-        "copies.",
+        "The same starting noise without the repair and with it. Orange frames mark copies.",
         "A good repair no longer gives the training picture but still shows what was asked for.",
     ),
     "paired": Section(

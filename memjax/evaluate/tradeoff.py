@@ -27,9 +27,11 @@ from memjax.evaluate.canvas import (
     wrapped,
 )
 from memjax.evaluate.dots import Estimate, dot_panels
-from memjax.studies.mitigation_records import BASELINE, BEFORE, TARGET, ArmSummary
+from memjax.studies.mitigation_records import BASELINE, BEFORE, NAMED, TARGET, ArmSummary
 
 _PANEL = 3.3  # inches: height of the axes
+_NAME = (36, 3)  # characters and lines of a name in the legend
+_MARK, _CHARS = 0.52, 15.0  # inches of a mark and the gap behind a name, characters an inch
 _COLOURS = ("#009E73", "#CC79A7", "#56B4E9", "#E69F00", HELD_OUT, INK)
 _MARKERS = ("^", "D", "v", "P", "X", "*")
 _SHORT = {
@@ -94,7 +96,8 @@ def tradeoff_figure(summaries: Sequence[ArmSummary], names: Mapping[str, str]) -
         return _likeness_alone(summaries, keys)
     width = (FULL - 0.2) / 2
     left, room = 0.75, width - 0.95
-    legend = 0.2 * -(-len(_series(summaries)) // 2) + 0.12
+    titles = [wrapped(name, *_NAME) for name in _series(summaries)]
+    columns, legend = _legend_size(titles, width * len(keys) + 0.1 - left)
     figure = new_figure(width * len(keys) + 0.1, legend + _PANEL + 0.95)
     for place, key in enumerate(keys):
         axes = axes_at(figure, left + place * width, legend, room, _PANEL)
@@ -108,7 +111,7 @@ def tradeoff_figure(summaries: Sequence[ArmSummary], names: Mapping[str, str]) -
         )  # fmt: skip
     first = figure.axes[0]
     first.legend(
-        loc="lower left", bbox_to_anchor=(0, 1.01), ncols=2, frameon=False,
+        loc="lower left", bbox_to_anchor=(0, 1.01), ncols=columns, frameon=False,
         fontsize=TEXT - 0.5, borderaxespad=0.1, handlelength=2.2, labelspacing=0.3,
         columnspacing=1.2, labelcolor=INK,
     )  # fmt: skip
@@ -116,16 +119,30 @@ def tradeoff_figure(summaries: Sequence[ArmSummary], names: Mapping[str, str]) -
 
 
 def _series(summaries: Sequence[ArmSummary]) -> dict[str, list[ArmSummary]]:
-    """The prompt as asked, the targets, then every baseline by itself."""
+    """The prompt as asked, the targets, then every other mitigation and baseline by itself."""
     out: dict[str, list[ArmSummary]] = {}
     for s in summaries:
         name = {BEFORE: "as asked", TARGET: "embedding optimised, by target"}.get(s.arm.kind)
-        out.setdefault(name or _baseline_name(s), []).append(s)
+        out.setdefault(name or _own_name(s), []).append(s)
     return out
 
 
-def _baseline_name(s: ArmSummary) -> str:
-    return s.arm.title.rpartition(",")[0] or s.arm.title
+def _own_name(s: ArmSummary) -> str:
+    """A baseline's name without its strength; of a mitigation the whole title."""
+    plain = s.arm.title.rpartition(",")[0] if s.arm.kind == BASELINE else ""
+    return plain or s.arm.title
+
+
+def _legend_size(names: Sequence[str], room: float) -> tuple[int, float]:
+    """Columns of a legend in ``room`` inches, two where they fit, and its height in inches."""
+    half = -(-len(names) // 2)
+    columns = [part for part in (names[:half], names[half:]) if part]
+    longest = [max(len(line) for name in part for line in name.split("\n")) for part in columns]
+    if sum(_MARK + chars / _CHARS for chars in longest) > room:
+        columns = [names]
+    return len(columns), 0.12 + 0.2 * max(
+        sum(1 + name.count("\n") for name in part) for part in columns
+    )
 
 
 def _draw_panel(axes: Axes, summaries: Sequence[ArmSummary], key: str, *, named: bool) -> None:
@@ -138,12 +155,12 @@ def _draw_panel(axes: Axes, summaries: Sequence[ArmSummary], key: str, *, named:
         colour, marker, line = MEMORISED, "o", "none"
         if known[0].arm.kind == TARGET:
             colour, marker, line = ONCE, "s", "-"
-        elif known[0].arm.kind == BASELINE:
+        elif known[0].arm.kind in (NAMED, BASELINE):
             colour, marker, line = _COLOURS[spare % 6], _MARKERS[spare % 6], ":"
             spare += 1
         xs = [s.likeness[key].value for s in known]
         ys = [s.clip.value for s in known if s.clip is not None]
-        label = escape_math(name) if named else None
+        label = escape_math(wrapped(name, *_NAME)) if named else None
         asked = known[0].arm.kind == BEFORE  # larger, and below a target that changed nothing
         axes.plot(xs, ys, color=colour, marker=marker, ls=line, lw=1.6, ms=11 if asked else 7,
                   mec="white", mew=0.6, label=label, zorder=2.5 if asked else 3)  # fmt: skip

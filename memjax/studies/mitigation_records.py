@@ -20,7 +20,8 @@ from memjax.mitigations import Problem
 from memjax.sampling import SamplingOptions
 from memjax.studies.decoding import decoded
 
-BEFORE, TARGET, BASELINE = "before", "target", "baseline"
+BEFORE, TARGET, NAMED, BASELINE = "before", "target", "named", "baseline"
+REPAIRS = (TARGET, NAMED)  # what is tried, rather than compared with
 Record = Mapping[str, Any]
 
 
@@ -30,7 +31,8 @@ class Arm(NamedTuple):
     Attributes:
         key: Name in files: ``before``, ``target-3``, ``random_word-4``.
         title: Name in figures and tables.
-        kind: ``before``, ``target`` or ``baseline``.
+        kind: ``before``, ``target`` (of the optimised embedding), ``named`` (another mitigation, or
+            several) or ``baseline``.
         strength: The target (as the user gave it) or the number of insertions; orders the arms.
     """
 

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float
 
+from memjax.core.registry import title_of
 from memjax.detectors import null_or_refuse
 from memjax.evaluate.clip_score import ClipScore
 from memjax.evaluate.similarity import SimilarityResult
@@ -119,7 +120,7 @@ def _try(
     say: Say,
 ) -> ArmResult:
     """Tries one mitigation on the chosen prompts."""
-    say(f"mitigating: {name.replace('_', ' ')}, {len(chosen)} prompts")
+    say(f"mitigating: {title_of(name)}, {len(chosen)} prompts")
     seconds = 0.0
 
     def mitigated() -> Problem:

@@ -9,6 +9,7 @@ parentheses: ``embedding_optimization:detector=(noise_magnitude:rms=true)``.
 import dataclasses
 import difflib
 import importlib
+import inspect
 import math
 import types
 import typing
@@ -134,6 +135,22 @@ class Registry(Mapping[str, type[T]], Generic[T]):
         width = max((len(name) for name, _ in rows), default=0)
         return "\n".join(f"  {name:<{width}}  {said}" for name, said in rows)
 
+    def table(self) -> str:
+        """Returns a Markdown table of the methods, with their stages where they have any.
+
+        A reference is what stands under ``References:`` in the method's docstring.
+        """
+        staged = any(hasattr(cls, "stage") for cls in self.values())
+        head = ["name", "what it is", *(["stage"] if staged else []), "needs", "cost", "reference"]
+        rows = [head, ["---"] * len(head)]
+        for name, cls in self.items():
+            needs: frozenset[str] = getattr(cls, "needs", frozenset())
+            said = [f"`{name}`", first_line(cls)]
+            said += [getattr(cls, "stage", "")] if staged else []
+            said += [", ".join(sorted(needs)), getattr(cls, "cost", ""), references(cls)]
+            rows.append([cell.replace("|", r"\|") for cell in said])
+        return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
 
 def split_outside(text: str, separator: str) -> list[str]:
     """Splits a text at a character, but not within parentheses."""
@@ -171,9 +188,20 @@ def _field_title(text: str) -> str:
     return f"{name} {_one_title(value[1:-1]) if inner else value.replace('/', ', ')}"
 
 
+def first_line(cls: type) -> str:
+    """Returns the first line of a method's docstring."""
+    return (cls.__doc__ or "").strip().partition("\n")[0].strip()
+
+
+def references(cls: type) -> str:
+    """Returns what a method's docstring says under ``References:``, in one line."""
+    _, _, after = inspect.cleandoc(cls.__doc__ or "").partition("References:\n")
+    return " ".join(after.partition("\n\n")[0].split())
+
+
 def summary(cls: type) -> str:
     """Returns the first line of a method's docstring, with its cost and needs."""
-    first = (cls.__doc__ or "").strip().partition("\n")[0].strip()
+    first = first_line(cls)
     notes = [getattr(cls, "cost", "")]
     needs: frozenset[str] = getattr(cls, "needs", frozenset())
     if needs:

@@ -153,10 +153,12 @@ class Mitigation(Protocol):
         needs: What it cannot do without: out of ``eps_uncond``, ``maps``, ``text``, ``tokens``.
         evaluates: Whether applying it evaluates the network; what does not is cheap enough for all
             prompts at once, so that chunks change no draw.
+        cost: What it costs beyond sampling, in words.
     """
 
     stage: ClassVar[Stage]
     needs: ClassVar[frozenset[str]] = frozenset()
+    cost: ClassVar[str] = ""
     evaluates: ClassVar[bool] = False
 
     def __call__(self, problem: Problem, setup: Setup, key: Array) -> Problem: ...

@@ -7,7 +7,6 @@ from memjax.core.guidance import ClassifierFree
 from memjax.core.schedules import ScheduleSpec
 from memjax.detectors import detect
 from memjax.mitigations import MITIGATIONS, Problem, Setup, parse_chain
-from memjax.mitigations.embedding import states_of
 from memjax.mitigations.initial_noise import InitialNoise, adjust_noise
 from memjax.sampling import timesteps
 from tests.closed_forms import (
@@ -23,10 +22,11 @@ from tests.closed_forms import (
 
 SPEC = ScheduleSpec(num_timesteps=200)
 PROMPTS, EACH, STEPS = 3, 2, 4
+_adjusted = jax.jit(adjust_noise, static_argnames="eps_fn")
 
 
-def _setup(eps_fn=toy_eps, chunk=2):
-    return Setup(eps_fn, SPEC.build(), {"num_steps": STEPS}, chunk)
+def _setup(eps_fn=toy_eps):
+    return Setup(eps_fn, SPEC.build(), {"num_steps": STEPS}, chunk=2)
 
 
 def _problem(**changes):
@@ -53,13 +53,13 @@ def _by_hand(x, embeddings, *, gamma, length, repeats):
     return x
 
 
-@pytest.mark.parametrize(("own", "chunk"), [(False, 1), (False, 2), (True, 2)])
-def test_the_noise_is_that_of_the_formula_in_double_precision(own, chunk):
+@pytest.mark.parametrize("own", [False, True], ids=["shared noise", "own noise"])
+def test_the_noise_is_that_of_the_formula_in_double_precision(own):
     x_T = noise(3, PROMPTS * EACH).reshape(PROMPTS, EACH, *SHAPE) if own else noise(0, EACH)
     asked = _problem(x_T=x_T, own_noise=own)
     # The probing step's length 2 is rho = 2/√16 = 0.5.
     cure = InitialNoise(gamma=0.9, repeats=3, rho=0.5)
-    got = cure(asked, _setup(chunk=chunk), jax.random.key(0))
+    got = cure(asked, _setup(), jax.random.key(0))
     embeddings = np.repeat(np.asarray(asked.cond.embeddings, np.float64), EACH, axis=0)
     start = x_T if own else np.tile(x_T, (PROMPTS, 1, 1, 1))
     want = _by_hand(start, embeddings, gamma=0.9, length=2.0, repeats=3)
@@ -77,14 +77,14 @@ def test_no_adjustment_is_the_very_same_problem(fields):
     numbers = {"gamma": 0.7, "rho": 0.5, "repeats": 2} | fields
     x = noise(3, PROMPTS)
     t, nothing = jnp.int32(150), null_tokens()
-    got = adjust_noise(toy_eps, asked.params, x, t, asked.cond, nothing, **numbers)
+    got = _adjusted(toy_eps, asked.params, x, t, asked.cond, nothing, **numbers)
     np.testing.assert_array_equal(got, x)
 
 
 def test_noise_stays_where_the_condition_pulls_nowhere():
     nothing = jax.tree.map(lambda a: jnp.repeat(a, PROMPTS, axis=0), null_tokens())
-    x = noise(3, PROMPTS)
-    got = adjust_noise(toy_eps, toy_params(), x, jnp.int32(150), nothing, null_tokens())
+    x, numbers = noise(3, PROMPTS), {"gamma": 0.7, "rho": 0.5, "repeats": 2}
+    got = _adjusted(toy_eps, toy_params(), x, jnp.int32(150), nothing, null_tokens(), **numbers)
     np.testing.assert_array_equal(got, x)
 
 
@@ -102,24 +102,21 @@ def test_the_whole_chain_samples_each_prompts_own_noise():
     asked, setup = _problem(), _setup()
     done = parse_chain(MITIGATIONS, text)(asked, setup, jax.random.key(0))
 
-    def images(problem, chunk):
+    def images(problem):
+        own = {"own_noise": problem.own_noise, "guidance": problem.guidance}
         args = (toy_eps, problem.params, problem.x_T, problem.cond, problem.null_cond)
-        own, guidance = problem.own_noise, problem.guidance
-        settings = {"num_steps": STEPS, "chunk": chunk, "own_noise": own, "guidance": guidance}
-        return detect(*args, setup.schedule, **settings).images
+        return detect(*args, setup.schedule, num_steps=STEPS, chunk=2, **own).images
 
-    got = images(done, 2)
+    got = images(done)
     assert got.shape == (PROMPTS, EACH, *SHAPE)
-    for p in range(PROMPTS):  # as if the prompt were the only one, and its noise shared
-        alone = done.take([p])
-        alone = alone._replace(x_T=alone.x_T[0], own_noise=False)
-        np.testing.assert_allclose(got[p], images(alone, 1)[0], rtol=1e-5, atol=1e-5)
+    # As if both were asked for the same prompt, and its noise were shared.
+    twice = done.take([1, 1])
+    twice = twice._replace(x_T=twice.x_T[0], own_noise=False)
+    np.testing.assert_allclose(got[1], images(twice)[0], rtol=1e-5, atol=1e-5)
     # The embedding was optimized at the noise that was adjusted before it, not at the shared one.
-    noise_first = parse_chain(MITIGATIONS, text.partition("+")[0])(asked, setup, jax.random.key(0))
-    states = states_of(noise_first.take([0, 1]), setup, (0,))
-    np.testing.assert_array_equal(states.x_t, noise_first.x_T[:2])
-    second = parse_chain(MITIGATIONS, text.split("+")[1])
-    there, here = (second(problem, setup, jax.random.key(0)) for problem in (noise_first, asked))
+    first, second, _ = (parse_chain(MITIGATIONS, part) for part in text.split("+"))
+    moved = first(asked, setup, jax.random.key(0))
+    there, here = (second(problem, setup, jax.random.key(0)) for problem in (moved, asked))
     np.testing.assert_array_equal(done.cond.embeddings, there.cond.embeddings)
     assert np.abs(done.cond.embeddings - here.cond.embeddings).max() > 1e-4
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from memjax.cli.launch_options import Options
-from tests.cli.conftest import memjax
+from tests.commands import memjax
 
 COMMON = ("--config=chexpert_cfg", "--workdir=/mnt/runs/chexpert")
 DATA = ("--", "--config.data.root=gs://films/CheXpert-v1.0-small")

@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 from memjax.cli.configs import plain
 from memjax.cli.fine_tune_defaults import fine_tune_config
 from memjax.studies.gallery import from_fine_tuning, from_folder, from_prompts, read_gallery
-from tests.cli.conftest import memjax, read_rows, write_prompts
+from tests.commands import memjax, read_rows, write_prompts
 from tests.interop.clip_folders import TEXT, VISION
 from tests.interop.pipelines import folder as tiny_folder
 from tests.interop.test_clip import write as write_clip

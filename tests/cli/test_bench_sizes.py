@@ -7,7 +7,7 @@ from memjax.cli.bench_sizes import MODEL_SIZES, asked_size, choose, config_for, 
 from memjax.cli.bench_task import Settings
 from memjax.cli.bench_workload import check_comparable, make_workload
 from memjax.cli.configs import check_config, load_config, plain
-from tests.cli.conftest import memjax
+from tests.commands import memjax
 
 
 @pytest.mark.parametrize(

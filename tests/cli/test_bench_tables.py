@@ -10,7 +10,7 @@ from memjax.cli.bench_sizes import MODEL_SIZES, resized
 from memjax.cli.bench_task import COMPILE
 from memjax.cli.bench_timing import CASES, Times, summarise
 from memjax.cli.configs import load_config, plain
-from tests.cli.conftest import memjax
+from tests.commands import memjax
 
 FACTS = {
     "command": "memjax bench --size=demo",

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from memjax.data.phantoms import write_phantoms
-from tests.cli.conftest import memjax
+from tests.commands import memjax
 
 pytestmark = pytest.mark.thorough
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.cli.conftest import memjax, read_rows, with_dropout, write_prompts
+from tests.commands import memjax, read_rows, with_dropout, write_prompts
 
 pytestmark = pytest.mark.slow
 

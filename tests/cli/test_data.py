@@ -5,7 +5,7 @@ import json
 import pytest
 
 from memjax.cli.main import COMMANDS
-from tests.cli.conftest import memjax
+from tests.commands import memjax
 
 SMALL = (
     "--config=phantoms_demo:short",

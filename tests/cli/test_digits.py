@@ -5,7 +5,7 @@ import json
 import pytest
 from PIL import Image
 
-from tests.cli.conftest import memjax, read_rows, write_prompts
+from tests.commands import memjax, read_rows, write_prompts
 
 
 @pytest.fixture(scope="module")

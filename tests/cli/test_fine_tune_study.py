@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from tests.cli.conftest import memjax, read_rows
+from tests.commands import memjax, read_rows
 
 # Half the side and a short base: six minutes of one core, and six more with the filter.
 SMALLER = (

@@ -16,7 +16,7 @@ from memjax import interop
 from memjax.training.metrics import read_metrics
 from memjax.training.run import open_run, read_run_file
 from memjax.training.state import state_hash
-from tests.cli.conftest import memjax, read_rows
+from tests.commands import memjax, read_rows
 
 pytestmark = pytest.mark.thorough
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from memjax.cli.fit_table import table
-from tests.cli.conftest import memjax
+from tests.commands import memjax
 
 WORKER = Path(__file__).parent / "fit_worker.py"
 GOLDENS = sorted((Path(__file__).parent / "goldens" / "fit").glob("*.json"))

@@ -8,7 +8,7 @@ from memjax.cli.fit_collectives import Collective, Shape
 from memjax.cli.fit_roofline import roofline
 from memjax.cli.fit_topology import EXAMPLES, parse_topology, prepare_compiler
 from memjax.core.chips import CHIPS
-from tests.cli.conftest import memjax
+from tests.commands import memjax
 
 GOOD = {
     "v5e:2x4": ((2, 4), 8, 100e9),  # no axis closes to a ring: one link along each

@@ -3,8 +3,8 @@
 import pytest
 
 from memjax.cli.launch_tpu import FAMILIES, find_slice, is_tpu
-from tests.cli.conftest import memjax
 from tests.cli.test_mistakes import assert_refused
+from tests.commands import memjax
 
 RUN = ("--config=chexpert_cfg", "--workdir=/mnt/runs")
 TPU = ("--target=tpu-vm", "--accelerator=v5e-8", "--zone=us-west4-a", *RUN)

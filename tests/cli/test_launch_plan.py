@@ -16,8 +16,8 @@ import pytest
 
 from memjax.cli.launch_plan import template_folder
 from memjax.cli.launch_tpu import find_slice
-from tests.cli.conftest import memjax
 from tests.cli.launches import LAUNCHES, dry_run, plan_files
+from tests.commands import memjax
 
 GOLDENS = Path(__file__).parent / "goldens" / "launch"
 SCRIPTS = [name for name in LAUNCHES if name.startswith(("tpu-vm", "slurm"))]

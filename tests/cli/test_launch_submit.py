@@ -8,9 +8,9 @@ import time
 import pytest
 
 from memjax.cli.launch_targets import PLANS
-from tests.cli.conftest import memjax
 from tests.cli.launches import HOSTILE, calls, options, path_with, stub
 from tests.cli.test_launch_yaml import kubernetes_reads
+from tests.commands import memjax
 
 TRAIN = ["train", "--config=chexpert_cfg", "--workdir=/mnt/runs", *HOSTILE]
 FOLDER = "out dir/launch/films"

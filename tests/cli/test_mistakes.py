@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
-from tests.cli.conftest import memjax, with_dropout, write_prompts
+from tests.commands import memjax, with_dropout, write_prompts
 
 RUN = ("--model={run}", "--prompts={good}")
 DETECT = ("detect", *RUN, "--out={out}.jsonl")

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from safetensors.numpy import save_file
 
-from tests.cli.conftest import memjax, read_rows, write_prompts
+from tests.commands import memjax, read_rows, write_prompts
 from tests.interop.clip_folders import TEXT, VISION
 from tests.interop.pipelines import folder as tiny_folder
 from tests.interop.test_clip import write as write_clip

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from tests.cli.conftest import memjax, read_rows
+from tests.commands import memjax, read_rows
 
 pytestmark = pytest.mark.thorough
 

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from tests.cli.conftest import memjax, read_rows, write_prompts
+from tests.commands import memjax, read_rows, write_prompts
 
 FAST = ("--steps=first", "--generations=2")
 CAPTIONS = (

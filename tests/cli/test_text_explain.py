@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.cli.conftest import memjax, read_rows, write_prompts
+from tests.commands import memjax, read_rows, write_prompts
 
 CAPTIONS = ("a cat on a mat", "<script>alert('x')</script> 😀 שלום", "word " * 90)
 

@@ -14,7 +14,7 @@ from memjax.cli.common import load_model, model_provenance, sampling_options
 from memjax.cli.models import with_remat
 from memjax.models.adapters import EpsFromV, LinenEps, PlainEps
 from memjax.training.run import RUN_FILE
-from tests.cli.conftest import memjax
+from tests.commands import memjax
 
 
 def test_a_folder_is_opened_as_it_says_of_itself(text_model):

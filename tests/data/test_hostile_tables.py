@@ -9,7 +9,7 @@ import pytest
 from memjax.data.chexpert import read_chexpert
 from memjax.data.mimic import read_mimic
 from memjax.data.nih import read_nih
-from tests.cli.conftest import memjax
+from tests.commands import memjax
 from tests.data.chest_folders import (
     NIH_HEADER,
     chexpert_row,

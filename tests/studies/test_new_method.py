@@ -9,7 +9,7 @@ import pytest
 
 from memjax.detectors import DETECTORS
 from memjax.mitigations import MITIGATIONS
-from tests.cli.conftest import memjax, read_rows
+from tests.commands import memjax, read_rows
 
 DETECTOR = '''
 """Energy of the conditional prediction."""

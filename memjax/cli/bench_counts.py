@@ -5,12 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from memjax.cli.bench_flops import count_flops
 from memjax.core.condition import embeddings_of, repeat_cond, with_embeddings
 from memjax.core.denoiser import Denoiser
 from memjax.core.guidance import CachedNull
 from memjax.core.types import Array, Cond, EpsFn, Params
 from memjax.detectors import NoiseMagnitude
+from memjax.runtime.flops import count_flops
 
 
 def detection_flops(

@@ -9,7 +9,7 @@ from memjax.cli.bench_markdown_rows import case_table, compile_table, gpu_tables
 from memjax.cli.bench_model import amounts_words
 from memjax.cli.bench_table import BUSY_WARNING, heading
 from memjax.cli.bench_task import COMPILE, Settings
-from memjax.training.atomic import write_bytes
+from memjax.runtime.files import write_bytes
 
 _INTRODUCTION = """# Benchmarks
 

@@ -10,19 +10,19 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from memjax.cli.allocator import fill_holes_after_compilation
 from memjax.cli.bench_counts import detection_flops, mitigation_flops
-from memjax.cli.bench_flops import flops_of
 from memjax.cli.bench_task import Settings, Task
 from memjax.cli.bench_worker import peak_host_bytes
 from memjax.cli.bench_workload import Workload, make_workload
-from memjax.cli.cpu_devices import mesh_of_prompts, share_cores
 from memjax.core.condition import embeddings_of, take_rows
 from memjax.core.mesh import place, replicated, row_shards, rows_over
 from memjax.core.types import Params
 from memjax.data.records import Batch
 from memjax.detectors import NoiseMagnitude, detect
 from memjax.mitigations import first_step_states, optimize_embedding
+from memjax.runtime.allocator import fill_holes_after_compilation
+from memjax.runtime.devices import mesh_of_prompts, share_cores
+from memjax.runtime.flops import flops_of
 from memjax.sampling import STATIC_ARGUMENTS, make_stepper, sample
 from memjax.training.optimizer import make_optimizer
 from memjax.training.state import create_state

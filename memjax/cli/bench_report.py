@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from memjax.cli.bench_timing import bench_versions, machine, usable_cores
-from memjax.training.atomic import write_bytes
+from memjax.runtime.files import write_bytes
 
 
 def introduce() -> dict[str, Any]:

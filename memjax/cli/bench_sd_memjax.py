@@ -9,9 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from memjax.cli.allocator import fill_holes_after_compilation
 from memjax.cli.bench_counts import detection_flops, mitigation_flops
-from memjax.cli.bench_flops import count_flops
 from memjax.cli.bench_sd_work import (
     FIRST_T,
     LEARNING_RATE,
@@ -30,6 +28,8 @@ from memjax.interop.scheduler_settings import SPEC
 from memjax.mitigations import first_step_states, optimize_embedding
 from memjax.models.adapters import LinenEps
 from memjax.models.unet import UNet
+from memjax.runtime.allocator import fill_holes_after_compilation
+from memjax.runtime.flops import count_flops
 
 _pair = partial(jax.jit, static_argnames=("eps_fn",))(predict_pair)
 _first_step = partial(jax.jit, static_argnames=("eps_fn",))(first_step_states)

@@ -188,7 +188,7 @@ def _processor() -> str:
 def bench_versions() -> dict[str, str]:
     """Returns the versions of memjax and its libraries, and of torch and diffusers."""
     # Brings JAX, which torch's process does without.
-    from memjax.evaluate.provenance import versions
+    from memjax.runtime.provenance import versions
 
     found = versions()
     for name in ("torch", "diffusers"):

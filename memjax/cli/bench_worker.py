@@ -10,8 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from memjax.cli.allocator import keep_freed_memory
 from memjax.cli.bench_timing import Times
+from memjax.runtime.allocator import keep_freed_memory
 
 KEEP, DEFAULT = "keep", "default"
 

@@ -8,7 +8,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from memjax.cli.models import Model, load_model, source_of, with_defaults
-from memjax.evaluate.provenance import provenance
+from memjax.runtime.provenance import provenance
 from memjax.sampling import SamplingOptions
 from memjax.training.run import Run
 

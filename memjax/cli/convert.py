@@ -113,7 +113,7 @@ def main() -> int:
 
 def _export(run: Path, target: Path) -> int:
     """Writes a run's weights alone."""
-    from memjax.evaluate.provenance import provenance
+    from memjax.runtime.provenance import provenance
     from memjax.training.checkpoint import load_params
     from memjax.training.export import export_params
     from memjax.training.run import read_run_file

@@ -20,8 +20,8 @@ from memjax.data.statistics import HELD_OUT, TRAIN
 from memjax.evaluate.data_report import data_files
 from memjax.evaluate.data_survey import Looked, draw_rows, survey
 from memjax.evaluate.near_duplicates import THRESHOLD
-from memjax.evaluate.provenance import provenance
-from memjax.training.atomic import write_bytes
+from memjax.runtime.files import write_bytes
+from memjax.runtime.provenance import provenance
 from memjax.training.data import RunData, load_pictures, prepare_data
 
 FLAGS = flags.FlagValues()

@@ -31,7 +31,6 @@ from memjax.cli.common import (
     progress_bar,
     require,
 )
-from memjax.cli.cpu_devices import mesh_of_prompts
 from memjax.cli.flag_sets import (
     chunk_flag,
     initial_noise_flag,
@@ -53,12 +52,13 @@ from memjax.detectors import (
     reduce_steps,
     steps_needed,
 )
-from memjax.evaluate.micro_batch import over_rows, usual_size
 from memjax.evaluate.roc import detection_summary
+from memjax.runtime.batching import over_rows, usual_size
+from memjax.runtime.devices import mesh_of_prompts
+from memjax.runtime.files import write_bytes
+from memjax.runtime.hosts import barrier, first_alone, is_first
 from memjax.sampling import SamplingOptions
 from memjax.studies.store import Store, content_digest, text_digest
-from memjax.training.atomic import write_bytes
-from memjax.training.hosts import barrier, first_alone, is_first
 
 FLAGS = flags.FlagValues()
 _MODEL = model_flags(FLAGS)

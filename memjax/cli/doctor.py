@@ -10,8 +10,8 @@ import platform
 import shutil
 from pathlib import Path
 
-from memjax.cli.allocator import keep_freed_memory
 from memjax.cli.configs import bundled_configs
+from memjax.runtime.allocator import keep_freed_memory
 
 _NEEDED = (
     "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "ml_collections", "numpy",

@@ -16,11 +16,11 @@ from memjax.cli.training import data_record, optimizer_of, options_of, write_sum
 from memjax.core.types import Params
 from memjax.data.planted_duplicates import Planted
 from memjax.data.records import Record
-from memjax.evaluate.provenance import versions
+from memjax.runtime.hosts import first_alone, is_first
+from memjax.runtime.provenance import versions
 from memjax.sampling import SamplingOptions, sample
 from memjax.training.data import RunData
 from memjax.training.fine_tune import Tuning, make_fine_tune_step, training_unet, with_frozen
-from memjax.training.hosts import first_alone, is_first
 from memjax.training.latent_batches import LatentBatch, latent_batches
 from memjax.training.latents import make_latents
 from memjax.training.loop import TrainResult, train

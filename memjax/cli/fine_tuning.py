@@ -14,10 +14,10 @@ from memjax.cli.tiny_base import make_tiny_base
 from memjax.cli.training import audit_options, data_of, optimizer_of, options_of, planted_of
 from memjax.core.mesh import fetch
 from memjax.data.planted_duplicates import Planted
+from memjax.runtime.hosts import first_alone, is_first
 from memjax.sampling import SamplingOptions
 from memjax.training.data import RunData
 from memjax.training.fine_tune import Tuning
-from memjax.training.hosts import first_alone, is_first
 from memjax.training.latent_batches import CAPTION_CHOICES
 from memjax.training.latents import latent_side
 from memjax.training.loop import TrainResult

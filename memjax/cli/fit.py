@@ -34,7 +34,7 @@ from memjax.cli.fit_program import Program, train_program
 from memjax.cli.fit_report import base_report, full_report, largest_report
 from memjax.cli.fit_table import duration, gib, table
 from memjax.cli.fit_topology import Topology, devices_of, parse_topology, prepare_compiler
-from memjax.training.atomic import write_bytes
+from memjax.runtime.files import write_bytes
 
 FLAGS = flags.FlagValues()
 _CONFIG = config_flags.DEFINE_config_file(

@@ -18,9 +18,9 @@ from memjax.cli.fit_program import Program, count
 from memjax.core.mesh import announced, check_rows, row_shards, rows_over
 from memjax.core.types import Params
 from memjax.detectors import prepare
-from memjax.evaluate.micro_batch import usual_size
 from memjax.interop.scheduler_settings import SPEC
 from memjax.models.adapters import LinenEps
+from memjax.runtime.batching import usual_size
 from memjax.sampling import SamplingOptions
 from memjax.training.sharding import sharding_from
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from memjax.cli.models import Model
 from memjax.detectors import null_or_refuse
-from memjax.evaluate.micro_batch import choose, free_bytes, program_bytes, usual_size
+from memjax.runtime.batching import choose, free_bytes, program_bytes, usual_size
 from memjax.studies.targets import trace_repair
 
 

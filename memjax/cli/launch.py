@@ -21,7 +21,7 @@ from memjax.cli.launch_options import TARGETS, Options, check
 from memjax.cli.launch_plan import Plan, folder, log_folder, printed
 from memjax.cli.launch_processes import Process
 from memjax.cli.launch_targets import PLANS, local_process
-from memjax.training.atomic import write_bytes
+from memjax.runtime.files import write_bytes
 
 FLAGS = define_flags()
 _TOOLS = {

@@ -7,7 +7,7 @@ import re
 import sys
 from collections.abc import Sequence
 
-from memjax.cli.allocator import fill_holes_after_compilation, keep_freed_memory
+from memjax.runtime.allocator import fill_holes_after_compilation, keep_freed_memory
 
 COMMANDS = {
     "demo": "Draw phantoms, train, audit: the whole story in under five minutes on a laptop.",
@@ -59,11 +59,11 @@ def _help(module) -> str:
 
 
 def _cluster_help(name: str) -> str:
-    from memjax.cli import cluster
+    from memjax.runtime import supervisor
 
-    if name not in cluster.COMMANDS:
+    if name not in supervisor.COMMANDS:
         return ""
-    return f"\n\nseveral processes or hosts, the same command in each:\n{cluster.HELP}"
+    return f"\n\nseveral processes or hosts, the same command in each:\n{supervisor.HELP}"
 
 
 def _parse(module, argv: Sequence[str]) -> list[str]:
@@ -127,7 +127,7 @@ def _run_command(name: str, arguments: Sequence[str]) -> int:
 
 def _run_alone(name: str, arguments: list[str], own_process: bool) -> int:
     if own_process:
-        from memjax.cli.cpu_devices import share_cores
+        from memjax.runtime.devices import share_cores
 
         share_cores(name)
     return _run_command(name, arguments)
@@ -135,17 +135,17 @@ def _run_alone(name: str, arguments: list[str], own_process: bool) -> int:
 
 def _run_here_or_there(name: str, arguments: list[str], own_process: bool) -> int:
     """Runs a command, with the other processes of a cluster where there are any."""
-    from memjax.cli import cluster
+    from memjax.runtime import supervisor
 
-    if name not in cluster.COMMANDS:
+    if name not in supervisor.COMMANDS:
         return _run_command(name, arguments)
-    flags, rest = cluster.split_flags(arguments)
-    reason = cluster.wanted(flags)
+    flags, rest = supervisor.split_flags(arguments)
+    reason = supervisor.wanted(flags)
     if reason is None or any(a in _HELP for a in rest):
         return _run_alone(name, rest, own_process)
-    if cluster.SUPERVISED not in os.environ:
-        return cluster.supervise([name, *arguments], flags)
-    return cluster.run_joined(lambda: _run_command(name, rest), _fail_or_raise, flags, reason)
+    if supervisor.SUPERVISED not in os.environ:
+        return supervisor.supervise([name, *arguments], flags)
+    return supervisor.run_joined(lambda: _run_command(name, rest), _fail_or_raise, flags, reason)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -184,7 +184,7 @@ def _fail_or_raise(error: Exception) -> int:
 
 def _explained(error: Exception) -> int | None:
     """Prints one sentence for errors that are no bug; returns the exit code, or None."""
-    from memjax.training.interruption import Interrupted
+    from memjax.runtime.interruption import Interrupted
     from memjax.training.meter import TrainingDiverged
 
     if isinstance(error, Interrupted):

@@ -14,9 +14,9 @@ from memjax.evaluate.repair_page import RepairStudy, write_repair_page
 from memjax.evaluate.repair_wall import Cell, PromptBand, repair_wall
 from memjax.evaluate.tradeoff import short_title
 from memjax.evaluate.wording import decimal
+from memjax.runtime.files import write_bytes
 from memjax.studies.mitigation_records import BEFORE, Arm, arm_summaries
 from memjax.studies.store import npz_bytes
-from memjax.training.atomic import write_bytes
 
 _A_WALL = 6  # prompts of one picture
 

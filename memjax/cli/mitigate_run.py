@@ -28,14 +28,14 @@ from memjax.cli.prompts import check_rows, encoder, initial_noise, read_prompts,
 from memjax.cli.references import reference_paths
 from memjax.core.mesh import prompts_mesh, row_shards
 from memjax.detectors import null_or_refuse
-from memjax.evaluate.micro_batch import exhausted, usual_size
 from memjax.evaluate.repair_wall import shown_columns
 from memjax.evaluate.spread_bundle import spread_bundle
+from memjax.runtime.batching import exhausted, usual_size
+from memjax.runtime.hosts import barrier, gather, is_first
 from memjax.sampling import SamplingOptions
 from memjax.studies.mitigation_records import Measures
 from memjax.studies.problems import may_move
 from memjax.studies.store import Store, content_digest
-from memjax.training.hosts import barrier, gather, is_first
 
 _PARTS = "parts"  # folder of the chunks that are done
 _WALLS = 24  # prompts that the page shows with pictures

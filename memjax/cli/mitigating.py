@@ -36,12 +36,12 @@ from memjax.mitigations import (
     add_random_words,
     repeat_words,
 )
+from memjax.runtime.files import write_bytes
 from memjax.sampling import SamplingOptions
 from memjax.studies.mitigation_records import NAMED, Arm, Measures, make_pictures, measured
 from memjax.studies.options import AuditOptions
 from memjax.studies.problems import may_move, problem_of, setup_of
 from memjax.studies.targets import TargetedRepair, repair_targets
-from memjax.training.atomic import write_bytes
 from memjax.training.samples import png_bytes
 
 Row = dict[str, Any]

@@ -10,7 +10,7 @@ import numpy as np
 
 from memjax.cli.models import Model
 from memjax.core.types import Bundle, Cond
-from memjax.training.atomic import write_bytes
+from memjax.runtime.files import write_bytes
 from memjax.training.network import prompt_ids
 
 EXAMPLE = '{"caption": "a film of a chest"} or {"labels": {"Edema": "positive", "view": "AP"}}'

@@ -17,7 +17,6 @@ from absl import flags
 from jaxtyping import Float, UInt32
 
 from memjax.cli.common import model_provenance, out_folder, progress_bar, require, safe_names
-from memjax.cli.cpu_devices import mesh_of_prompts
 from memjax.cli.flag_sets import (
     chunk_flag,
     initial_noise_flag,
@@ -39,10 +38,11 @@ from memjax.cli.prompts import (
 from memjax.core.condition import repeat_cond
 from memjax.core.types import Array, Cond, EpsFn, Params
 from memjax.data.images import to_uint8
-from memjax.evaluate.micro_batch import over_rows
+from memjax.runtime.batching import over_rows
+from memjax.runtime.devices import mesh_of_prompts
+from memjax.runtime.files import write_bytes
+from memjax.runtime.hosts import is_first
 from memjax.sampling import STATIC_ARGUMENTS, SamplingOptions, sample, timesteps
-from memjax.training.atomic import write_bytes
-from memjax.training.hosts import is_first
 from memjax.training.samples import png_bytes
 
 FLAGS = flags.FlagValues()

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from memjax.cli.sweep_plan import Arm, identity
-from memjax.training.atomic import write_bytes
+from memjax.runtime.files import write_bytes
 
 FILE = "sweep.jsonl"
 

@@ -11,7 +11,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from memjax.cli.bench_flops import flops_of
 from memjax.cli.common import out_folder
 from memjax.cli.compilation_cache import keep_compiled
 from memjax.cli.device_peak import peak_flops
@@ -21,12 +20,13 @@ from memjax.data.dataset import encode_records
 from memjax.data.labels import chexpert_label_space
 from memjax.data.planted_duplicates import Planted, plant_duplicates
 from memjax.data.records import Batch
-from memjax.evaluate.provenance import versions
+from memjax.runtime.files import write_bytes
+from memjax.runtime.flops import flops_of
+from memjax.runtime.hosts import first_alone, is_first
+from memjax.runtime.provenance import versions
 from memjax.sampling import SamplingOptions, make_stepper, sample, timesteps
 from memjax.studies.options import AuditOptions
-from memjax.training.atomic import write_bytes
 from memjax.training.data import RunData, batches_of, prepare_data
-from memjax.training.hosts import first_alone, is_first
 from memjax.training.loop import Speed, TrainResult, train
 from memjax.training.network import Network
 from memjax.training.optimizer import make_learning_rate, make_optimizer

@@ -15,7 +15,7 @@ from PIL import Image
 from memjax.data.labels import FINDINGS, POSITIVE
 from memjax.data.records import Record
 from memjax.data.statistics import HELD_OUT, STATE_COLUMNS, TRAIN
-from memjax.evaluate.plain import to_plain
+from memjax.runtime.json import to_plain
 
 EXAMPLES = 5
 _SHORT = {

@@ -11,7 +11,6 @@ import jinja2
 from memjax.core.registry import title_of
 from memjax.evaluate.figure_files import FOLDER, Table, check_png, file_names, publish
 from memjax.evaluate.narrative import verdict
-from memjax.evaluate.plain import to_plain
 from memjax.evaluate.sections import SECTIONS, placed
 from memjax.evaluate.tables import (
     classifier_rows,
@@ -28,6 +27,7 @@ from memjax.evaluate.wording import (
     percent,
     wording,
 )
+from memjax.runtime.json import to_plain
 
 __all__ = ["REQUIRED", "SECTIONS", "ReportPaths", "missing_fields", "render_html", "write_report"]
 

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from memjax.evaluate.figure_files import FOLDER, Table, csv_text, file_names, publish
-from memjax.evaluate.plain import to_plain
 from memjax.evaluate.report import page_environment
 from memjax.evaluate.sections import data_uri, width_of
 from memjax.evaluate.sweep_figures import arm_dots, factor_lines, training_panels
 from memjax.evaluate.wording import decimal, interval, is_share, metric_title, percent
+from memjax.runtime.json import to_plain
 from memjax.studies.table import (
     Row,
     SweepArm,

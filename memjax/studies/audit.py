@@ -13,8 +13,8 @@ import numpy as np
 from memjax.cli.common import model_provenance
 from memjax.cli.models import Model
 from memjax.detectors import null_or_refuse
-from memjax.evaluate.plain import to_plain
-from memjax.evaluate.provenance import versions
+from memjax.runtime.json import to_plain
+from memjax.runtime.provenance import versions
 from memjax.studies.run import Audit, run_audit
 from memjax.studies.store import Store, content_digest
 from memjax.studies.study import Progress, Study

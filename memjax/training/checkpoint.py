@@ -14,9 +14,9 @@ import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 
 from memjax.core.types import Params
+from memjax.runtime.hosts import agreed as agreed_number
+from memjax.runtime.hosts import is_first
 from memjax.training import manifest
-from memjax.training.hosts import agreed as agreed_number
-from memjax.training.hosts import is_first
 from memjax.training.space import require_space
 from memjax.training.structure import differences
 

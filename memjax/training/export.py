@@ -11,7 +11,7 @@ import numpy as np
 from safetensors.numpy import load_file, save
 
 from memjax.core.types import Params
-from memjax.training.atomic import write_bytes
+from memjax.runtime.files import write_bytes
 from memjax.training.sharding import leaf_path
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import jax
 
-from memjax.training.atomic import write_bytes
+from memjax.runtime.files import write_bytes
 
 FOLDER = "heartbeat"
 INTERVAL = 10.0  # seconds

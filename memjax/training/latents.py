@@ -21,7 +21,7 @@ from memjax.data.file_tree import content_key
 from memjax.data.images import OPENERS, READING, Square, load_image, to_unit
 from memjax.data.records import Record
 from memjax.models.vae import AutoencoderKL
-from memjax.training.block_cache import ProgressFn, cached_array, padded_rows
+from memjax.runtime.array_cache import ProgressFn, cached_array, padded_rows
 from memjax.training.state import state_hash
 from memjax.training.text_embeddings import (
     DTYPES,

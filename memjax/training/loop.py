@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from memjax.core.types import Params
+from memjax.runtime.clock import CHECKPOINT, DATA, SAMPLES
+from memjax.runtime.hosts import barrier, is_first
+from memjax.runtime.interruption import RESTART_EXIT_CODE, Interrupted, StopSignals
 from memjax.training.checkpoint import (
     FOLDER,
     CheckpointWriter,
@@ -18,10 +21,7 @@ from memjax.training.checkpoint import (
     restore_latest,
     set_aside,
 )
-from memjax.training.clock import CHECKPOINT, DATA, SAMPLES
 from memjax.training.heartbeat import Heartbeat
-from memjax.training.hosts import barrier, is_first
-from memjax.training.interruption import RESTART_EXIT_CODE, Interrupted, StopSignals
 from memjax.training.lock import workdir_lock
 from memjax.training.meter import Meter, TrainingDiverged
 from memjax.training.metrics import FILE as METRICS_FILE

@@ -8,7 +8,7 @@ import hashlib
 import json
 from pathlib import Path
 
-from memjax.training.atomic import write_bytes
+from memjax.runtime.files import write_bytes
 
 MANIFEST = "memjax_manifest.json"
 

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from memjax.core.mesh import fetch
-from memjax.training.clock import Clock
+from memjax.runtime.clock import Clock
 
 LAST_VALUE = ("skipped", "total_skipped", "learning_rate")
 IN_FLIGHT = 2

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from memjax.training.atomic import write_bytes
+from memjax.runtime.files import write_bytes
 
 FILE = "metrics.jsonl"
 EVENTS = "tensorboard"

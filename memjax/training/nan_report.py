@@ -11,7 +11,7 @@ import numpy as np
 import optax
 
 from memjax.core.mesh import fetch
-from memjax.training.atomic import write_bytes
+from memjax.runtime.files import write_bytes
 from memjax.training.state import TrainState
 
 FILE = "nan_report.json"

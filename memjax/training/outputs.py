@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from memjax.training.atomic import write_bytes
+from memjax.runtime.files import write_bytes
 from memjax.training.metrics import MetricsWriter
 from memjax.training.progress import Progress
 from memjax.training.samples import image_grid, png_bytes

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 
 from memjax.data.captions import caption_of
 from memjax.data.records import Record
-from memjax.training.atomic import write_bytes
+from memjax.runtime.files import write_bytes
 
 FOLDER = "prompts"
 FILES = ("memorized", "once", "held_out")

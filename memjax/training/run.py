@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from memjax.core.types import Bundle
 from memjax.data.records import LabelSpace, Slot
-from memjax.training.atomic import write_bytes
+from memjax.runtime.files import write_bytes
 from memjax.training.checkpoint import load_params
 from memjax.training.network import Network, build_network, make_bundle
 

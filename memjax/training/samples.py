@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
-from memjax.training.atomic import write_bytes
+from memjax.runtime.files import write_bytes
 
 
 def image_grid(

@@ -14,7 +14,7 @@ from memjax.core.types import Array, Params
 from memjax.data.captions import caption_of
 from memjax.data.records import Record
 from memjax.models.clip_text import CLIPText
-from memjax.training.block_cache import ProgressFn, cached_array, padded_rows
+from memjax.runtime.array_cache import ProgressFn, cached_array, padded_rows
 from memjax.training.state import state_hash
 
 DTYPES = ("float16", "float32")

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from memjax.cli.bench_counts import detection_flops, mitigation_flops
-from memjax.cli.bench_flops import count_flops
 from memjax.cli.bench_sd import comparisons, difference
 from memjax.cli.bench_sd_gpu import measure_side
 from memjax.cli.bench_sd_table import gpu_table
@@ -21,6 +20,7 @@ from memjax.cli.bench_worker import DEFAULT, KEEP, Worker
 from memjax.core.types import TokenCond
 from memjax.models.convolution import convolve
 from memjax.models.unet import UNet
+from memjax.runtime.flops import count_flops
 
 TINY = SdSettings(size="tiny", prompts=3, generations=2, iterations=2)
 WITHOUT_TORCH = (

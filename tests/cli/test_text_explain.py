@@ -89,7 +89,7 @@ def test_recomputing_and_bfloat16_give_nearly_the_same_weights(
     explained, text_model, prompts, tmp_path, monkeypatch
 ):
     """As where memory is short: blocks are recomputed, and the network computes in bfloat16."""
-    import memjax.evaluate.micro_batch as micro_batch
+    import memjax.runtime.batching as micro_batch
 
     flags = ("--generations=1", "--num_steps=2", "--every=1")
     arguments = ("explain", f"--model={text_model}", f"--prompts={prompts}", *flags)

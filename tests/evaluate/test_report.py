@@ -14,11 +14,11 @@ import pytest
 
 from memjax.evaluate.figures import token_bars
 from memjax.evaluate.narrative import percent, verdict
-from memjax.evaluate.plain import to_plain
-from memjax.evaluate.provenance import config_digest, provenance, versions
 from memjax.evaluate.report import missing_fields, render_html, write_report
 from memjax.evaluate.sections import Section
 from memjax.evaluate.tables import classifier_rows, similarity_rows, versus
+from memjax.runtime.json import to_plain
+from memjax.runtime.provenance import config_digest, provenance, versions
 
 HOSTILE = "<script>alert('x')</script>\"&$"
 _DETECTION = {

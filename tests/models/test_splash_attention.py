@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from memjax.cli.bench_flops import count_flops, count_kernel_flops
 from memjax.core.mesh import announced, make_mesh
 from memjax.models import splash_attention
 from memjax.models.softmax_attention import attend
 from memjax.models.splash_attention import on_one_device, splash_takes
+from memjax.runtime.flops import count_flops, count_kernel_flops
 from tests.models.test_softmax_attention import in_float64
 from tests.training.host_processes import ROOT, environment
 

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from memjax.cli.main import main
-from memjax.training import hosts
+from memjax.runtime import hosts
 
 if __name__ == "__main__":
     port, count, number = (int(text) for text in sys.argv[1:4])

@@ -8,8 +8,8 @@ import jax
 import numpy as np
 import pytest
 
+from memjax.runtime.clock import Clock
 from memjax.training import space
-from memjax.training.clock import Clock
 from memjax.training.export import export_params, import_params
 from memjax.training.heartbeat import Heartbeat
 from memjax.training.loop import Speed, TrainingDiverged, train

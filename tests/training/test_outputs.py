@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from memjax.training import atomic
+from memjax.runtime import files
 from memjax.training.metrics import FILE, MetricsWriter, read_metrics
 from memjax.training.progress import Progress, duration
 from memjax.training.samples import image_grid, png_bytes, write_grid
@@ -52,14 +52,14 @@ def test_tensorboard_gets_scalars_and_pictures(tmp_path):
 
 def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "new" / "report.json"
-    atomic.write_bytes(path, b"old")
+    files.write_bytes(path, b"old")
 
     def broken(*args):
         raise OSError("disk")
 
-    monkeypatch.setattr(atomic.os, "fsync", broken)
+    monkeypatch.setattr(files.os, "fsync", broken)
     with pytest.raises(OSError, match="disk"):
-        atomic.write_bytes(path, b"new, longer")
+        files.write_bytes(path, b"new, longer")
     assert path.read_bytes() == b"old"
     assert [p.name for p in path.parent.iterdir()] == ["report.json"]
 

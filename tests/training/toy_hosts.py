@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from memjax.core.mesh import fetch
-from memjax.training import hosts
+from memjax.runtime import hosts
 from memjax.training.loop import Interrupted, train
 from memjax.training.optimizer import make_optimizer
 from memjax.training.spread import Spread

@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from memjax.cli.bench_timing import usable_cores
 from memjax.core.mesh import prompts_mesh
 from memjax.core.types import Params
-from memjax.evaluate.micro_batch import free_bytes
+from memjax.runtime.batching import free_bytes
 
 COMMANDS = ("sample", "detect")
 NAME = "MEMJAX_CPU_DEVICES"

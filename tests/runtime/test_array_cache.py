@@ -6,7 +6,7 @@ import logging
 import numpy as np
 import pytest
 
-from memjax.training.block_cache import cached_array
+from memjax.runtime.array_cache import cached_array
 
 NUM, SHAPE = 23, (3, 2)
 VALUES = np.random.default_rng(0).normal(size=(NUM, *SHAPE)).astype(np.float32)

@@ -4,11 +4,10 @@ import sys
 
 import pytest
 
-from memjax.cli import cluster
-from memjax.cli.cluster import ClusterFlags, explain, split_flags, wanted
 from memjax.cli.main import main
-from memjax.training import hosts
-from memjax.training.hosts import surroundings
+from memjax.runtime import hosts, supervisor
+from memjax.runtime.hosts import surroundings
+from memjax.runtime.supervisor import ClusterFlags, explain, split_flags, wanted
 
 THREE = ["--coordinator=h0:12", "--num_processes=4", "--process_id=2"]
 
@@ -122,9 +121,9 @@ def test_without_names_the_number_stands_alone():
 
 def supervised(monkeypatch, program):
     monkeypatch.setattr(
-        cluster, "_command", lambda arguments: [sys.executable, "-c", program, *arguments]
+        supervisor, "_command", lambda arguments: [sys.executable, "-c", program, *arguments]
     )
-    return cluster.supervise([], ClusterFlags("h0:12", 2, 1))
+    return supervisor.supervise([], ClusterFlags("h0:12", 2, 1))
 
 
 @pytest.mark.parametrize("code", [0, 2, 75])

@@ -102,14 +102,14 @@ def wanted(flags: ClusterFlags) -> str | None:
         return "the flags"
     if flags.distributed == "on":
         return "--distributed=on"
-    from memjax.training.hosts import surroundings
+    from memjax.runtime.hosts import surroundings
 
     return surroundings()
 
 
 def join(flags: ClusterFlags, reason: str) -> None:
-    """Joins the other processes (see :func:`memjax.training.hosts.start`), saying so."""
-    from memjax.training import hosts
+    """Joins the other processes (see :func:`memjax.runtime.hosts.start`), saying so."""
+    from memjax.runtime import hosts
 
     where = f"process {flags.process_id} of {flags.num_processes}" if flags.coordinator else "here"
     print(

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 
 import memjax
-from memjax.evaluate.plain import to_plain
+from memjax.runtime.json import to_plain
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from memjax.evaluate import micro_batch
-from memjax.evaluate.micro_batch import choose, over_rows, program_bytes, traced_bytes, usual_size
+from memjax.runtime import batching
+from memjax.runtime.batching import choose, over_rows, program_bytes, traced_bytes, usual_size
 
 WIDTH = 64
 
@@ -150,9 +150,9 @@ def test_an_accelerators_own_figure_is_taken(monkeypatch):
         def memory_stats(self):
             return {"bytes_limit": 1000, "bytes_in_use": 200}
 
-    monkeypatch.setattr(micro_batch.jax, "local_devices", lambda: [Device()])
-    assert micro_batch.free_bytes() == 720
+    monkeypatch.setattr(batching.jax, "local_devices", lambda: [Device()])
+    assert batching.free_bytes() == 720
 
 
 def test_the_hosts_free_memory_is_positive():
-    assert 0 < micro_batch.free_bytes() < 1 << 62
+    assert 0 < batching.free_bytes() < 1 << 62

@@ -8,9 +8,9 @@ import jax
 import numpy as np
 import pytest
 
-from memjax.cli import cpu_devices
 from memjax.cli.bench_timing import usable_cores
-from memjax.cli.cpu_devices import NAME, mesh_of_prompts, share_cores
+from memjax.runtime import devices as cpu_devices
+from memjax.runtime.devices import NAME, mesh_of_prompts, share_cores
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def test_rows_are_spread_in_a_process_of_its_own():
     """The first devices of a CPU make the mesh."""
     program = """
 import jax, numpy as np
-from memjax.cli.cpu_devices import mesh_of_prompts, share_cores
+from memjax.runtime.devices import mesh_of_prompts, share_cores
 share_cores("sample", {"MEMJAX_CPU_DEVICES": "4"})
 assert jax.device_count() == 4
 params = {"kernel": np.ones((3, 3), np.float32)}

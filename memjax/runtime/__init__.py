@@ -1,0 +1,1 @@
+"""What every process needs, whatever it computes: files, hosts, devices, memory, provenance."""

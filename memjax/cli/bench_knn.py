@@ -13,9 +13,10 @@ from jaxtyping import Float
 
 from memjax.cli.bench_peak import Probe
 from memjax.cli.bench_report import finish, introduce
-from memjax.cli.bench_timing import Times, alternate, is_busy, load_average, usable_cores
+from memjax.cli.bench_timing import Times, alternate, is_busy, load_average
 from memjax.cli.bench_worker import peak_host_bytes
 from memjax.evaluate.neighbors import knn
+from memjax.runtime.cores import usable_cores
 
 SKLEARN_PART = 8  # scikit-learn searches one query in so many: the rate does not depend on it much
 NO_FAISS = "faiss is not installed, so it is left out: pip install 'memjax[bench]'"

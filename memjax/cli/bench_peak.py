@@ -4,8 +4,8 @@ from typing import Any
 
 import jax
 
-from memjax.cli.device_peak import measured_peak
 from memjax.core.chips import chip_of
+from memjax.runtime.devices import measured_peak
 
 _SIDE, _TRIES = 1024, 3
 

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from memjax.cli.bench_timing import bench_versions, machine, usable_cores
+from memjax.cli.bench_timing import bench_versions, machine
+from memjax.runtime.cores import usable_cores
 from memjax.runtime.files import write_bytes
 
 

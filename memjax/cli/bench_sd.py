@@ -17,15 +17,10 @@ from memjax.cli.bench_sd_memjax import SdMemjaxSide
 from memjax.cli.bench_sd_table import gpu_table, sd_table
 from memjax.cli.bench_sd_torch import SdTorchSide
 from memjax.cli.bench_sd_work import SD_CASES, SdSettings, make_inputs
-from memjax.cli.bench_timing import (
-    Times,
-    is_busy,
-    load_average,
-    summarise,
-    usable_cores,
-)
+from memjax.cli.bench_timing import Times, is_busy, load_average, summarise
 from memjax.cli.bench_torch_network import torch_missing
 from memjax.cli.bench_worker import DEFAULT, KEEP, Worker
+from memjax.runtime.cores import usable_cores
 
 MATMUL = {"sd14": 2048, "tiny": 64}
 

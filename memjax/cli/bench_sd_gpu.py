@@ -10,9 +10,9 @@ from typing import Any
 from memjax.cli.bench_sd_memjax import SdMemjaxSide
 from memjax.cli.bench_sd_torch import SdTorchSide
 from memjax.cli.bench_sd_work import SdSettings
-from memjax.cli.bench_timing import usable_cores
 from memjax.cli.bench_torch_network import torch_missing
 from memjax.cli.bench_worker import DEFAULT, Worker
+from memjax.runtime.cores import usable_cores
 
 PAIRS = (1, 2, 4, 8, 16, 32)
 MATMUL = 8192

@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from memjax.runtime.cores import usable_cores
+
 BUSY = 0.5  # load a core before the start from which on the figures are not to be trusted
 
 
@@ -147,13 +149,6 @@ def _ratios(sides: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
         "ratio_high": max(pairs),
         "cpu_ratio": theirs["median_cpu_seconds"] / ours["median_cpu_seconds"],
     }
-
-
-def usable_cores() -> int:
-    """Returns how many cores this process may use; both sides use as many threads."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def load_average() -> float | None:

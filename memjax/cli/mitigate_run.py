@@ -29,8 +29,7 @@ from memjax.cli.references import reference_paths
 from memjax.core.mesh import prompts_mesh, row_shards
 from memjax.detectors import null_or_refuse
 from memjax.evaluate.repair_wall import shown_columns
-from memjax.evaluate.spread_bundle import spread_bundle
-from memjax.runtime.batching import exhausted, usual_size
+from memjax.runtime.batching import exhausted, spread_bundle, usual_size
 from memjax.runtime.hosts import barrier, gather, is_first
 from memjax.sampling import SamplingOptions
 from memjax.studies.mitigation_records import Measures

@@ -25,7 +25,6 @@ from memjax.core.registry import title_of
 from memjax.core.types import Array, Cond
 from memjax.evaluate.likeness import rows_of
 from memjax.evaluate.repair_wall import small
-from memjax.evaluate.spread_bundle import over_devices
 from memjax.mitigations import (
     Chain,
     Problem,
@@ -36,6 +35,7 @@ from memjax.mitigations import (
     add_random_words,
     repeat_words,
 )
+from memjax.runtime.batching import over_devices
 from memjax.runtime.files import write_bytes
 from memjax.sampling import SamplingOptions
 from memjax.studies.mitigation_records import NAMED, Arm, Measures, make_pictures, measured

@@ -8,13 +8,13 @@ from typing import Any, NamedTuple
 
 from tqdm.auto import tqdm
 
-from memjax.cli.compilation_cache import keep_compiled
 from memjax.cli.configs import plain
 from memjax.cli.defaults import base_config
 from memjax.core.types import Bundle
 from memjax.data.records import LabelSpace
 from memjax.models.adapters import EpsFromV, LinenEps
 from memjax.models.unet import UNetConfig
+from memjax.runtime.devices import keep_compiled
 from memjax.training.network import Network, make_bundle
 from memjax.training.run import RUN_FILE, Run, network_of, open_run
 

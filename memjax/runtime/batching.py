@@ -14,7 +14,7 @@ from jaxtyping import Int, PyTree
 
 from memjax.core.condition import num_rows, take_rows
 from memjax.core.mesh import announced, fetch, place, replicated, row_shards, rows_over
-from memjax.core.types import Cond
+from memjax.core.types import Bundle, Cond, PromptRow
 
 EXAMPLES = 64  # prompts times generations a call; more buys no speed on one accelerator
 _ACCELERATOR_SHARE, _HOST_SHARE = 0.9, 0.6  # of what is free; the host has other work
@@ -274,3 +274,28 @@ def _shapes(cond: Cond, rows: int, mesh: Mesh | None) -> Cond:
         lambda leaf: jax.ShapeDtypeStruct((rows, *leaf.shape[1:]), leaf.dtype, sharding=sharding),
         cond,
     )
+
+
+def over_devices(cond: Cond, mesh: Mesh | None) -> PyTree:
+    """Spreads the rows of a condition; whole on every device where they do not divide evenly."""
+    if mesh is None:
+        return cond
+    even = num_rows(cond) % row_shards(mesh) == 0
+    return place(cond, rows_over(mesh) if even else replicated(mesh))
+
+
+def spread_bundle(bundle: Bundle, mesh: Mesh | None) -> Bundle:
+    """Returns the model with its weights on every device, and conditions spread over them.
+
+    Args:
+        bundle: The model.
+        mesh: Devices of this process, or None for one device.
+    """
+    if mesh is None:
+        return bundle
+
+    def encode(rows: Sequence[PromptRow]) -> Cond:
+        return over_devices(bundle.encode(rows), mesh)
+
+    params, null_cond = place((bundle.params, bundle.null_cond), replicated(mesh))
+    return bundle._replace(params=params, null_cond=null_cond, encode=encode)

@@ -1,4 +1,4 @@
-"""Many hosts: JAX's own runtime started once, and what the processes agree on.
+"""Many hosts: JAX's own runtime started once, what the processes agree on, their signs of life.
 
 One process a host (or several on one machine) runs the same command. The first one, process 0,
 coordinates, and alone writes files that are not checkpoints.
@@ -11,16 +11,22 @@ import json
 import os
 import socket
 import sys
+import time
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
+from memjax.runtime.files import write_bytes
+
 ROSTER = "MEMJAX_ROSTER"  # a file to which each process writes the names of all hosts
 START_SECONDS = 300
 SILENCE_SECONDS = 60
 _NAME_BYTES = 64
+HEARTBEAT_FOLDER = "heartbeat"
+HEARTBEAT_SECONDS = 10.0  # seconds
 
 
 class Cluster(NamedTuple):
@@ -227,3 +233,28 @@ def hush() -> None:
     """Silences what processes other than the first print; what they say on stderr stays."""
     if jax.process_count() > 1 and not is_first():
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - open until the process ends
+
+
+class Heartbeat:
+    """Writes ``heartbeat/process-<i>.json`` now and then; a file that grows old is a stuck host."""
+
+    def __init__(self, workdir: str | os.PathLike[str], interval: float = HEARTBEAT_SECONDS):
+        self._file = Path(workdir) / HEARTBEAT_FOLDER / f"process-{jax.process_index()}.json"
+        self._interval = interval
+        self._last = -float("inf")
+
+    def beat(self, step: int, *, force: bool = False) -> None:
+        """Writes the file if the last time is long enough ago."""
+        now = time.monotonic()
+        if not force and now - self._last < self._interval:
+            return
+        self._last = now
+        record = {
+            "step": step,
+            "time": round(time.time(), 3),
+            "process": jax.process_index(),
+            "processes": jax.process_count(),
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+        }
+        write_bytes(self._file, (json.dumps(record) + "\n").encode())

@@ -19,9 +19,8 @@ import jax
 import numpy as np
 from jaxtyping import Int, PyTree, Shaped
 
-from memjax.runtime.files import write_bytes
+from memjax.runtime.files import workdir_lock, write_bytes
 from memjax.runtime.json import to_plain
-from memjax.training.lock import workdir_lock
 
 JOB_FILE = "job.json"
 _SEAL, _RECORDS = "fingerprint", "records"

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 from memjax.core.types import Params
 from memjax.runtime.clock import CHECKPOINT, DATA, SAMPLES
-from memjax.runtime.hosts import barrier, is_first
+from memjax.runtime.files import workdir_lock
+from memjax.runtime.hosts import Heartbeat, barrier, is_first
 from memjax.runtime.interruption import RESTART_EXIT_CODE, Interrupted, StopSignals
 from memjax.training.checkpoint import (
     FOLDER,
@@ -21,8 +22,6 @@ from memjax.training.checkpoint import (
     restore_latest,
     set_aside,
 )
-from memjax.training.heartbeat import Heartbeat
-from memjax.training.lock import workdir_lock
 from memjax.training.meter import Meter, TrainingDiverged
 from memjax.training.metrics import FILE as METRICS_FILE
 from memjax.training.metrics import read_metrics

@@ -322,7 +322,7 @@ def test_a_killed_process_goes_on_and_no_row_comes_twice(text_model, tmp_path):
 
 
 def test_two_processes_do_not_share_one_output(text_model, prompts, tmp_path):
-    from memjax.training.lock import workdir_lock
+    from memjax.runtime.files import workdir_lock
 
     with workdir_lock(tmp_path / "s.jsonl.parts"):
         done = memjax(

@@ -3,7 +3,7 @@
 import jax
 import pytest
 
-from memjax.cli.compilation_cache import keep_compiled
+from memjax.runtime.devices import keep_compiled
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,9 @@ import jax
 import numpy as np
 import pytest
 
-from memjax.cli.bench_timing import usable_cores
 from memjax.runtime import devices as cpu_devices
-from memjax.runtime.devices import NAME, mesh_of_prompts, share_cores
+from memjax.runtime.cores import usable_cores
+from memjax.runtime.devices import CPU_DEVICES, mesh_of_prompts, share_cores
 
 
 @pytest.fixture
@@ -41,10 +41,10 @@ def test_training_and_what_the_user_said_stay(asked, command, environ):
 
 
 def test_the_number_may_be_said(asked):
-    assert share_cores("detect", {NAME: "3"}) == 3
+    assert share_cores("detect", {CPU_DEVICES: "3"}) == 3
     for wrong in ("0", "two", "-1"):
-        with pytest.raises(ValueError, match=f"{NAME}={wrong} is no number of devices"):
-            share_cores("detect", {NAME: wrong})
+        with pytest.raises(ValueError, match=f"{CPU_DEVICES}={wrong} is no number of devices"):
+            share_cores("detect", {CPU_DEVICES: wrong})
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,9 @@ import pytest
 import toy_run
 from PIL import Image
 
+from memjax.runtime.files import workdir_lock
 from memjax.runtime.interruption import StopSignals
 from memjax.training.checkpoint import FOLDER, checkpoint_steps, newest_good_step
-from memjax.training.lock import workdir_lock
 from memjax.training.loop import Interrupted, TrainingDiverged, config_changes, train
 from memjax.training.meter import Meter
 from memjax.training.progress import Progress

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from memjax.runtime.clock import Clock
+from memjax.runtime.hosts import Heartbeat
 from memjax.training import space
 from memjax.training.export import export_params, import_params
-from memjax.training.heartbeat import Heartbeat
 from memjax.training.loop import Speed, TrainingDiverged, train
 from memjax.training.meter import Meter
 from memjax.training.nan_report import FILE as REPORT

@@ -26,17 +26,17 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
-from memjax.cli.bench_knn import KnnSettings, run_knn
 from memjax.cli.bench_markdown import write_tables
 from memjax.cli.bench_model import BOTH, run_model
-from memjax.cli.bench_report import command_of
 from memjax.cli.bench_sd import run_sd
-from memjax.cli.bench_sd_work import SD_CASES, SdSettings
-from memjax.cli.bench_sizes import ALL_SIZES, DEMO, MODEL_SIZES, choose, config_for, resized
-from memjax.cli.bench_task import COMPILE, Settings
-from memjax.cli.bench_timing import CASES
-from memjax.cli.bench_worker import DEFAULT, KEEP
 from memjax.cli.configs import check_config, plain
+from memjax.tools.bench.knn import KnnSettings, run_knn
+from memjax.tools.bench.report import command_of
+from memjax.tools.bench.sizes import ALL_SIZES, DEMO, MODEL_SIZES, choose, config_for, resized
+from memjax.tools.bench.stable_diffusion.task import SD_CASES, SdSettings
+from memjax.tools.bench.task import COMPILE, Settings
+from memjax.tools.bench.timing import CASES
+from memjax.tools.bench.worker import DEFAULT, KEEP
 
 MODEL_CASES = (*CASES, COMPILE)
 

@@ -7,9 +7,9 @@ from typing import Any
 
 from memjax.cli.bench_markdown_rows import case_table, compile_table, gpu_tables, knn_table
 from memjax.cli.bench_model import amounts_words
-from memjax.cli.bench_table import BUSY_WARNING, heading
-from memjax.cli.bench_task import COMPILE, Settings
 from memjax.runtime.files import write_bytes
+from memjax.tools.bench.tables import BUSY_WARNING, heading
+from memjax.tools.bench.task import COMPILE, Settings
 
 _INTRODUCTION = """# Benchmarks
 

@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from memjax.cli.bench_compile import TARGETS
-from memjax.cli.bench_table import figure, mebibytes, ratio_words
+from memjax.tools.bench.compile_time import TARGETS
+from memjax.tools.bench.tables import figure, mebibytes, ratio_words
 
 _NONE = "–"
 

@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
-from memjax.cli.bench_report import finish, introduce
 from memjax.cli.bench_run import run_under
-from memjax.cli.bench_table import model_table
-from memjax.cli.bench_task import Settings
-from memjax.cli.bench_worker import DEFAULT, KEEP
 from memjax.cli.bench_workload import check_comparable
+from memjax.tools.bench.report import finish, introduce
+from memjax.tools.bench.tables import model_table
+from memjax.tools.bench.task import Settings
+from memjax.tools.bench.worker import DEFAULT, KEEP
 
 BOTH = "both"
 

@@ -11,16 +11,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from memjax.cli.bench_compile import measure_compile
-from memjax.cli.bench_memjax import memjax_side
-from memjax.cli.bench_peak import Probe
-from memjax.cli.bench_task import COMPILE, Settings, Task
-from memjax.cli.bench_timing import CASES, is_busy, load_average, summarise, take_turns
 from memjax.cli.bench_torch import TorchSide
 from memjax.cli.bench_torch_network import torch_missing
-from memjax.cli.bench_worker import Worker
 from memjax.cli.bench_workload import make_workload
 from memjax.runtime.cores import usable_cores
+from memjax.tools.bench.compile_time import measure_compile
+from memjax.tools.bench.memjax_side import memjax_side
+from memjax.tools.bench.peak import Probe
+from memjax.tools.bench.task import COMPILE, Settings, Task
+from memjax.tools.bench.timing import CASES, is_busy, load_average, summarise, take_turns
+from memjax.tools.bench.worker import Worker
 
 
 def run_under(allocator: str, config: Mapping[str, Any], settings: Settings) -> dict[str, Any]:

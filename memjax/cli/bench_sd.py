@@ -11,16 +11,16 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from memjax.cli.bench_report import finish, introduce
 from memjax.cli.bench_sd_gpu import measure_gpu
-from memjax.cli.bench_sd_memjax import SdMemjaxSide
-from memjax.cli.bench_sd_table import gpu_table, sd_table
-from memjax.cli.bench_sd_torch import SdTorchSide
-from memjax.cli.bench_sd_work import SD_CASES, SdSettings, make_inputs
-from memjax.cli.bench_timing import Times, is_busy, load_average, summarise
 from memjax.cli.bench_torch_network import torch_missing
-from memjax.cli.bench_worker import DEFAULT, KEEP, Worker
 from memjax.runtime.cores import usable_cores
+from memjax.tools.bench.report import finish, introduce
+from memjax.tools.bench.stable_diffusion.memjax_side import SdMemjaxSide
+from memjax.tools.bench.stable_diffusion.tables import gpu_table, sd_table
+from memjax.tools.bench.stable_diffusion.task import SD_CASES, SdSettings, make_inputs
+from memjax.tools.bench.stable_diffusion.torch_side import SdTorchSide
+from memjax.tools.bench.timing import Times, is_busy, load_average, summarise
+from memjax.tools.bench.worker import DEFAULT, KEEP, Worker
 
 MATMUL = {"sd14": 2048, "tiny": 64}
 

@@ -7,12 +7,12 @@ the device.
 import importlib
 from typing import Any
 
-from memjax.cli.bench_sd_memjax import SdMemjaxSide
-from memjax.cli.bench_sd_torch import SdTorchSide
-from memjax.cli.bench_sd_work import SdSettings
 from memjax.cli.bench_torch_network import torch_missing
-from memjax.cli.bench_worker import DEFAULT, Worker
 from memjax.runtime.cores import usable_cores
+from memjax.tools.bench.stable_diffusion.memjax_side import SdMemjaxSide
+from memjax.tools.bench.stable_diffusion.task import SdSettings
+from memjax.tools.bench.stable_diffusion.torch_side import SdTorchSide
+from memjax.tools.bench.worker import DEFAULT, Worker
 
 PAIRS = (1, 2, 4, 8, 16, 32)
 MATMUL = 8192

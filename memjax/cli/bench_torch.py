@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from memjax.cli.bench_task import Task
 from memjax.cli.bench_torch_network import make_torch_network
-from memjax.cli.bench_worker import peak_host_bytes
+from memjax.tools.bench.task import Task
+from memjax.tools.bench.worker import peak_host_bytes
 
 
 class TorchSide:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from memjax.cli.bench_task import Task
+from memjax.tools.bench.task import Task
 
 INSTALL = "pip install 'memjax[parity]'"
 

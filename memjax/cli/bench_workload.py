@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from memjax.cli.bench_task import Settings, Task
 from memjax.data.labels import FINDINGS, LabelSpace, chexpert_label_space
 from memjax.sampling import timesteps
+from memjax.tools.bench.task import Settings, Task
 from memjax.training.network import Network
 from memjax.training.run import network_of
 

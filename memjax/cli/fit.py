@@ -19,7 +19,12 @@ from absl import flags
 from ml_collections import config_flags
 
 from memjax.cli.configs import check_config, plain
-from memjax.cli.fit_compile import (
+from memjax.cli.fit_detect import detect_program
+from memjax.cli.fit_program import Program, train_program
+from memjax.cli.fit_report import base_report, full_report, largest_report
+from memjax.cli.fit_table import duration, gib, table
+from memjax.runtime.files import write_bytes
+from memjax.tools.fit.compile import (
     MOST_COMPILES,
     Compiled,
     Largest,
@@ -29,12 +34,7 @@ from memjax.cli.fit_compile import (
     largest_batch,
     need_of,
 )
-from memjax.cli.fit_detect import detect_program
-from memjax.cli.fit_program import Program, train_program
-from memjax.cli.fit_report import base_report, full_report, largest_report
-from memjax.cli.fit_table import duration, gib, table
-from memjax.cli.fit_topology import Topology, devices_of, parse_topology, prepare_compiler
-from memjax.runtime.files import write_bytes
+from memjax.tools.fit.topology import Topology, devices_of, parse_topology, prepare_compiler
 
 FLAGS = flags.FlagValues()
 _CONFIG = config_flags.DEFINE_config_file(

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from memjax.cli.fit_groups import group_of
-from memjax.cli.fit_hlo import Instruction, Visit, computations, operands, walk
+from memjax.tools.fit.hlo import Instruction, Visit, computations, operands, walk
 
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 _BYTES = {"pred": 1, "s4": 0.5, "u4": 0.5, "c64": 8, "c128": 16, "token": 0}

@@ -6,16 +6,16 @@ from typing import Any
 
 import jax
 
-from memjax.cli import fit_traffic as traffic
 from memjax.cli.fit_collectives import read_collectives
-from memjax.cli.fit_compile import Compiled, Largest, Refused
-from memjax.cli.fit_hlo import loops
 from memjax.cli.fit_program import Program
 from memjax.cli.fit_roofline import roofline
-from memjax.cli.fit_topology import Topology
 from memjax.core.mesh import row_shards
 from memjax.runtime.flops import count_flops, count_kernel_flops
 from memjax.runtime.provenance import versions
+from memjax.tools.fit import traffic
+from memjax.tools.fit.compile import Compiled, Largest, Refused
+from memjax.tools.fit.hlo import loops
+from memjax.tools.fit.topology import Topology
 from memjax.training.sharding import placements, unused_rules
 
 NOTE = (

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from memjax.cli.fit_collectives import Collective
-from memjax.cli.fit_topology import Topology
+from memjax.tools.fit.topology import Topology
 
 
 class Roofline(NamedTuple):

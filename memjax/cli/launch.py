@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from memjax.cli.launch_flags import define_flags, parse
-from memjax.cli.launch_local import run_local
-from memjax.cli.launch_options import TARGETS, Options, check
-from memjax.cli.launch_plan import Plan, folder, log_folder, printed
-from memjax.cli.launch_processes import Process
-from memjax.cli.launch_targets import PLANS, local_process
 from memjax.runtime.files import write_bytes
+from memjax.tools.launch.local import run_local
+from memjax.tools.launch.options import TARGETS, Options, check
+from memjax.tools.launch.plan import Plan, folder, log_folder, printed
+from memjax.tools.launch.processes import Process
+from memjax.tools.launch.targets import PLANS, local_process
 
 FLAGS = define_flags()
 _TOOLS = {

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from memjax.cli.launch_options import JOBS, ONLY, PLATFORMS, TARGETS, near
+from memjax.tools.launch.options import JOBS, ONLY, PLATFORMS, TARGETS, near
 
 _CHOICES = {
     "target": (None, TARGETS, "Where it runs."),

@@ -5,13 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from memjax.cli.bench_memjax import MemjaxSide
 from memjax.cli.bench_run import run_under
-from memjax.cli.bench_worker import KEEP
 from memjax.cli.bench_workload import Settings, make_workload
 from memjax.cli.configs import plain
 from memjax.cli.defaults import base_config
 from memjax.core.process import q_sample
+from memjax.tools.bench.memjax_side import MemjaxSide
+from memjax.tools.bench.worker import KEEP
 from memjax.training.losses import denoising_target, per_example_loss
 from tests.parity.torch_weights import flax_params
 

@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 
 from memjax.cli.bench_sd import difference
-from memjax.cli.bench_sd_memjax import SdMemjaxSide
-from memjax.cli.bench_sd_work import SdSettings
+from memjax.tools.bench.stable_diffusion.memjax_side import SdMemjaxSide
+from memjax.tools.bench.stable_diffusion.task import SdSettings
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("diffusers")
 pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("default")]
 
-from memjax.cli.bench_sd_torch import SdTorchSide  # noqa: E402
+from memjax.tools.bench.stable_diffusion.torch_side import SdTorchSide  # noqa: E402
 
 SETTINGS = SdSettings(size="tiny", prompts=3, generations=2, iterations=3, chunk=2)
 

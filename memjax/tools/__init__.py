@@ -1,0 +1,1 @@
+"""Tools: bench measures, fit compiles for machines that are not there, launch starts elsewhere."""

@@ -1,0 +1,1 @@
+"""``memjax bench sd``: Stable Diffusion's network in memjax and in diffusers."""

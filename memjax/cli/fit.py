@@ -19,10 +19,6 @@ from absl import flags
 from ml_collections import config_flags
 
 from memjax.cli.configs import check_config, plain
-from memjax.cli.fit_detect import detect_program
-from memjax.cli.fit_program import Program, train_program
-from memjax.cli.fit_report import base_report, full_report, largest_report
-from memjax.cli.fit_table import duration, gib, table
 from memjax.runtime.files import write_bytes
 from memjax.tools.fit.compile import (
     MOST_COMPILES,
@@ -34,6 +30,8 @@ from memjax.tools.fit.compile import (
     largest_batch,
     need_of,
 )
+from memjax.tools.fit.programs import Program, detect_program, train_program
+from memjax.tools.fit.report import base_report, duration, full_report, gib, largest_report, table
 from memjax.tools.fit.topology import Topology, devices_of, parse_topology, prepare_compiler
 
 FLAGS = flags.FlagValues()

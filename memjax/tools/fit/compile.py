@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from memjax.cli.fit_program import Program
+from memjax.tools.fit.programs import Program
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 _SIZE = r"([\d.]+)\s?([KMGT]?)i?B?"

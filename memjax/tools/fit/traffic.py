@@ -6,7 +6,7 @@ from typing import Any
 import jax
 from jaxtyping import PyTree
 
-from memjax.cli.fit_collectives import KINDS, Collective, Shape
+from memjax.tools.fit.collectives import KINDS, Collective, Shape
 
 WEIGHTS, ACTIVATIONS, OTHER = "weights", "activations", "other"
 _NUMBERS = 64  # an example's share of an activation has at least as many

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from memjax.cli.fit_table import table
+from memjax.tools.fit.report import table
 from tests.commands import memjax
 
 WORKER = Path(__file__).parent / "worker.py"

@@ -2,8 +2,7 @@
 
 import pytest
 
-from memjax.cli.fit_collectives import read_collectives
-from memjax.cli.fit_groups import Group, group_of
+from memjax.tools.fit.collectives import Group, group_of, read_collectives
 from memjax.tools.fit.hlo import computations, loops
 
 ONE_SLICE = [0] * 8

@@ -4,9 +4,9 @@ import importlib.util
 
 import pytest
 
-from memjax.cli.fit_collectives import Collective, Shape
-from memjax.cli.fit_roofline import roofline
 from memjax.core.chips import CHIPS
+from memjax.tools.fit.collectives import Collective, Shape
+from memjax.tools.fit.report import roofline
 from memjax.tools.fit.topology import EXAMPLES, parse_topology, prepare_compiler
 from tests.commands import memjax
 

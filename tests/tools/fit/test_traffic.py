@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from memjax.cli.fit_collectives import Collective, Shape
 from memjax.tools.fit import traffic
+from memjax.tools.fit.collectives import Collective, Shape
 
 STATE = {
     "conv": jax.ShapeDtypeStruct((3, 3, 64, 128), jnp.float32),

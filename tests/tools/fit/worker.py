@@ -11,14 +11,12 @@ import jax.numpy as jnp
 
 from memjax.cli.configs import load_config, plain
 from memjax.cli.fit import measure
-from memjax.cli.fit_collectives import KINDS
-from memjax.cli.fit_detect import detect_program
-from memjax.cli.fit_program import Program, train_program
-from memjax.cli.fit_report import rules_table
-from memjax.cli.fit_table import table
 from memjax.core.guidance import predict_pair
 from memjax.core.mesh import make_mesh, rows_over
 from memjax.models.attention import FeedForward
+from memjax.tools.fit.collectives import KINDS
+from memjax.tools.fit.programs import Program, detect_program, train_program
+from memjax.tools.fit.report import rules_table, table
 from memjax.tools.fit.topology import parse_topology
 from memjax.training.sharding import RULES, Sharding, placements, unused_rules
 

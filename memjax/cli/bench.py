@@ -26,13 +26,13 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
-from memjax.cli.bench_markdown import write_tables
-from memjax.cli.bench_model import BOTH, run_model
-from memjax.cli.bench_sd import run_sd
 from memjax.cli.configs import check_config, plain
 from memjax.tools.bench.knn import KnnSettings, run_knn
+from memjax.tools.bench.markdown import write_tables
 from memjax.tools.bench.report import command_of
+from memjax.tools.bench.run import BOTH, run_model
 from memjax.tools.bench.sizes import ALL_SIZES, DEMO, MODEL_SIZES, choose, config_for, resized
+from memjax.tools.bench.stable_diffusion.run import run_sd
 from memjax.tools.bench.stable_diffusion.task import SD_CASES, SdSettings
 from memjax.tools.bench.task import COMPILE, Settings
 from memjax.tools.bench.timing import CASES

@@ -5,13 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from memjax.cli.bench_run import run_under
-from memjax.cli.bench_workload import Settings, make_workload
 from memjax.cli.configs import plain
 from memjax.cli.defaults import base_config
 from memjax.core.process import q_sample
 from memjax.tools.bench.memjax_side import MemjaxSide
+from memjax.tools.bench.run import run_under
 from memjax.tools.bench.worker import KEEP
+from memjax.tools.bench.workload import Settings, make_workload
 from memjax.training.losses import denoising_target, per_example_loss
 from tests.parity.torch_weights import flax_params
 
@@ -19,7 +19,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("diffusers")
 pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("default")]
 
-from memjax.cli.bench_torch import TorchSide  # noqa: E402
+from memjax.tools.bench.torch_side import TorchSide  # noqa: E402
 
 SETTINGS = Settings(repeats=1, steps=2, prompts=3, mitigate_prompts=2, samples=4)
 

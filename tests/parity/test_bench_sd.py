@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from memjax.cli.bench_sd import difference
 from memjax.tools.bench.stable_diffusion.memjax_side import SdMemjaxSide
+from memjax.tools.bench.stable_diffusion.run import difference
 from memjax.tools.bench.stable_diffusion.task import SdSettings
 
 torch = pytest.importorskip("torch")

@@ -10,8 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from memjax.cli.bench_counts import detection_flops, mitigation_flops
-from memjax.cli.bench_workload import Workload, make_workload
 from memjax.core.condition import embeddings_of, take_rows
 from memjax.core.mesh import place, replicated, row_shards, rows_over
 from memjax.core.types import Params
@@ -24,6 +22,7 @@ from memjax.runtime.flops import flops_of
 from memjax.sampling import STATIC_ARGUMENTS, make_stepper, sample
 from memjax.tools.bench.task import Settings, Task
 from memjax.tools.bench.worker import peak_host_bytes
+from memjax.tools.bench.workload import Workload, detection_flops, make_workload, mitigation_flops
 from memjax.training.optimizer import make_optimizer
 from memjax.training.state import create_state
 from memjax.training.step import TrainOptions, make_train_step

@@ -7,7 +7,6 @@ import sys
 
 import pytest
 
-from memjax.cli.bench_workload import Settings, bench_label_space, check_comparable, make_workload
 from memjax.cli.configs import load_config, plain
 from memjax.cli.defaults import base_config
 from memjax.tools.bench.compile_time import measure_compile
@@ -16,6 +15,7 @@ from memjax.tools.bench.tables import model_table
 from memjax.tools.bench.task import COMPILE
 from memjax.tools.bench.timing import CASES, Times, alternate, summarise, take_turns
 from memjax.tools.bench.worker import KEEP
+from memjax.tools.bench.workload import Settings, bench_label_space, check_comparable, make_workload
 
 TINY = (
     "--config=phantoms_demo:short",
@@ -211,7 +211,7 @@ def test_the_task_is_plain_arrays_of_the_asked_sizes():
 
 def test_torchs_process_needs_no_jax():
     code = (
-        "import sys, memjax.cli.bench_torch, memjax.tools.bench.worker; "
+        "import sys, memjax.tools.bench.torch_side, memjax.tools.bench.worker; "
         "sys.exit(any(name in sys.modules for name in ('jax', 'flax')))"
     )
     assert subprocess.run([sys.executable, "-c", code], timeout=60, check=False).returncode == 0

@@ -2,11 +2,11 @@
 
 import pytest
 
-from memjax.cli.bench_workload import check_comparable, make_workload
 from memjax.cli.configs import check_config, load_config, plain
 from memjax.tools.bench.report import command_of
 from memjax.tools.bench.sizes import MODEL_SIZES, asked_size, choose, config_for, resized
 from memjax.tools.bench.task import Settings
+from memjax.tools.bench.workload import check_comparable, make_workload
 from tests.commands import memjax
 
 

@@ -10,17 +10,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from memjax.cli.bench_counts import detection_flops, mitigation_flops
-from memjax.cli.bench_sd import comparisons, difference
-from memjax.cli.bench_sd_gpu import measure_side
 from memjax.core.types import TokenCond
 from memjax.models.convolution import convolve
 from memjax.models.unet import UNet
 from memjax.runtime.flops import count_flops
+from memjax.tools.bench.stable_diffusion.run import comparisons, difference, measure_side
 from memjax.tools.bench.stable_diffusion.tables import gpu_table
 from memjax.tools.bench.stable_diffusion.task import SdSettings, draw, make_inputs, rates, template
 from memjax.tools.bench.timing import Times
 from memjax.tools.bench.worker import DEFAULT, KEEP, Worker
+from memjax.tools.bench.workload import detection_flops, mitigation_flops
 
 TINY = SdSettings(size="tiny", prompts=3, generations=2, iterations=2)
 WITHOUT_TORCH = (

@@ -5,8 +5,8 @@ import json
 
 import pytest
 
-from memjax.cli.bench_markdown import read_sections, section_of, write_tables
 from memjax.cli.configs import load_config, plain
+from memjax.tools.bench.markdown import read_sections, section_of, write_tables
 from memjax.tools.bench.sizes import MODEL_SIZES, resized
 from memjax.tools.bench.task import COMPILE
 from memjax.tools.bench.timing import CASES, Times, summarise

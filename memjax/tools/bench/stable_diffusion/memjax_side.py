@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from memjax.cli.bench_counts import detection_flops, mitigation_flops
 from memjax.core.condition import embeddings_of
 from memjax.core.guidance import predict_pair
 from memjax.core.types import TokenCond
@@ -30,6 +29,7 @@ from memjax.tools.bench.stable_diffusion.task import (
     template,
 )
 from memjax.tools.bench.worker import peak_host_bytes
+from memjax.tools.bench.workload import detection_flops, mitigation_flops
 
 _pair = partial(jax.jit, static_argnames=("eps_fn",))(predict_pair)
 _first_step = partial(jax.jit, static_argnames=("eps_fn",))(first_step_states)

@@ -12,7 +12,6 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from memjax.cli.bench_torch_network import diffusers_unet
 from memjax.interop.layout import foreign_name
 from memjax.tools.bench.stable_diffusion.task import (
     FIRST_T,
@@ -23,6 +22,7 @@ from memjax.tools.bench.stable_diffusion.task import (
     rates,
     template,
 )
+from memjax.tools.bench.torch_side import diffusers_unet
 from memjax.tools.bench.worker import peak_host_bytes
 
 

@@ -1,9 +1,11 @@
 """``memjax bench --what=sd``: Stable Diffusion's network in memjax and in diffusers, in turn.
 
 Each side lives in a process of its own, so that memory is counted apart and each can have its own
-allocator; they are called in turn, so that one computes at a time.
+allocator; they are called in turn, so that one computes at a time. On a GPU in bfloat16, torch
+eagerly and through ``torch.compile``, every side alone on the device at the batch that suits it.
 """
 
+import importlib
 import itertools
 from typing import Any, NamedTuple
 
@@ -11,8 +13,6 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from memjax.cli.bench_sd_gpu import measure_gpu
-from memjax.cli.bench_torch_network import torch_missing
 from memjax.runtime.cores import usable_cores
 from memjax.tools.bench.report import finish, introduce
 from memjax.tools.bench.stable_diffusion.memjax_side import SdMemjaxSide
@@ -20,9 +20,63 @@ from memjax.tools.bench.stable_diffusion.tables import gpu_table, sd_table
 from memjax.tools.bench.stable_diffusion.task import SD_CASES, SdSettings, make_inputs
 from memjax.tools.bench.stable_diffusion.torch_side import SdTorchSide
 from memjax.tools.bench.timing import Times, is_busy, load_average, summarise
+from memjax.tools.bench.torch_side import torch_missing
 from memjax.tools.bench.worker import DEFAULT, KEEP, Worker
 
+PAIRS = (1, 2, 4, 8, 16, 32)
+GPU_MATMUL = 8192
 MATMUL = {"sd14": 2048, "tiny": 64}
+
+
+def measure_gpu(settings: SdSettings) -> dict[str, Any]:
+    """Measures memjax, torch and compiled torch; memjax alone where torch has no GPU."""
+    settings = settings._replace(dtype="bfloat16", pairs=max(PAIRS))
+    missing = torch_missing() or _no_cuda()
+    sides: dict[str, Any] = {}
+    with Worker("memjax", DEFAULT, SdMemjaxSide, settings) as ours:
+        flops = ours.call("pair_flops")[0] / settings.pairs
+        peak = ours.call("matmul_rate", GPU_MATMUL)[0]
+        sides["memjax"] = measure_side(ours, settings)
+        counted = {case: ours.call("flops", case)[0] for case in ("detect", "mitigate")}
+    for name, compiled in () if missing else (("torch", False), ("torch.compile", True)):
+        make = (SdTorchSide, settings, usable_cores(), "cuda", compiled)
+        with Worker(name, DEFAULT, *make) as theirs:
+            sides[name] = measure_side(theirs, settings)
+    return {
+        "settings": settings._asdict(),
+        "torch_missing": missing,
+        "flops_per_pair": flops,
+        "flops": counted,
+        "matmul_flops_per_second": peak,
+        "sides": sides,
+        "ratios": {n: _ratios(sides["memjax"], s) for n, s in sides.items() if n != "memjax"},
+    }
+
+
+def measure_side(side: Worker, settings: SdSettings) -> dict[str, Any]:
+    """Returns the best batch of the forward, and the seconds of detection and mitigation."""
+    rates = side.call("pairs_per_second", PAIRS, settings.repeats)[0]
+    best = max(rates, key=lambda pairs: rates[pairs])
+    found = {"best_pairs": best, "pairs_per_second": rates[best], "rates": rates}
+    for case in ("detect", "mitigate"):
+        side.call("warm", case)
+        times = [side.call(case)[1].wall for _ in range(settings.long_repeats)]
+        found |= {f"{case}_seconds": min(times), f"raw_{case}_seconds": times}
+    return found | side.call("facts")[0]
+
+
+def _ratios(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, float]:
+    ratios = {"forward": ours["pairs_per_second"] / theirs["pairs_per_second"]}
+    for case in ("detect", "mitigate"):
+        ratios[case] = theirs[f"{case}_seconds"] / ours[f"{case}_seconds"]
+    return ratios
+
+
+def _no_cuda() -> str:
+    torch = importlib.import_module("torch")
+    if torch.cuda.is_available():
+        return ""
+    return "torch finds no GPU, so memjax is measured alone; for the comparison: a CUDA build of it"
 
 
 class Comparison(NamedTuple):

@@ -1,19 +1,37 @@
-"""From a configuration to the task of ``memjax bench``: the network's recipe, a batch, noise."""
+"""From a configuration to the task of ``memjax bench``: recipe, batch, noise, operation counts."""
 
 import dataclasses
 from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
+from memjax.core.condition import embeddings_of, repeat_cond, with_embeddings
+from memjax.core.denoiser import Denoiser
+from memjax.core.guidance import CachedNull
+from memjax.core.types import Array, Cond, EpsFn, Params
 from memjax.data.labels import FINDINGS, LabelSpace, chexpert_label_space
+from memjax.detectors import NoiseMagnitude
+from memjax.runtime.flops import count_flops
 from memjax.sampling import timesteps
 from memjax.tools.bench.task import Settings, Task
 from memjax.training.network import Network
 from memjax.training.run import network_of
 
-__all__ = ["Settings", "Workload", "bench_label_space", "check_comparable", "make_workload"]
+__all__ = [
+    "CODES_PER_MARKER",
+    "Settings",
+    "Workload",
+    "bench_label_space",
+    "check_comparable",
+    "detection_flops",
+    "make_workload",
+    "mitigation_flops",
+]
 
 CODES_PER_MARKER = 24  # as many as the phantoms need for some 500 pictures
 
@@ -103,3 +121,52 @@ def make_workload(config: Mapping[str, Any], settings: Settings) -> Workload:
         sigmas=np.array(network.schedule.sigmas),
     )
     return Workload(task, network)
+
+
+def detection_flops(
+    eps_fn: EpsFn, params: Params, noise: Float[np.ndarray, "g *d"], row: Cond, prompts: int
+) -> float:
+    """Returns the operations of a first-step detection with shared initial noise.
+
+    ``g`` forwards a prompt, and ``g`` for the unconditional half of all of them.
+
+    Args:
+        eps_fn: The network.
+        params: Its weights.
+        noise: Initial noises.
+        row: The condition of one prompt.
+        prompts: Prompts.
+    """
+    rows = repeat_cond(row, len(noise))
+    return (prompts + 1) * count_flops(eps_fn, params, noise, _steps(noise), rows)
+
+
+def mitigation_flops(
+    eps_fn: EpsFn, params: Params, noise: Float[np.ndarray, "g *d"], row: Cond, iterations: int
+) -> float:
+    """Returns the operations of optimising one prompt's embedding at the first step.
+
+    A value and its gradient at each iteration, and the value once more at the end. By hand, since
+    :func:`count_flops` takes the body of a ``while`` once. The unconditional half, once for all
+    prompts, comes on top: as much as :func:`detection_flops` of no prompt.
+
+    Args:
+        eps_fn: The network.
+        params: Its weights.
+        noise: Initial noises.
+        row: The condition of the prompt.
+        iterations: Updates of the embedding.
+    """
+
+    def loss(e: Array, weights: Params) -> Array:
+        rows = repeat_cond(with_embeddings(row, e), len(noise))
+        net, null = Denoiser(eps_fn, weights), CachedNull(jnp.zeros_like(noise))
+        return NoiseMagnitude()(net.at(noise, _steps(noise), rows, cached=null), net).mean()
+
+    start = embeddings_of(row)
+    value = count_flops(loss, start, params)
+    return iterations * count_flops(jax.value_and_grad(loss), start, params) + value
+
+
+def _steps(noise: Float[np.ndarray, "g *d"]) -> Array:
+    return jnp.zeros((len(noise),), jnp.int32)

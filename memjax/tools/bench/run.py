@@ -1,7 +1,8 @@
-"""The cases of ``memjax bench``, each side in a process of its own.
+"""``memjax bench`` of a configuration's network: measure each side in turn, print, write.
 
-So memory is counted apart, and a case's peak is that case's alone: every case starts new processes.
-They are called in turn, so that one computes at a time.
+Each side lives in a process of its own, so that memory is counted apart, and a case's peak is that
+case's alone: every case starts new processes. They are called in turn, so that one computes at a
+time.
 """
 
 import contextlib
@@ -11,16 +12,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from memjax.cli.bench_torch import TorchSide
-from memjax.cli.bench_torch_network import torch_missing
-from memjax.cli.bench_workload import make_workload
 from memjax.runtime.cores import usable_cores
 from memjax.tools.bench.compile_time import measure_compile
 from memjax.tools.bench.memjax_side import memjax_side
 from memjax.tools.bench.peak import Probe
+from memjax.tools.bench.report import finish, introduce
+from memjax.tools.bench.tables import model_table
 from memjax.tools.bench.task import COMPILE, Settings, Task
 from memjax.tools.bench.timing import CASES, is_busy, load_average, summarise, take_turns
-from memjax.tools.bench.worker import Worker
+from memjax.tools.bench.torch_side import TorchSide, torch_missing
+from memjax.tools.bench.worker import DEFAULT, KEEP, Worker
+from memjax.tools.bench.workload import check_comparable, make_workload
+
+BOTH = "both"
 
 
 def run_under(allocator: str, config: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
@@ -108,3 +112,51 @@ def _measure_case(
     for side, known in facts.items():
         found["sides"][side] |= known | {"ready_bytes": ready[side]["peak_bytes"]}
     return found
+
+
+def run_model(
+    size: str,
+    config: Mapping[str, Any],
+    settings: Settings,
+    allocator: str,
+    command: str,
+    out: str | None,
+) -> int:
+    """Measures, prints the figures and, where asked, writes them as JSON.
+
+    Args:
+        size: What the network is called.
+        config: The plain configuration.
+        settings: How much is measured.
+        allocator: ``keep``, ``default`` or ``both``.
+        command: What to type to measure again.
+        out: JSON file, or None.
+    """
+    check_comparable(config)
+    facts = introduce()
+    print(f"{size}: {amounts_words(config, settings)}")
+    runs = []
+    for chosen in [DEFAULT, KEEP] if allocator == BOTH else [allocator]:
+        runs.append({"setting": chosen, **run_under(chosen, config, settings)})
+        print("\n" + model_table(runs[-1]))
+    report = {"runs": runs, "settings": settings._asdict(), "config": dict(config)}
+    finish("model", size, report, command=command, facts=facts, out=out)
+    return 0
+
+
+def amounts_words(config: Mapping[str, Any], settings: Settings) -> str:
+    """Says how much one repeat of each case is."""
+    options, sampling = config["audit"]["options"], config["sampling"]
+    data, noises = config["data"], options["generations"]
+    amounts = {
+        "train": f"training: {settings.steps} steps of {config['train']['batch_size']}",
+        "sample": f"sampling: {settings.samples} in {sampling['num_steps']} steps",
+        "detect": f"detection: {settings.prompts} prompts x {noises} noises",
+        "mitigate": (
+            f"mitigation: {settings.mitigate_prompts} prompts x {noises} noises x "
+            f"{options['first_step_iters']} iterations"
+        ),
+    }
+    said = [words for name, words in amounts.items() if name in settings.only]
+    pixels = f"{data['size']} x {data['size']} pixels, float32, {settings.repeats} repeats"
+    return "; ".join([pixels, *said])

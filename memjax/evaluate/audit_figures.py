@@ -29,9 +29,10 @@ from memjax.evaluate.figures import (
     token_bars,
 )
 from memjax.evaluate.ladder import RungResult
+from memjax.evaluate.pair_figures import paired_dots
 from memjax.evaluate.picture_size import reduced
 from memjax.evaluate.report import ReportPaths, write_report
-from memjax.evaluate.scatter import family_bars, paired_dots, scatter_with_margins
+from memjax.evaluate.scatter import family_bars, scatter_with_margins
 from memjax.evaluate.walls import before_after, sorted_wall
 from memjax.evaluate.word_weights import word_weights
 from memjax.evaluate.wording import correlation_title, decimal

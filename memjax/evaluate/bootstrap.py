@@ -180,3 +180,15 @@ def _percentiles(drawn: np.ndarray, level: float) -> tuple[float, float]:
     tail = 50 * (1 - level)
     low, high = np.percentile(drawn[np.isfinite(drawn)], [tail, 100 - tail])
     return float(low), float(high)
+
+
+class Estimate(NamedTuple):
+    """A figure and the range it may lie in; None where it is not known."""
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+
+    def known(self) -> bool:
+        """Whether there is a finite value."""
+        return self.value is not None and bool(np.isfinite(self.value))

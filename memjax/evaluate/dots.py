@@ -1,13 +1,14 @@
 """Dots with ranges: one row an arm, one dot a seed (or one in all), one panel a quantity."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from memjax.core.registry import title_of
+from memjax.evaluate.bootstrap import Estimate
 from memjax.evaluate.canvas import (
     FULL,
     INK,
@@ -31,18 +32,6 @@ _VALUES = 1.25  # inches: of the values written beside a panel
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 _SEED_COLOURS = (ONCE, "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#4D4D4D", "#D55E00", INK)
 _SPREAD = 0.26
-
-
-class Estimate(NamedTuple):
-    """A figure and the range it may lie in; None where it is not known."""
-
-    value: float | None
-    low: float | None = None
-    high: float | None = None
-
-    def known(self) -> bool:
-        """Whether there is a finite value."""
-        return _finite(self.value)
 
 
 Panel = Mapping[str, Sequence[Estimate]]

@@ -1,20 +1,19 @@
 """A page with its figures and their data: files that appear together or not at all."""
 
-import contextlib
 import csv
 import io
 import json
 import math
 import os
 import re
-import shutil
-import tempfile
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from memjax.runtime.files import write_all
 
 Table = Mapping[str, Sequence[Any] | np.ndarray]
 FOLDER, INDEX = "figures", "index.json"
@@ -137,7 +136,7 @@ def publish(
     files |= {
         name: text.encode() for name, text in reversed(list(pages.items()))
     }  # the owner is last
-    _write_all(out, files)
+    write_all(out, files)
     for name in stale:
         (out / name).unlink(missing_ok=True)
     return {name: out / name for name in pages}
@@ -157,21 +156,3 @@ def _index(out: Path, owner: str, ours: list[str]) -> tuple[dict[str, list[str]]
     kept = {name for names in index.values() for name in names}
     safe = re.compile(rf"{FOLDER}/[a-z0-9_-]+\.(png|csv)")
     return index, [name for name in earlier if name not in kept and safe.fullmatch(name)]
-
-
-def _write_all(out: Path, files: Mapping[str, bytes]) -> None:
-    stage = Path(tempfile.mkdtemp(prefix=".report.", dir=out))
-    try:
-        for name, data in files.items():
-            path = stage / name
-            path.parent.mkdir(exist_ok=True)
-            with open(path, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-        for name in files:
-            (out / name).parent.mkdir(exist_ok=True)
-            (stage / name).replace(out / name)
-    finally:
-        with contextlib.suppress(OSError):
-            shutil.rmtree(stage)

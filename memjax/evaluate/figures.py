@@ -28,18 +28,6 @@ from memjax.evaluate.canvas import (
     wrapped,
 )
 from memjax.evaluate.roc import auc, roc_curve
-from memjax.evaluate.walls import before_after, pairs_wall, sorted_wall, thumbnail_wall
-
-__all__ = [
-    "before_after",
-    "magnitude_curves",
-    "pairs_wall",
-    "roc_curves",
-    "similarity_histogram",
-    "sorted_wall",
-    "thumbnail_wall",
-    "token_bars",
-]
 
 
 def magnitude_curves(

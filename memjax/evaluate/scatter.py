@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection
 from numpy.typing import ArrayLike
 
+from memjax.evaluate.bootstrap import Estimate
 from memjax.evaluate.canvas import (
     FAINT,
     FULL,
@@ -23,11 +24,8 @@ from memjax.evaluate.canvas import (
     to_png,
     wrapped,
 )
-from memjax.evaluate.dots import Estimate, dot_panels
-from memjax.evaluate.pair_figures import paired_dots
+from memjax.evaluate.dots import dot_panels
 from memjax.evaluate.wording import family_title, number
-
-__all__ = ["family_bars", "paired_dots", "scatter_with_margins"]
 
 _WIDTH, _HEIGHT, _LANE, _SPACE = 5.4, 3.3, 0.23, 0.1
 _BINS = 40

@@ -20,9 +20,9 @@ from memjax.evaluate.canvas import (
     to_png,
     wrapped,
 )
-from memjax.evaluate.dots import dot_panels
+from memjax.evaluate.dots import Panel, dot_panels
 from memjax.evaluate.wording import is_share, metric_title
-from memjax.studies.table import SweepArm, estimate, panel_of, seeds_of, summary_of
+from memjax.studies.table import SweepArm, estimate, seeds_of, summary_of
 
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 Titles = Mapping[str, str]
@@ -225,3 +225,9 @@ def _apart(values: Sequence[float]) -> list[float]:
         if not kept or value / kept[-1] >= least:
             kept.append(value)
     return kept
+
+
+def panel_of(arms: Sequence[SweepArm], metric: str) -> Panel:
+    """Returns arm → one estimate a seed, for :func:`memjax.evaluate.dots.dot_panels`."""
+    seeds = seeds_of(arms)
+    return {arm.name: [estimate(arm.rows.get(s), metric) for s in seeds] for arm in arms}

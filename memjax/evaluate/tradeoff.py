@@ -10,7 +10,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from memjax.evaluate.bootstrap import Interval
+from memjax.evaluate.bootstrap import Estimate, Interval
 from memjax.evaluate.canvas import (
     FULL,
     HELD_OUT,
@@ -26,7 +26,7 @@ from memjax.evaluate.canvas import (
     to_png,
     wrapped,
 )
-from memjax.evaluate.dots import Estimate, dot_panels
+from memjax.evaluate.dots import dot_panels
 from memjax.studies.mitigation_records import BASELINE, BEFORE, NAMED, TARGET, ArmSummary
 
 _PANEL = 3.3  # inches: height of the axes

@@ -2,7 +2,9 @@
 
 import contextlib
 import os
-from collections.abc import Iterator
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 LOCK_FILE = ".lock"
@@ -47,3 +49,22 @@ def workdir_lock(workdir: str | os.PathLike[str]) -> Iterator[None]:
                 f"{workdir} is in use by another run: wait for it, or choose another workdir."
             ) from error
         yield
+
+
+def write_all(out: Path, files: Mapping[str, bytes]) -> None:
+    """Writes files that appear together: all under other names first, then renamed in order."""
+    stage = Path(tempfile.mkdtemp(prefix=".report.", dir=out))
+    try:
+        for name, data in files.items():
+            path = stage / name
+            path.parent.mkdir(exist_ok=True)
+            with open(path, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        for name in files:
+            (out / name).parent.mkdir(exist_ok=True)
+            (stage / name).replace(out / name)
+    finally:
+        with contextlib.suppress(OSError):
+            shutil.rmtree(stage)

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from memjax.evaluate.dots import Estimate, Panel
+from memjax.evaluate.bootstrap import Estimate
 
 Row = Mapping[str, Any]
 
@@ -70,12 +70,6 @@ def _number(value: Any) -> float | None:
     if isinstance(value, bool) or not isinstance(value, (int, float, np.number)):
         return None
     return float(value) if math.isfinite(value) else None
-
-
-def panel_of(arms: Sequence[SweepArm], metric: str) -> Panel:
-    """Returns arm → one estimate a seed, for :func:`memjax.evaluate.dots.dot_panels`."""
-    seeds = seeds_of(arms)
-    return {arm.name: [estimate(arm.rows.get(s), metric) for s in seeds] for arm in arms}
 
 
 def summary_of(arm: SweepArm, metric: str) -> Summary | None:

@@ -21,9 +21,9 @@ from memjax.cli.ladder import published_rung
 from memjax.cli.models import Model
 from memjax.cli.references import clip_score
 from memjax.detectors import DETECTORS, null_or_refuse
-from memjax.evaluate.audit_figures import write_audit
-from memjax.evaluate.report import ReportPaths
 from memjax.mitigations import MITIGATIONS
+from memjax.report.pages.audit import write_audit
+from memjax.report.pages.base import ReportPaths
 from memjax.sampling import SamplingOptions
 from memjax.studies.audit import Clock, audit, audit_store
 from memjax.studies.gallery import Captioned, from_fine_tuning, from_folder, from_prompts

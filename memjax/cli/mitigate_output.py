@@ -10,10 +10,10 @@ import numpy as np
 from memjax.cli.mitigating import Job, Part, caption_of, picture_names
 from memjax.cli.prompts import write_rows
 from memjax.core.condition import embeddings_of
-from memjax.evaluate.repair_page import RepairStudy, write_repair_page
-from memjax.evaluate.repair_wall import Cell, PromptBand, repair_wall
-from memjax.evaluate.tradeoff import short_title
-from memjax.evaluate.wording import decimal
+from memjax.report.charts.mitigation_grid import Cell, PromptBand, repair_wall
+from memjax.report.charts.tradeoff import short_title
+from memjax.report.pages.mitigation import RepairStudy, write_repair_page
+from memjax.report.wording import decimal
 from memjax.runtime.files import write_bytes
 from memjax.studies.mitigation_records import BEFORE, Arm, arm_summaries
 from memjax.studies.store import npz_bytes

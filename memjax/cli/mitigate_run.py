@@ -28,7 +28,7 @@ from memjax.cli.prompts import check_rows, encoder, initial_noise, read_prompts,
 from memjax.cli.references import reference_paths
 from memjax.core.mesh import prompts_mesh, row_shards
 from memjax.detectors import null_or_refuse
-from memjax.evaluate.repair_wall import shown_columns
+from memjax.report.charts.mitigation_grid import shown_columns
 from memjax.runtime.batching import exhausted, spread_bundle, usual_size
 from memjax.runtime.hosts import barrier, gather, is_first
 from memjax.sampling import SamplingOptions

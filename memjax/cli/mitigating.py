@@ -24,7 +24,6 @@ from memjax.core.condition import embeddings_of, take_rows
 from memjax.core.registry import title_of
 from memjax.core.types import Array, Cond
 from memjax.evaluate.likeness import rows_of
-from memjax.evaluate.repair_wall import small
 from memjax.mitigations import (
     Chain,
     Problem,
@@ -35,6 +34,7 @@ from memjax.mitigations import (
     add_random_words,
     repeat_words,
 )
+from memjax.report.charts.mitigation_grid import small
 from memjax.runtime.batching import over_devices
 from memjax.runtime.files import write_bytes
 from memjax.sampling import SamplingOptions

@@ -7,9 +7,9 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
-from memjax.evaluate.dots import Panel
 from memjax.evaluate.roc import roc_curve
 from memjax.evaluate.walls import wall_order
+from memjax.report.charts.dot_plot import Panel
 
 Columns = dict[str, list[Any]]
 
@@ -19,7 +19,7 @@ def scatter_table(
     x_name: str = "magnitude (RMS)",
     y_name: str = "similarity (higher = more alike)",
 ) -> Columns:
-    """Returns one row a picture: group, x, y; of :func:`~memjax.evaluate.scatter`'s groups."""
+    """Returns one row a picture: group, x, y; of :func:`~memjax.report.charts.scatter`'s groups."""
     out: Columns = {"group": [], x_name: [], y_name: []}
     for name, (x, y) in groups.items():
         a, b = _flat(x), _flat(y)
@@ -119,7 +119,7 @@ def token_table(names: Sequence[str], values: ArrayLike) -> Columns:
 
 
 def dots_table(panels: Mapping[str, Panel], seeds: Sequence[str] = ()) -> Columns:
-    """Returns one row a dot of :func:`~memjax.evaluate.dots.dot_panels`."""
+    """Returns one row a dot of :func:`~memjax.report.charts.dot_plot.dot_panels`."""
     out: Columns = {k: [] for k in ("quantity", "arm", "seed", "value", "low", "high")}
     for label, panel in panels.items():
         for arm, estimates in panel.items():

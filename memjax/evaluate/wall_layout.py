@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.figure import Figure
 
-from memjax.evaluate.canvas import (
+from memjax.report.style import (
     FAINT,
     MEMORISED,
     TEXT,

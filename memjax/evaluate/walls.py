@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float
 
 from memjax.evaluate.wall_layout import Images, Layout, Row, check_pictures, draw_wall
-from memjax.evaluate.wording import decimal
+from memjax.report.wording import decimal
 
 _MAX_COLUMNS = 6
 _LABELS = ("Generated\nby the\nmodel", "Nearest\ntraining\npicture", "Difference\n(black =\nsame)")

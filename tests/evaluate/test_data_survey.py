@@ -14,9 +14,9 @@ from memjax.data.problems import Problems
 from memjax.data.records import Record, chexpert_label_space, encode_records
 from memjax.data.statistics import HELD_OUT, TRAIN
 from memjax.evaluate.at_risk import ISOLATED, RARE, REPEATED, local_coverage, rows_at_risk
-from memjax.evaluate.data_report import data_files
 from memjax.evaluate.data_survey import Looked, draw_rows, survey
 from memjax.evaluate.near_duplicates import Duplicates
+from memjax.report.pages.dataset import data_files
 
 SPACE = chexpert_label_space()
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from memjax.evaluate.sweep_figures import factor_lines, numeric, training_panels
-from memjax.evaluate.sweep_report import sweep_figures, write_sweep_report
 from memjax.evaluate.walls import sorted_wall, thumbnail_wall
+from memjax.report.charts.factor import factor_lines, numeric, training_panels
+from memjax.report.pages.sweep import sweep_figures, write_sweep_report
 from memjax.studies.table import arms_of, estimate, long_table, summary_of
 
 HOSTILE = "<script>alert('x')</script>\"&$\n日本語"

@@ -4,8 +4,8 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from memjax.evaluate.report import page_environment
 from memjax.evaluate.token_words import Word
+from memjax.report.pages.base import page_environment
 
 _DEEPEST = 0.8  # opacity of the darkest shade: dark text stays readable on it
 _LISTED = 5

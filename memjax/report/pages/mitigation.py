@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from memjax.evaluate.bootstrap import Interval
-from memjax.evaluate.figure_files import FOLDER, file_names, publish
-from memjax.evaluate.report import page_environment
-from memjax.evaluate.sections import data_uri, width_of
-from memjax.evaluate.tradeoff import measure_title, tradeoff_figure, tradeoff_table
-from memjax.evaluate.wording import decimal, percent
+from memjax.report.charts.tradeoff import measure_title, tradeoff_figure, tradeoff_table
+from memjax.report.files import FOLDER, file_names, publish
+from memjax.report.pages.base import page_environment
+from memjax.report.sections import data_uri, width_of
+from memjax.report.wording import decimal, percent
 from memjax.runtime.json import to_plain
 from memjax.studies.mitigation_records import BASELINE, BEFORE, REPAIRS, ArmSummary, Record
 

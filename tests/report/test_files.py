@@ -8,8 +8,8 @@ import os
 import numpy as np
 import pytest
 
-from memjax.evaluate.canvas import new_figure, to_png
-from memjax.evaluate.figure_files import csv_text, file_names, publish
+from memjax.report.files import csv_text, file_names, publish
+from memjax.report.style import new_figure, to_png
 
 PNG = to_png(new_figure(0.2, 0.2))
 HOSTILE = ("../../etc/passwd", "a/b\\c", "<script>", "日本", "", ".", "CON", "x" * 300)

@@ -4,8 +4,8 @@ import base64
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from memjax.evaluate.figure_files import FOLDER, Table, file_names
-from memjax.evaluate.wording import Wording
+from memjax.report.files import FOLDER, Table, file_names
+from memjax.report.wording import Wording
 
 _PIXELS_PER_CSS_PIXEL = 2  # the figures are drawn at 200 dots an inch
 

@@ -4,13 +4,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from memjax.core.registry import title_of
-from memjax.evaluate.wording import (
-    decimal,
-    family_title,
-    interval,
-    percent,
-    wording,
-)
+from memjax.report.wording import decimal, family_title, interval, percent, wording
 
 # A copy rate counts as found when it is both this large and this many times the background's.
 FOUND_RATE, FOUND_TIMES = 0.10, 2.0

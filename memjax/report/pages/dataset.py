@@ -74,7 +74,7 @@ def page(
 ) -> str:
     """The page; every text is escaped and every picture is inside it."""
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("memjax.evaluate"),
+        loader=jinja2.PackageLoader("memjax.report"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

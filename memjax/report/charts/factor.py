@@ -6,7 +6,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, NullLocator, PercentFormatter, ScalarFormatter
 
-from memjax.evaluate.canvas import (
+from memjax.report.charts.dot_plot import Panel, dot_panels
+from memjax.report.style import (
     FULL,
     HALF,
     INK,
@@ -20,8 +21,7 @@ from memjax.evaluate.canvas import (
     to_png,
     wrapped,
 )
-from memjax.evaluate.dots import Panel, dot_panels
-from memjax.evaluate.wording import is_share, metric_title
+from memjax.report.wording import is_share, metric_title
 from memjax.studies.table import SweepArm, estimate, seeds_of, summary_of
 
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
@@ -228,6 +228,6 @@ def _apart(values: Sequence[float]) -> list[float]:
 
 
 def panel_of(arms: Sequence[SweepArm], metric: str) -> Panel:
-    """Returns arm → one estimate a seed, for :func:`memjax.evaluate.dots.dot_panels`."""
+    """Returns arm → one estimate a seed, for :func:`memjax.report.charts.dot_plot.dot_panels`."""
     seeds = seeds_of(arms)
     return {arm.name: [estimate(arm.rows.get(s), metric) for s in seeds] for arm in arms}

@@ -2,9 +2,9 @@
 
 import re
 
-from memjax.evaluate.dots import clip_panel
-from memjax.evaluate.narrative import verdict
-from memjax.evaluate.report import render_html
+from memjax.report.charts.dot_plot import clip_panel
+from memjax.report.pages.audit_text import verdict
+from memjax.report.pages.base import render_html
 
 REPAIR = {
     "method": "embedding_first_step",

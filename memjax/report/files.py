@@ -91,7 +91,7 @@ def check_png(name: str, png: bytes) -> None:
     """
     if bytes(png[:8]) != b"\x89PNG\r\n\x1a\n":
         raise ValueError(
-            f"figure {name!r} is not a PNG; pass the bytes memjax.evaluate.figures returns."
+            f"figure {name!r} is not a PNG; pass the bytes memjax.report.charts.curves returns."
         )
 
 

@@ -5,8 +5,8 @@ from html.parser import HTMLParser
 
 import pytest
 
-from memjax.evaluate.token_page import Explained, render_token_page, segments, top_words
 from memjax.evaluate.token_words import Word
+from memjax.report.pages.tokens import Explained, render_token_page, segments, top_words
 
 HOSTILE = "<script>alert('x')</script> {{ 7 * 7 }} \u202eback \x1b[0m &amp;"
 

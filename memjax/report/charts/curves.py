@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import ArrayLike
 
-from memjax.evaluate.canvas import (
+from memjax.evaluate.roc import auc, roc_curve
+from memjax.report.style import (
     FAINT,
     HALF,
     INK,
@@ -27,7 +28,6 @@ from memjax.evaluate.canvas import (
     to_png,
     wrapped,
 )
-from memjax.evaluate.roc import auc, roc_curve
 
 
 def magnitude_curves(

@@ -11,7 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from memjax.evaluate.bootstrap import Estimate, Interval
-from memjax.evaluate.canvas import (
+from memjax.report.charts.dot_plot import dot_panels
+from memjax.report.style import (
     FULL,
     HELD_OUT,
     INK,
@@ -26,7 +27,6 @@ from memjax.evaluate.canvas import (
     to_png,
     wrapped,
 )
-from memjax.evaluate.dots import dot_panels
 from memjax.studies.mitigation_records import BASELINE, BEFORE, NAMED, TARGET, ArmSummary
 
 _PANEL = 3.3  # inches: height of the axes

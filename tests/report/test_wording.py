@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from memjax.evaluate.wording import (
+from memjax.report.wording import (
     correlation_title,
     decimal,
     interval,

@@ -9,9 +9,6 @@ from typing import Any, NamedTuple
 import jinja2
 
 from memjax.core.registry import title_of
-from memjax.evaluate.figure_files import FOLDER, Table, check_png, file_names, publish
-from memjax.evaluate.narrative import verdict
-from memjax.evaluate.sections import SECTIONS, placed
 from memjax.evaluate.tables import (
     classifier_rows,
     distribution_rows,
@@ -19,14 +16,10 @@ from memjax.evaluate.tables import (
     similarity_rows,
     versus,
 )
-from memjax.evaluate.wording import (
-    decimal,
-    family_title,
-    interval,
-    p_value_text,
-    percent,
-    wording,
-)
+from memjax.report.files import FOLDER, Table, check_png, file_names, publish
+from memjax.report.pages.audit_text import verdict
+from memjax.report.sections import SECTIONS, placed
+from memjax.report.wording import decimal, family_title, interval, p_value_text, percent, wording
 from memjax.runtime.json import to_plain
 
 __all__ = ["REQUIRED", "SECTIONS", "ReportPaths", "missing_fields", "render_html", "write_report"]
@@ -132,7 +125,7 @@ def render_html(
 def page_environment() -> jinja2.Environment:
     """Returns the templates' environment: escaping on, with the filters that write numbers."""
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("memjax.evaluate"),
+        loader=jinja2.PackageLoader("memjax.report"),
         autoescape=True,
         undefined=jinja2.ChainableUndefined,
         trim_blocks=True,

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
-from memjax.evaluate.canvas import (
+from memjax.report.style import (
     FAINT,
     FULL,
     INK,
@@ -22,7 +22,7 @@ from memjax.evaluate.canvas import (
     to_png,
     wrapped,
 )
-from memjax.evaluate.wording import p_value_text
+from memjax.report.wording import p_value_text
 
 _MOST_NAMED = 24  # pairs that are drawn with their names
 _DASHED = (0, (4, 2))

@@ -9,7 +9,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from memjax.core.registry import title_of
 from memjax.evaluate.bootstrap import Estimate
-from memjax.evaluate.canvas import (
+from memjax.report.style import (
     FULL,
     INK,
     ONCE,
@@ -23,7 +23,7 @@ from memjax.evaluate.canvas import (
     to_png,
     wrapped,
 )
-from memjax.evaluate.wording import decimal, interval, percent
+from memjax.report.wording import decimal, interval, percent
 
 _NAMES, _ROW = 2.5, 0.2  # inches: of the arms' names, of one seed's line
 _LINES = 4  # of an arm's name at most

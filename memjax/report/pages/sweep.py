@@ -5,11 +5,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from memjax.evaluate.figure_files import FOLDER, Table, csv_text, file_names, publish
-from memjax.evaluate.report import page_environment
-from memjax.evaluate.sections import data_uri, width_of
-from memjax.evaluate.sweep_figures import arm_dots, factor_lines, training_panels
-from memjax.evaluate.wording import decimal, interval, is_share, metric_title, percent
+from memjax.report.charts.factor import arm_dots, factor_lines, training_panels
+from memjax.report.files import FOLDER, Table, csv_text, file_names, publish
+from memjax.report.pages.base import page_environment
+from memjax.report.sections import data_uri, width_of
+from memjax.report.wording import decimal, interval, is_share, metric_title, percent
 from memjax.runtime.json import to_plain
 from memjax.studies.table import (
     Row,

@@ -9,7 +9,8 @@ from matplotlib.collections import PathCollection
 from numpy.typing import ArrayLike
 
 from memjax.evaluate.bootstrap import Estimate
-from memjax.evaluate.canvas import (
+from memjax.report.charts.dot_plot import dot_panels
+from memjax.report.style import (
     FAINT,
     FULL,
     INK,
@@ -24,8 +25,7 @@ from memjax.evaluate.canvas import (
     to_png,
     wrapped,
 )
-from memjax.evaluate.dots import dot_panels
-from memjax.evaluate.wording import family_title, number
+from memjax.report.wording import family_title, number
 
 _WIDTH, _HEIGHT, _LANE, _SPACE = 5.4, 3.3, 0.23, 0.1
 _BINS = 40

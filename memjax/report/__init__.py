@@ -1,0 +1,1 @@
+"""Tables in, HTML, PNG and CSV out."""

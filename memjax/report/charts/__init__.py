@@ -1,0 +1,1 @@
+"""Charts as PNG bytes, one kind a file."""

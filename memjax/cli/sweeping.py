@@ -17,7 +17,7 @@ from memjax.cli.sweep_rows import digest, find_row, put_row, read_rows
 from memjax.cli.sweep_runs import ensure_run, open_arm
 from memjax.evaluate.bootstrap import Interval
 from memjax.evaluate.denoising_loss import stopping_point
-from memjax.evaluate.walls import thumbnail_wall
+from memjax.report.charts.image_grid import thumbnail_wall
 from memjax.report.pages.sweep import write_sweep_report
 from memjax.runtime.files import write_bytes
 from memjax.runtime.provenance import provenance

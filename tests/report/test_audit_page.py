@@ -12,11 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from memjax.evaluate.tables import classifier_rows, similarity_rows, versus
 from memjax.report.charts.curves import token_bars
 from memjax.report.pages.audit_text import percent, verdict
 from memjax.report.pages.base import missing_fields, render_html, write_report
 from memjax.report.sections import Section
+from memjax.report.tables import classifier_rows, similarity_rows, versus
 from memjax.runtime.json import to_plain
 from memjax.runtime.provenance import config_digest, provenance, versions
 

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from memjax.evaluate.walls import before_after, pairs_wall
 from memjax.report.charts.curves import (
     magnitude_curves,
     roc_curves,
     similarity_histogram,
     token_bars,
 )
+from memjax.report.charts.image_grid import before_after, pairs_wall
 
 ORANGE, BLUE = (0xD5, 0x5E, 0x00), (0x00, 0x72, 0xB2)
 

@@ -7,7 +7,12 @@ import pytest
 from PIL import Image
 
 from memjax.evaluate.bootstrap import Estimate
-from memjax.evaluate.figure_tables import (
+from memjax.evaluate.roc import auc
+from memjax.report.charts.dot_plot import dot_panels, mean_of, repair_panels
+from memjax.report.charts.paired import paired_dots
+from memjax.report.charts.scatter import family_bars, scatter_with_margins
+from memjax.report.style import elided, family_of, family_styles, printable
+from memjax.report.tables import (
     dots_table,
     families_table,
     histogram_table,
@@ -18,11 +23,6 @@ from memjax.evaluate.figure_tables import (
     token_table,
     wall_table,
 )
-from memjax.evaluate.roc import auc
-from memjax.report.charts.dot_plot import dot_panels, mean_of, repair_panels
-from memjax.report.charts.paired import paired_dots
-from memjax.report.charts.scatter import family_bars, scatter_with_margins
-from memjax.report.style import elided, family_of, family_styles, printable
 
 ORANGE, BLUE, GREEN = (0xD5, 0x5E, 0x00), (0x00, 0x72, 0xB2), (0x00, 0x9E, 0x73)
 HOSTILE = "<script>alert('$x')</script>\"\n日本語\x00\u202e" + "w" * 200

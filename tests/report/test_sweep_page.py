@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from memjax.evaluate.walls import sorted_wall, thumbnail_wall
 from memjax.report.charts.factor import factor_lines, numeric, training_panels
+from memjax.report.charts.image_grid import sorted_wall, thumbnail_wall
 from memjax.report.pages.sweep import sweep_figures, write_sweep_report
 from memjax.studies.table import arms_of, estimate, long_table, summary_of
 

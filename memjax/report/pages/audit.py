@@ -10,7 +10,21 @@ import numpy as np
 from memjax.cli.prompts import write_rows
 from memjax.core.types import Bundle
 from memjax.detectors.base import step_window
-from memjax.evaluate.figure_tables import (
+from memjax.evaluate.ladder import RungResult
+from memjax.evaluate.picture_size import reduced
+from memjax.evaluate.word_weights import word_weights
+from memjax.report.charts.curves import (
+    magnitude_curves,
+    roc_curves,
+    similarity_histogram,
+    token_bars,
+)
+from memjax.report.charts.dot_plot import clip_panel, dot_panels, repair_panels
+from memjax.report.charts.image_grid import before_after, sorted_wall
+from memjax.report.charts.paired import paired_dots
+from memjax.report.charts.scatter import family_bars, scatter_with_margins
+from memjax.report.pages.base import ReportPaths, write_report
+from memjax.report.tables import (
     dots_table,
     families_table,
     histogram_table,
@@ -21,20 +35,6 @@ from memjax.evaluate.figure_tables import (
     token_table,
     wall_table,
 )
-from memjax.evaluate.ladder import RungResult
-from memjax.evaluate.picture_size import reduced
-from memjax.evaluate.walls import before_after, sorted_wall
-from memjax.evaluate.word_weights import word_weights
-from memjax.report.charts.curves import (
-    magnitude_curves,
-    roc_curves,
-    similarity_histogram,
-    token_bars,
-)
-from memjax.report.charts.dot_plot import clip_panel, dot_panels, repair_panels
-from memjax.report.charts.paired import paired_dots
-from memjax.report.charts.scatter import family_bars, scatter_with_margins
-from memjax.report.pages.base import ReportPaths, write_report
 from memjax.report.wording import correlation_title, decimal
 from memjax.studies.audit import Audited, Clock, made
 from memjax.studies.options import AuditOptions

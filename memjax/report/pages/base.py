@@ -9,16 +9,16 @@ from typing import Any, NamedTuple
 import jinja2
 
 from memjax.core.registry import title_of
-from memjax.evaluate.tables import (
+from memjax.report.files import FOLDER, Table, check_png, file_names, publish
+from memjax.report.pages.audit_text import verdict
+from memjax.report.sections import SECTIONS, placed
+from memjax.report.tables import (
     classifier_rows,
     distribution_rows,
     has_any,
     similarity_rows,
     versus,
 )
-from memjax.report.files import FOLDER, Table, check_png, file_names, publish
-from memjax.report.pages.audit_text import verdict
-from memjax.report.sections import SECTIONS, placed
 from memjax.report.wording import decimal, family_title, interval, p_value_text, percent, wording
 from memjax.runtime.json import to_plain
 

@@ -44,8 +44,8 @@ from memjax.cli.prompts import (
 )
 from memjax.core.types import Array, Cond
 from memjax.detectors import null_or_refuse
-from memjax.evaluate.token_words import Word, normal, shares, token_weights, words_of
 from memjax.explain import ATTRIBUTIONS, EXPLANATIONS, TokenSignificance
+from memjax.explain.words import Word, normal, shares, token_weights, words_of
 from memjax.report.charts.curves import token_bars
 from memjax.report.pages.tokens import Explained, render_token_page
 from memjax.runtime.batching import certainly_fits, over_rows, usual_size

@@ -15,7 +15,7 @@ from memjax.evaluate.bootstrap import (
 )
 from memjax.evaluate.finding_classifier import Judge
 from memjax.evaluate.roc import detection_summary
-from memjax.evaluate.word_weights import word_weights
+from memjax.explain.words import word_weights
 from memjax.studies.options import AuditOptions
 from memjax.studies.prompts import HELD_OUT, ONCE, Gallery, Prompts
 from memjax.studies.run import ArmResult, Audit

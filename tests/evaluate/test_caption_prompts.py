@@ -8,7 +8,7 @@ from memjax.evaluate.features import NamedFeatures
 from memjax.evaluate.large_pictures import at_side, features_at_side, on_bytes
 from memjax.evaluate.picture_size import reduced
 from memjax.evaluate.rungs import pixel_rungs
-from memjax.evaluate.word_weights import word_weights
+from memjax.explain.words import word_weights
 from memjax.studies.caption_prompts import (
     caption_gallery,
     choose_caption_prompts,

@@ -5,7 +5,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from memjax.evaluate.token_words import Word
+from memjax.explain.words import Word
 from memjax.report.pages.tokens import Explained, render_token_page, segments, top_words
 
 HOSTILE = "<script>alert('x')</script> {{ 7 * 7 }} \u202eback \x1b[0m &amp;"

@@ -12,7 +12,7 @@ from memjax.core.types import Bundle
 from memjax.detectors.base import step_window
 from memjax.evaluate.ladder import RungResult
 from memjax.evaluate.picture_size import reduced
-from memjax.evaluate.word_weights import word_weights
+from memjax.explain.words import word_weights
 from memjax.report.charts.curves import (
     magnitude_curves,
     roc_curves,

@@ -4,7 +4,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from memjax.evaluate.token_words import Word
+from memjax.explain.words import Word
 from memjax.report.pages.base import page_environment
 
 _DEEPEST = 0.8  # opacity of the darkest shade: dark text stays readable on it

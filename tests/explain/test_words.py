@@ -4,15 +4,7 @@ import math
 
 import pytest
 
-from memjax.evaluate.token_words import (
-    PADDING,
-    SPECIAL,
-    WORD,
-    normal,
-    shares,
-    token_weights,
-    words_of,
-)
+from memjax.explain.words import PADDING, SPECIAL, WORD, normal, shares, token_weights, words_of
 
 
 def tokens_of(*pieces, pads=0):

@@ -17,8 +17,8 @@ from memjax.cli.configs import check_config, plain
 from memjax.data.chexpert import check_images
 from memjax.data.dataset import encode_records
 from memjax.data.statistics import HELD_OUT, TRAIN
-from memjax.evaluate.data_survey import Looked, draw_rows, survey
-from memjax.evaluate.near_duplicates import THRESHOLD
+from memjax.evaluate.dataset.survey import Looked, draw_rows, survey
+from memjax.evaluate.similarity.near_duplicates import THRESHOLD
 from memjax.report.pages.dataset import data_files
 from memjax.runtime.files import write_bytes
 from memjax.runtime.provenance import provenance

@@ -52,7 +52,7 @@ from memjax.detectors import (
     reduce_steps,
     steps_needed,
 )
-from memjax.evaluate.roc import detection_summary
+from memjax.evaluate.statistics.roc import detection_summary
 from memjax.runtime.batching import over_rows, usual_size
 from memjax.runtime.devices import mesh_of_prompts
 from memjax.runtime.files import write_bytes

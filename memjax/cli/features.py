@@ -7,12 +7,8 @@ from typing import Any, NamedTuple
 
 from etils import epath
 
-from memjax.evaluate.features import FeatureFn
-from memjax.evaluate.published_features import (
-    PREPROCESSINGS,
-    Preprocessing,
-    published_features,
-)
+from memjax.evaluate.features.base import FeatureFn
+from memjax.evaluate.features.published import PREPROCESSINGS, Preprocessing, published_features
 from memjax.interop.published import (
     load_dinov2,
     load_inception,

@@ -4,10 +4,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from memjax.evaluate.copy_encoder import CopyEncoder, train_copy_encoder
 from memjax.evaluate.copy_encoder_file import load_copy_encoder, save_copy_encoder
-from memjax.evaluate.finding_classifier import Judge
-from memjax.evaluate.ladder import (
+from memjax.evaluate.features.copy_encoder import CopyEncoder, train_copy_encoder
+from memjax.evaluate.features.finding_classifier import Judge
+from memjax.evaluate.similarity.ladder import (
     CalibratedRung,
     Rung,
     calibrate_ladder,
@@ -55,7 +55,7 @@ def build_rungs(
         gallery: Real pictures.
         judge: The finding classifier.
         seed: Of the copy encoder.
-        encoder: Arguments of :func:`~memjax.evaluate.copy_encoder.train_copy_encoder`.
+        encoder: Arguments of :func:`~memjax.evaluate.features.copy_encoder.train_copy_encoder`.
         published: ``NAME=PATH`` of weights the user has, see :mod:`memjax.cli.features`.
         keep: File of the trained copy encoder: read if it is there, else written.
         say: Told what is being done.

@@ -18,7 +18,7 @@ from memjax.cli.flag_sets import (
     prompts_flag,
     sampling_flags,
 )
-from memjax.evaluate.likeness import MEASURES
+from memjax.evaluate.similarity.measures import MEASURES
 from memjax.mitigations import MITIGATIONS
 from memjax.studies.options import ARMS
 

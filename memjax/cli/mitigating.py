@@ -23,7 +23,7 @@ from memjax.cli.references import load_references
 from memjax.core.condition import embeddings_of, take_rows
 from memjax.core.registry import title_of
 from memjax.core.types import Array, Cond
-from memjax.evaluate.likeness import rows_of
+from memjax.evaluate.similarity.measures import rows_of
 from memjax.mitigations import (
     Chain,
     Problem,

@@ -9,9 +9,9 @@ from jaxtyping import UInt8
 
 from memjax.data.captioned_folder import SUFFIXES
 from memjax.data.images import load_image
-from memjax.evaluate.clip_score import ClipScore
-from memjax.evaluate.likeness import MEASURES, FeatureLikeness, Likeness, weightless
-from memjax.evaluate.published_features import PREPROCESSINGS, published_features
+from memjax.evaluate.features.clip_score import ClipScore
+from memjax.evaluate.features.published import PREPROCESSINGS, published_features
+from memjax.evaluate.similarity.measures import MEASURES, FeatureLikeness, Likeness, weightless
 
 FIELDS = ("image", "file_name")
 _SSCD = ("sscd", "sscd_center_crop")  # its authors' own, and the one of papers on replication
@@ -126,8 +126,8 @@ def likeness_measures(sscd: str, names: Sequence[str] = ()) -> list[Likeness]:
 
     Args:
         sscd: File of SSCD's weights, or "".
-        names: Of :data:`memjax.evaluate.likeness.MEASURES`; none stands for SSCD alone where there
-            are weights, and for all that need no network elsewhere.
+        names: Of :data:`memjax.evaluate.similarity.measures.MEASURES`; none stands for SSCD alone
+            where there are weights, and for all that need no network elsewhere.
     """
     named = [MEASURES.parse(name) for name in names]
     if sscd:

@@ -14,9 +14,9 @@ from memjax.cli.ladder import build_rungs, calibrated
 from memjax.cli.training import audit_options
 from memjax.core.condition import take_rows
 from memjax.data.records import Record, labels_of
-from memjax.evaluate.bootstrap import rate_interval
-from memjax.evaluate.copy_encoder import CopyEncoder
 from memjax.evaluate.denoising_loss import denoising_losses, loss_gap
+from memjax.evaluate.features.copy_encoder import CopyEncoder
+from memjax.evaluate.statistics.bootstrap import rate_interval
 from memjax.studies.gallery import draw_prompts, read_pictures
 from memjax.studies.prompts import Gallery, PromptCounts
 from memjax.studies.study import References, Study, make_references

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from memjax.evaluate.copy_encoder import CopyEncoder
+from memjax.evaluate.features.copy_encoder import CopyEncoder
 from memjax.models.copy_encoder import CopyEncoderNetwork
 
 _FORMAT = 1

@@ -15,7 +15,7 @@ from jaxtyping import Float
 
 from memjax.core.process import q_sample
 from memjax.core.types import Array, Bundle, Cond
-from memjax.evaluate.bootstrap import Interval, difference_interval, rate_interval
+from memjax.evaluate.statistics.bootstrap import Interval, difference_interval, rate_interval
 
 _CHUNK = 32
 

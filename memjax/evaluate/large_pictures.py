@@ -5,11 +5,11 @@ import dataclasses
 import numpy as np
 from jaxtyping import Float
 
-from memjax.evaluate.features import FeatureFn, NamedFeatures
-from memjax.evaluate.likeness import features_of
-from memjax.evaluate.neighbors import Groups
-from memjax.evaluate.picture_size import Pictures, reduced
+from memjax.evaluate.features.base import FeatureFn, NamedFeatures
 from memjax.evaluate.rung import Nearest, Rung, Search
+from memjax.evaluate.similarity.knn import Groups
+from memjax.evaluate.similarity.measures import features_of
+from memjax.evaluate.similarity.resolution import Pictures, reduced
 
 
 def at_side(rung: Rung, side: int) -> Rung:

@@ -11,8 +11,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from memjax.evaluate.features import Images
-from memjax.evaluate.neighbors import NO_GROUP, Groups
+from memjax.evaluate.features.base import Images
+from memjax.evaluate.similarity.knn import NO_GROUP, Groups
 
 NEIGHBOURHOOD = 50
 

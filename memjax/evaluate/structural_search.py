@@ -4,10 +4,10 @@ from functools import partial
 
 import numpy as np
 
-from memjax.evaluate.features import Images, centred
-from memjax.evaluate.neighbors import Groups, knn
+from memjax.evaluate.features.base import Images, centred
 from memjax.evaluate.rung import NEIGHBOURHOOD, Nearest, Rung, Search, excluded, same_group
-from memjax.evaluate.structural import SCALE_WEIGHTS, scale_weights, structural_similarity
+from memjax.evaluate.similarity.knn import Groups, knn
+from memjax.evaluate.similarity.ssim import SCALE_WEIGHTS, scale_weights, structural_similarity
 
 _EXHAUSTIVE_VALUES = 1 << 20  # of the training pictures; above it only candidates are looked at
 

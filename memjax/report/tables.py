@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
-from memjax.evaluate.roc import roc_curve
+from memjax.evaluate.statistics.roc import roc_curve
 from memjax.report.charts.dot_plot import Panel
 from memjax.report.charts.image_grid import wall_order
 

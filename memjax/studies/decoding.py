@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from memjax.core.types import Bundle
-from memjax.evaluate.picture_size import as_bytes
+from memjax.evaluate.similarity.resolution import as_bytes
 
 _DECODED = 4  # latents at a time
 

@@ -12,10 +12,10 @@ from jaxtyping import Float, UInt8
 
 from memjax.core.types import Bundle
 from memjax.detectors import Detection, detect, null_or_refuse
-from memjax.evaluate.bootstrap import Interval, difference_interval
-from memjax.evaluate.clip_score import ClipScore
-from memjax.evaluate.likeness import Likeness, summary_of
-from memjax.evaluate.picture_size import Pictures, as_unit
+from memjax.evaluate.features.clip_score import ClipScore
+from memjax.evaluate.similarity.measures import Likeness, summary_of
+from memjax.evaluate.similarity.resolution import Pictures, as_unit
+from memjax.evaluate.statistics.bootstrap import Interval, difference_interval
 from memjax.mitigations import Problem
 from memjax.sampling import SamplingOptions
 from memjax.studies.decoding import decoded
@@ -93,7 +93,7 @@ def measured(
         measures: What to measure with.
         pictures: The generations ``[p, g, h, w, c]``.
         references: Every prompt's training pictures as rows, see
-            :func:`~memjax.evaluate.likeness.rows_of`; None where there are none.
+            :func:`~memjax.evaluate.similarity.measures.rows_of`; None where there are none.
         captions: The prompts as they were asked, also after a repair; None where there is none.
     """
     flat, each = pictures.reshape(-1, *pictures.shape[2:]), pictures.shape[1]

@@ -11,8 +11,8 @@ from jaxtyping import Bool, Float
 
 from memjax.core.registry import title_of
 from memjax.detectors import null_or_refuse
-from memjax.evaluate.clip_score import ClipScore
-from memjax.evaluate.similarity import SimilarityResult
+from memjax.evaluate.features.clip_score import ClipScore
+from memjax.evaluate.similarity.copy_rules import SimilarityResult
 from memjax.mitigations import Problem, Setup
 from memjax.mitigations.embedding import states_of
 from memjax.studies.options import AuditOptions

@@ -4,9 +4,12 @@ from typing import Any
 
 import numpy as np
 
-from memjax.evaluate.bootstrap import with_interval
-from memjax.evaluate.correlation import correlation_interval, partial_correlation_interval
-from memjax.evaluate.ladder import RungResult
+from memjax.evaluate.similarity.ladder import RungResult
+from memjax.evaluate.statistics.bootstrap import with_interval
+from memjax.evaluate.statistics.correlation import (
+    correlation_interval,
+    partial_correlation_interval,
+)
 from memjax.studies.validation_scores import copied_summary
 
 _REPLICATES = 1000  # nine rungs of four figures each; the ends move by a few thousandths

@@ -9,11 +9,11 @@ from jaxtyping import Float, Int, Shaped
 from memjax.core.denoiser import gives_maps
 from memjax.core.types import Array, Bundle, Detector
 from memjax.detectors import Detection, prepare
-from memjax.evaluate.clip_score import ClipScore
-from memjax.evaluate.finding_classifier import Judge
-from memjax.evaluate.ladder import CalibratedRung, RungResult, apply_ladder
-from memjax.evaluate.picture_size import as_unit, reduced
-from memjax.evaluate.similarity import SimilarityResult, copy_report
+from memjax.evaluate.features.clip_score import ClipScore
+from memjax.evaluate.features.finding_classifier import Judge
+from memjax.evaluate.similarity.copy_rules import SimilarityResult, copy_report
+from memjax.evaluate.similarity.ladder import CalibratedRung, RungResult, apply_ladder
+from memjax.evaluate.similarity.resolution import as_unit, reduced
 from memjax.mitigations import Problem
 from memjax.mitigations.base import chunk_numbers
 from memjax.sampling import SamplingOptions
@@ -35,7 +35,7 @@ class References(NamedTuple):
         ladder: Measures of likeness besides the copy rules, calibrated; may be empty.
         background: Copy rules on held-out real images, the same patient excluded.
         side: Short side at which distances of pixels are measured; 0 compares images as they
-            are. Above 0 images are kept as bytes, see :mod:`memjax.evaluate.picture_size`.
+            are. Above 0 images are kept as bytes, see :mod:`memjax.evaluate.similarity.resolution`.
         clip: Scores images against captions; None where there are no weights.
         compared: The gallery's training images at that size.
     """

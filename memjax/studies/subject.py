@@ -15,13 +15,13 @@ from memjax.cli.models import Model
 from memjax.cli.training import FILMS, audit_options
 from memjax.data.captions import classes_text
 from memjax.data.labels import FINDINGS
-from memjax.evaluate.clip_score import ClipScore
-from memjax.evaluate.copy_encoder import CopyEncoder, train_copy_encoder
-from memjax.evaluate.features import FeatureFn, FindingFeatures
-from memjax.evaluate.finding_classifier import Judge, train_judge
-from memjax.evaluate.ladder import Rung, copy_rung, feature_rung, pixel_rungs
+from memjax.evaluate.features.base import FeatureFn, FindingFeatures
+from memjax.evaluate.features.clip_score import ClipScore
+from memjax.evaluate.features.copy_encoder import CopyEncoder, train_copy_encoder
+from memjax.evaluate.features.finding_classifier import Judge, train_judge
 from memjax.evaluate.large_pictures import at_side, features_at_side, on_bytes
-from memjax.evaluate.picture_size import reduced
+from memjax.evaluate.similarity.ladder import Rung, copy_rung, feature_rung, pixel_rungs
+from memjax.evaluate.similarity.resolution import reduced
 from memjax.sampling import SamplingOptions
 from memjax.studies.caption_prompts import choose_caption_prompts
 from memjax.studies.gallery import Captioned, draw_prompts, read_gallery, read_pictures

@@ -7,14 +7,14 @@ import numpy as np
 
 from memjax.core.types import Bundle
 from memjax.detectors import Detection, fit_threshold
-from memjax.evaluate.bootstrap import (
+from memjax.evaluate.features.finding_classifier import Judge
+from memjax.evaluate.statistics.bootstrap import (
     Interval,
     difference_interval,
     rate_interval,
     with_interval,
 )
-from memjax.evaluate.finding_classifier import Judge
-from memjax.evaluate.roc import detection_summary
+from memjax.evaluate.statistics.roc import detection_summary
 from memjax.explain.words import word_weights
 from memjax.studies.options import AuditOptions
 from memjax.studies.prompts import HELD_OUT, ONCE, Gallery, Prompts

@@ -6,9 +6,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Shaped
 
-from memjax.evaluate.bootstrap import Interval, cluster_weights, rate_interval
-from memjax.evaluate.patients import memorized_patients
-from memjax.evaluate.roc import detection_summary
+from memjax.evaluate.similarity.patients import memorized_patients
+from memjax.evaluate.statistics.bootstrap import Interval, cluster_weights, rate_interval
+from memjax.evaluate.statistics.roc import detection_summary
 from memjax.studies.options import AuditOptions
 from memjax.studies.problems import problem_of
 from memjax.studies.prompts import (

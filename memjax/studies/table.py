@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from memjax.evaluate.bootstrap import Estimate
+from memjax.evaluate.statistics.bootstrap import Estimate
 
 Row = Mapping[str, Any]
 

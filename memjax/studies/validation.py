@@ -5,12 +5,12 @@ from typing import Any
 
 import numpy as np
 
-from memjax.evaluate.bootstrap import difference_interval, rate_interval, with_interval
-from memjax.evaluate.distribution import distribution_report
-from memjax.evaluate.features import FeatureFn
-from memjax.evaluate.ladder import RungResult
-from memjax.evaluate.paired import paired_test
-from memjax.evaluate.patients import dar_summary, memorized_patients
+from memjax.evaluate.distribution.summary import distribution_report
+from memjax.evaluate.features.base import FeatureFn
+from memjax.evaluate.similarity.ladder import RungResult
+from memjax.evaluate.similarity.patients import dar_summary, memorized_patients
+from memjax.evaluate.statistics.bootstrap import difference_interval, rate_interval, with_interval
+from memjax.evaluate.statistics.paired import paired_test
 from memjax.studies.options import AuditOptions
 from memjax.studies.prompts import (
     HELD_OUT,

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from memjax.evaluate.bootstrap import cluster_weights
-from memjax.evaluate.roc import auc, detection_summary, tpr_at_fpr
+from memjax.evaluate.statistics.bootstrap import cluster_weights
+from memjax.evaluate.statistics.roc import auc, detection_summary, tpr_at_fpr
 
 ALL_FAMILIES = "all"
 _CHUNK_REPLICATES = 250
@@ -87,11 +87,12 @@ def family_summary(
 
     Returns:
         One row a family and a last one named ``all``: ``name, title, num`` (prompts in the family),
-        ``num_memorized`` and the figures of :func:`~memjax.evaluate.roc.detection_summary`.
+        ``num_memorized`` and the figures of
+        :func:`~memjax.evaluate.statistics.roc.detection_summary`.
 
     Raises:
         ValueError: If a named family has no rows, or as
-            :func:`~memjax.evaluate.roc.detection_summary`.
+            :func:`~memjax.evaluate.statistics.roc.detection_summary`.
     """
     s, y = _check(scores, memorized)
     of_row = np.asarray(family)

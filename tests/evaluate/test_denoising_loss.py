@@ -6,8 +6,8 @@ import pytest
 
 from memjax.core.schedules import ScheduleSpec
 from memjax.core.types import Bundle
-from memjax.evaluate.bootstrap import Interval
 from memjax.evaluate.denoising_loss import denoising_losses, loss_gap, mean_loss, stopping_point
+from memjax.evaluate.statistics.bootstrap import Interval
 
 
 def bundle(eps_fn):

@@ -10,7 +10,7 @@ import pytest
 from memjax.core.condition import embeddings_of
 from memjax.core.schedules import ScheduleSpec
 from memjax.core.types import Bundle
-from memjax.evaluate.bootstrap import Interval
+from memjax.evaluate.statistics.bootstrap import Interval
 from memjax.report.charts.mitigation_grid import Cell, PromptBand, repair_wall, shown_columns, small
 from memjax.report.charts.tradeoff import tradeoff_figure, tradeoff_table
 from memjax.report.pages.mitigation import RepairStudy, repair_sentences, write_repair_page

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from memjax.evaluate.roc import detection_summary
+from memjax.evaluate.statistics.roc import detection_summary
 from memjax.studies.validation_scores import copied_summary, family_summary
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from memjax.evaluate.bootstrap import Estimate
-from memjax.evaluate.roc import auc
+from memjax.evaluate.statistics.bootstrap import Estimate
+from memjax.evaluate.statistics.roc import auc
 from memjax.report.charts.dot_plot import dot_panels, mean_of, repair_panels
 from memjax.report.charts.paired import paired_dots
 from memjax.report.charts.scatter import family_bars, scatter_with_margins

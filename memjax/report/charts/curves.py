@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import ArrayLike
 
-from memjax.evaluate.roc import auc, roc_curve
+from memjax.evaluate.statistics.roc import auc, roc_curve
 from memjax.report.style import (
     FAINT,
     HALF,
@@ -82,7 +82,7 @@ def roc_curves(curves: Mapping[str, tuple[ArrayLike, ArrayLike]]) -> bytes:
     """Draws ROC curves with their AUC in the legend; the 1 % line of false alarms is marked.
 
     Args:
-        curves: Name → ``(scores, labels)`` as for :func:`memjax.evaluate.roc.roc_curve`.
+        curves: Name → ``(scores, labels)`` as for :func:`memjax.evaluate.statistics.roc.roc_curve`.
 
     Returns:
         PNG bytes.

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from memjax.core.registry import title_of
-from memjax.evaluate.bootstrap import Estimate
+from memjax.evaluate.statistics.bootstrap import Estimate
 from memjax.report.style import (
     FULL,
     INK,

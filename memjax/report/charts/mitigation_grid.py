@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import UInt8
 from matplotlib.figure import Figure
 
-from memjax.evaluate.picture_size import as_bytes, reduced
+from memjax.evaluate.similarity.resolution import as_bytes, reduced
 from memjax.report.style import FAINT, FULL, TEXT, axes_at, new_figure, text_at, to_png, wrapped
 
 SHOWN_SIDE = 320  # pixels of a picture that is kept for a wall

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection
 from numpy.typing import ArrayLike
 
-from memjax.evaluate.bootstrap import Estimate
+from memjax.evaluate.statistics.bootstrap import Estimate
 from memjax.report.charts.dot_plot import dot_panels
 from memjax.report.style import (
     FAINT,

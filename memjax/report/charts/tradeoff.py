@@ -10,7 +10,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from memjax.evaluate.bootstrap import Estimate, Interval
+from memjax.evaluate.statistics.bootstrap import Estimate, Interval
 from memjax.report.charts.dot_plot import dot_panels
 from memjax.report.style import (
     FULL,

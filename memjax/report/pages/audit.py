@@ -10,8 +10,8 @@ import numpy as np
 from memjax.cli.prompts import write_rows
 from memjax.core.types import Bundle
 from memjax.detectors.base import step_window
-from memjax.evaluate.ladder import RungResult
-from memjax.evaluate.picture_size import reduced
+from memjax.evaluate.similarity.ladder import RungResult
+from memjax.evaluate.similarity.resolution import reduced
 from memjax.explain.words import word_weights
 from memjax.report.charts.curves import (
     magnitude_curves,

@@ -42,7 +42,7 @@ def data_files(
     """Everything ``memjax data`` writes: file name → text.
 
     Args:
-        result: Of :func:`memjax.evaluate.data_survey.survey`.
+        result: Of :func:`memjax.evaluate.dataset.survey.survey`.
         images: The pictures looked at.
         records: Their records.
         title: Heading of the page.

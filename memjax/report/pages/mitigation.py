@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from memjax.evaluate.bootstrap import Interval
+from memjax.evaluate.statistics.bootstrap import Interval
 from memjax.report.charts.tradeoff import measure_title, tradeoff_figure, tradeoff_table
 from memjax.report.files import FOLDER, file_names, publish
 from memjax.report.pages.base import page_environment

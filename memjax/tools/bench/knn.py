@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from memjax.evaluate.neighbors import knn
+from memjax.evaluate.similarity.knn import knn
 from memjax.runtime.cores import usable_cores
 from memjax.tools.bench.peak import Probe
 from memjax.tools.bench.report import finish, introduce

@@ -1,0 +1,1 @@
+"""Two sets of pictures compared as distributions."""

@@ -1,0 +1,1 @@
+"""Features of pictures: trained here, published, or CLIP's."""

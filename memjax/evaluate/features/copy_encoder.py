@@ -1,0 +1,220 @@
+"""A copy detector of our own: an encoder trained from scratch on the training pictures.
+
+Two changed versions of a picture are pulled together, all other pictures of the batch pushed away
+(InfoNCE): ``−log exp(ρ(z, z⁺)/τ) / Σ exp(ρ(z, z')/τ)`` over the other ``2B − 1`` views, with ``ρ``
+the Pearson correlation of two embeddings and ``τ = 0.1``.
+
+.. note:: ``ρ`` is the cosine of embeddings from which their own mean is taken, in training and in
+    use alike. There is no projection head that is thrown away, no momentum encoder and no stopped
+    gradient: both views carry gradients through the same weights.
+.. note:: Other pictures of the same patient count as other pictures: a follow-up is no copy.
+
+References:
+    Dar et al., arXiv 2307.01148, section 2.2; arXiv 2402.01054, methods.
+    van den Oord et al., arXiv 1807.03748, equation 4 (InfoNCE).
+"""
+
+import dataclasses
+import math
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Float
+from numpy.typing import ArrayLike
+
+from memjax.core.types import Array, Params
+from memjax.evaluate.augmentation import Augmentation, augment
+from memjax.evaluate.features.base import Images, in_chunks
+from memjax.evaluate.similarity.knn import Groups
+from memjax.evaluate.similarity.planted import measure_planted, planted_auc
+from memjax.evaluate.similarity.rungs import copy_rung
+from memjax.evaluate.thresholds import fit_thresholds
+from memjax.models.copy_encoder import CopyEncoderNetwork
+
+TEMPERATURE = 0.1
+_WEIGHT_DECAY = 1e-3
+_MIN_PICTURES = 8
+
+
+class CopyEncoder(NamedTuple):
+    """A trained encoder; a :class:`~memjax.evaluate.features.base.FeatureFn`.
+
+    Attributes:
+        module: The network.
+        params: Its weights.
+        name: Says how it was trained.
+        threshold: Correlation above which a picture is a copy: the 95th percentile of held-out
+            pictures' to their nearest training picture, the median of the classes' where known.
+        calibration: JSON-able: ``auc_planted, auc_low, auc_high`` (planted copies against the
+            nearest training picture of held-out pictures, within their class), the AUC of each kind
+            (``augmented, blurred, shifted``, each with ``_low`` and ``_high``),
+            ``positives_5th_percentile`` (of planted copies), ``threshold_pooled``,
+            ``threshold_of_class``, ``num_planted``, ``num_held_out``, ``share_of_planted_found``.
+    """
+
+    module: CopyEncoderNetwork
+    params: Params
+    name: str
+    threshold: float
+    calibration: dict[str, Any]
+
+    def __call__(self, images: Float[np.ndarray, "n h w c"]) -> Float[np.ndarray, "n d"]:
+        """Returns the embeddings; compare them by Pearson correlation (``copy_rung`` does)."""
+        return in_chunks(partial(_embed, self.module, self.params), images)
+
+
+@partial(jax.jit, static_argnums=0)
+def _embed(module: CopyEncoderNetwork, params: Params, images: Array) -> Array:
+    embeddings: Any = module.apply({"params": params}, images)
+    return embeddings
+
+
+def info_nce(
+    z: Float[Array, "two_b d"], temperature: float | Array = TEMPERATURE
+) -> Float[Array, ""]:
+    """Returns the mean InfoNCE loss of ``2B`` embeddings; row ``i`` and ``i + B`` are one picture.
+
+    ``−ρ(z_i, z_i⁺)/τ + log Σ_{j≠i} exp(ρ(z_i, z_j)/τ)`` with Pearson's ``ρ``.
+    """
+    z = z - jnp.mean(z, axis=1, keepdims=True)
+    z = z * jax.lax.rsqrt(jnp.sum(z * z, axis=1, keepdims=True) + 1e-12)
+    logits = jnp.dot(z, z.T, precision="highest") / temperature
+    logits = jnp.where(jnp.eye(len(z), dtype=bool), -jnp.inf, logits)
+    positive = jnp.diagonal(jnp.roll(logits, len(z) // 2, axis=1))
+    return jnp.mean(jax.nn.logsumexp(logits, axis=1) - positive)
+
+
+_ADAM = optax.chain(optax.scale_by_adam(), optax.add_decayed_weights(_WEIGHT_DECAY))
+
+
+@partial(jax.jit, static_argnums=(0, 1), donate_argnums=(2, 3))
+def _step(module, amount: Augmentation, params, opt_state, key, images, rate):
+    """One update on two changed versions of each picture; numbers are traced."""
+
+    def loss_fn(params):
+        views = augment(key, jnp.concatenate([images, images]), amount)
+        return info_nce(module.apply({"params": params}, views))
+
+    loss, grads = jax.value_and_grad(loss_fn)(params)
+    updates, opt_state = _ADAM.update(grads, opt_state, params)
+    updates = jax.tree.map(lambda update: -rate * update, updates)
+    return optax.apply_updates(params, updates), opt_state, loss
+
+
+def train_copy_encoder(
+    images: Images,
+    held_images: Images,
+    *,
+    strata: ArrayLike | None = None,
+    held_strata: ArrayLike | None = None,
+    patients: Groups | None = None,
+    held_patients: Groups | None = None,
+    seed: int = 0,
+    steps: int = 800,
+    batch_size: int = 64,
+    learning_rate: float = 2e-3,
+    width: int = 16,
+    features: int = 64,
+    flip: bool = False,
+    amount: Augmentation | None = None,
+) -> CopyEncoder:
+    """Trains the encoder on the training pictures and calibrates it on held-out and planted ones.
+
+    Args:
+        images: ``[n, h, w, c]`` training pictures in [-1, 1], duplicates removed.
+        held_images: Real pictures of other patients.
+        strata: Class of each training picture, for calibration within classes.
+        held_strata: Class of each held-out picture.
+        patients: Patient of each training picture.
+        held_patients: Patient of each held-out picture.
+        seed: Decides initial weights, order, changes and planted copies.
+        steps: Training steps.
+        batch_size: Pictures a step, two views each; at most all of them.
+        learning_rate: Peak of a cosine schedule with a short warm-up.
+        width: Channels of the first layer, a multiple of 8.
+        features: Length of the embedding.
+        flip: Whether a mirrored picture counts as a copy; not for chest films.
+        amount: How far views are changed; None: the defaults.
+
+    Raises:
+        ValueError: If there are too few pictures or they are too small.
+    """
+    _check(images, held_images)
+    module = CopyEncoderNetwork(features, width)
+    init_key, loop_key = jax.random.split(jax.random.key(seed))
+    params = module.init_params(init_key, images.shape[1:])
+    given = dataclasses.replace(amount or Augmentation(), flip=flip)
+    opt_state = _ADAM.init(params)
+    rng = np.random.default_rng([seed, 53])
+    for index in range(steps):
+        rows = np.sort(rng.choice(len(images), min(batch_size, len(images)), replace=False))
+        rate = learning_rate * min((index + 1) / 50, 0.5 + 0.5 * math.cos(math.pi * index / steps))
+        key = jax.random.fold_in(loop_key, index)
+        part = np.asarray(images[rows], np.float32)
+        params, opt_state, _ = _step(module, given, params, opt_state, key, part, rate)
+    name = f"contrastive copy encoder (InfoNCE, {features} numbers, {steps} steps, seed {seed})"
+    encoder = CopyEncoder(module, params, name, float("nan"), {})
+    return calibrate(
+        encoder, images, held_images, strata=strata, held_strata=held_strata,
+        patients=patients, held_patients=held_patients, seed=seed,
+    )  # fmt: skip
+
+
+def calibrate(
+    encoder: CopyEncoder,
+    images: Images,
+    held_images: Images,
+    *,
+    strata: ArrayLike | None = None,
+    held_strata: ArrayLike | None = None,
+    patients: Groups | None = None,
+    held_patients: Groups | None = None,
+    seed: int = 0,
+) -> CopyEncoder:
+    """Returns the encoder with its threshold and its figures on planted copies.
+
+    Arguments as for :func:`train_copy_encoder`.
+    """
+    rung = copy_rung(encoder)
+    known = None if patients is None else held_patients
+    background = rung.build(images, patients)(held_images, known).similarity
+    thresholds = fit_thresholds(background, held_strata)
+    planted = measure_planted(
+        rung, images, held_images, strata=strata, held_strata=held_strata,
+        patients=patients, held_patients=known, seed=seed,
+    )  # fmt: skip
+    areas = planted_auc(planted, seed=seed)
+    positives = np.concatenate(list(planted.copies.values()))
+    threshold = float(np.median(thresholds.of(held_strata, len(held_images))))
+    figures: dict[str, Any] = {
+        "auc_planted": areas["pooled"].value,
+        "auc_low": areas["pooled"].low,
+        "auc_high": areas["pooled"].high,
+        "positives_5th_percentile": float(np.percentile(positives, 5)),
+        "share_of_planted_found": float(np.mean(positives > threshold)),
+        "threshold_pooled": thresholds.pooled,
+        "threshold_of_class": {str(k): v for k, v in thresholds.of_class.items()},
+        "num_planted": len(positives),
+        "num_held_out": len(planted.others),
+    }
+    for kind in planted.copies:
+        figures |= {kind: areas[kind].value, f"{kind}_low": areas[kind].low}
+        figures[f"{kind}_high"] = areas[kind].high
+    return encoder._replace(threshold=threshold, calibration=figures)
+
+
+def _check(images: Images, held_images: Images) -> None:
+    if len(images) < _MIN_PICTURES or not len(held_images):
+        raise ValueError(
+            f"{len(images)} training and {len(held_images)} held-out pictures were given, the copy "
+            f"encoder needs at least {_MIN_PICTURES} and 1; add pictures."
+        )
+    if images.ndim != 4 or images.shape[1:] != held_images.shape[1:]:
+        raise ValueError(
+            f"training pictures have shape {images.shape} and held-out ones {held_images.shape}, "
+            "expected [n, height, width, channels] of one size; resize them first."
+        )

@@ -1,0 +1,227 @@
+"""Climbs the similarity ladder: every rung on the same pictures, each with its own background.
+
+A rung with a published rule uses it. Every other rung calls a picture a copy when it is more
+similar to its nearest training picture than 95 % of held-out real pictures of its class are to
+theirs.
+
+References:
+    Dar et al., arXiv 2402.01054, methods (the 95th percentile of validation pictures).
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from numpy.typing import ArrayLike
+
+from memjax.evaluate.features.base import Images
+from memjax.evaluate.rung import Nearest, Rung, Search
+from memjax.evaluate.similarity.knn import Groups
+from memjax.evaluate.similarity.rungs import copy_rung, feature_rung, finding_rung, pixel_rungs
+from memjax.evaluate.thresholds import Thresholds, fit_thresholds
+
+__all__ = [
+    "Nearest",
+    "Rung",
+    "RungResult",
+    "Thresholds",
+    "apply_ladder",
+    "calibrate_ladder",
+    "copy_rung",
+    "feature_rung",
+    "finding_rung",
+    "fit_thresholds",
+    "measure_ladder",
+    "pixel_rungs",
+]
+
+
+class RungResult(NamedTuple):
+    """What one rung says about each query.
+
+    Attributes:
+        name: The rung.
+        title: Its heading.
+        similarity: To the nearest training picture; higher = more alike. −inf where none is
+            eligible.
+        index: That picture's row in ``train``; −1 where none is eligible.
+        is_copy: Copy by the rung's rule.
+        threshold: Similarity above which a picture is a copy; the median of the queries' own where
+            it is calibrated per class.
+        background: Similarity of held-out real pictures to training, the same patient left out.
+        background_is_copy: The same rule on them: the false alarms.
+        rule: How ``is_copy`` was decided, in a phrase.
+    """
+
+    name: str
+    title: str
+    similarity: Float[np.ndarray, " q"]
+    index: Int[np.ndarray, " q"]  # type: ignore[assignment]  # hides tuple.index, on purpose
+    is_copy: Bool[np.ndarray, " q"]
+    threshold: float
+    background: Float[np.ndarray, " m"]
+    background_is_copy: Bool[np.ndarray, " m"]
+    rule: str
+
+
+class CalibratedRung(NamedTuple):
+    """A rung over its training pictures, with the background of held-out ones."""
+
+    rung: Rung
+    search: Search
+    background: Float[np.ndarray, " m"]
+    thresholds: Thresholds
+    background_is_copy: Bool[np.ndarray, " m"]
+
+
+def calibrate_ladder(
+    rungs: Sequence[Rung],
+    train: Images,
+    *,
+    held_out: Images,
+    train_patients: Groups | None = None,
+    held_patients: Groups | None = None,
+    held_strata: ArrayLike | None = None,
+) -> dict[str, CalibratedRung]:
+    """Builds every rung over the training pictures and measures its background, once.
+
+    Use it with :func:`apply_ladder` when several sets of pictures (before and after a mitigation)
+    are compared with the same training pictures. Arguments as for :func:`measure_ladder`.
+    """
+    _check_names(rungs)
+    _check_images(train, held_out, "held-out pictures")
+    _check_lengths(train, train_patients, "train_patients")
+    _check_lengths(held_out, held_patients, "held_patients")
+    _check_lengths(held_out, held_strata, "held_strata")
+    _check_patients(train_patients, held_patients)
+    return {
+        rung.name: _calibrated(rung, train, train_patients, held_out, held_patients, held_strata)
+        for rung in rungs
+    }
+
+
+def _calibrated(rung, train, train_patients, held_out, held_patients, strata) -> CalibratedRung:
+    search = rung.build(train, train_patients)
+    background = search(held_out, held_patients).similarity
+    thresholds = fit_thresholds(background, strata)
+    is_copy = _is_copy(rung, background, thresholds.of(strata, len(background)))
+    return CalibratedRung(rung, search, background, thresholds, is_copy)
+
+
+def apply_ladder(
+    ladder: Mapping[str, CalibratedRung], queries: Images, *, strata: ArrayLike | None = None
+) -> dict[str, RungResult]:
+    """Returns what every calibrated rung says about ``queries``.
+
+    Args:
+        ladder: Of :func:`calibrate_ladder`.
+        queries: ``[q, h, w, c]`` generated pictures in [-1, 1].
+        strata: Class of each; used where the ladder was calibrated with ``held_strata``.
+    """
+    _check_lengths(queries, strata, "strata")
+    return {name: _applied(rung, queries, strata) for name, rung in ladder.items()}
+
+
+def _applied(calibrated: CalibratedRung, queries: Images, strata) -> RungResult:
+    rung, thresholds = calibrated.rung, calibrated.thresholds
+    nearest = calibrated.search(queries, None)
+    own = thresholds.of(strata, len(queries))
+    fixed = rung.published is not None
+    rule = rung.rule if fixed else thresholds.phrase(strata is not None)
+    return RungResult(
+        name=rung.name,
+        title=rung.title,
+        similarity=nearest.similarity,
+        index=nearest.index,
+        is_copy=_is_copy(rung, nearest.similarity, own),
+        threshold=float(rung.published if rung.published is not None else np.median(own)),
+        background=calibrated.background,
+        background_is_copy=calibrated.background_is_copy,
+        rule="; ".join(part for part in (rule, nearest.note) if part),
+    )
+
+
+def _is_copy(rung: Rung, similarity: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
+    if rung.published is None:
+        return similarity > thresholds
+    return similarity >= rung.published if rung.inclusive else similarity > rung.published
+
+
+def measure_ladder(
+    rungs: Sequence[Rung],
+    queries: Images,
+    train: Images,
+    *,
+    held_out: Images,
+    train_patients: Groups | None = None,
+    held_patients: Groups | None = None,
+    strata: ArrayLike | None = None,
+    held_strata: ArrayLike | None = None,
+) -> dict[str, RungResult]:
+    """Measures every rung: generated pictures, their nearest training pictures and a background.
+
+    Args:
+        rungs: Of :func:`pixel_rungs`, :func:`feature_rung` and their like; names differ.
+        queries: ``[q, h, w, c]`` generated pictures in [-1, 1].
+        train: ``[n, h, w, c]`` training pictures in [-1, 1] *without duplicates*.
+        held_out: ``[m, h, w, c]`` real pictures that were not trained on.
+        train_patients: Patient of each training picture.
+        held_patients: Patient of each held-out picture; a training picture of the same patient is
+            never its nearest.
+        strata: Class of each query, for thresholds per class.
+        held_strata: Class of each held-out picture; needed with ``strata``.
+
+    Raises:
+        ValueError: If shapes, lengths or names do not fit.
+    """
+    if strata is not None and held_strata is None:
+        raise ValueError(
+            "strata were given without held_strata; pass the class of each held-out picture too."
+        )
+    _check_images(train, queries, "queries")
+    _check_lengths(queries, strata, "strata")
+    ladder = calibrate_ladder(
+        rungs,
+        train,
+        held_out=held_out,
+        train_patients=train_patients,
+        held_patients=held_patients,
+        held_strata=held_strata,
+    )
+    return apply_ladder(ladder, queries, strata=strata)
+
+
+def _check_names(rungs: Sequence[Rung]) -> None:
+    names = [rung.name for rung in rungs]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"two rungs are called {twice[0]!r}; give each a name of its own.")
+
+
+def _check_images(train: Images, images: Images, name: str) -> None:
+    if train.ndim != 4 or images.ndim != 4 or images.shape[1:] != train.shape[1:]:
+        raise ValueError(
+            f"{name} have shape {images.shape} and training pictures {train.shape}, expected "
+            "[n, height, width, channels] of one size; resize them first."
+        )
+    if len(train) < 2 or not len(images):
+        raise ValueError(
+            f"{len(images)} {name} and {len(train)} training pictures were given, expected at "
+            "least 1 and 2; add pictures."
+        )
+
+
+def _check_lengths(images: Images, values: Any, name: str) -> None:
+    if values is not None and len(values) != len(images):
+        raise ValueError(
+            f"{name} has {len(values)} entries for {len(images)} pictures; give one each."
+        )
+
+
+def _check_patients(train_patients: object, held_patients: object) -> None:
+    if held_patients is not None and train_patients is None:
+        raise ValueError(
+            "held_patients was given without train_patients; pass the patient of each training "
+            "picture too."
+        )

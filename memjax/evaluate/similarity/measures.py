@@ -1,0 +1,204 @@
+"""How much a generated picture is like the training pictures of its own prompt.
+
+References:
+    Somepalli et al., CVPR 2023, arXiv 2212.03860 (SSCD as the measure of copying); Wen et al.,
+    ICLR 2024, section 4.2: largest over a prompt's training pictures, then the mean over its
+    generations.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Sequence
+from typing import ClassVar, NamedTuple, Protocol
+
+import numpy as np
+from jaxtyping import Float
+
+from memjax.core.registry import Registry
+from memjax.evaluate.features.base import FeatureFn, centred, extract, unit_length
+from memjax.evaluate.similarity.resolution import Pictures, as_unit, reduced
+
+_CHUNK = 32
+_TILES = 4  # a side
+
+
+class Likeness(Protocol):
+    """Compares the generations of a prompt with its training pictures; higher = more alike.
+
+    Pictures become rows first, so that those of training pictures are made once for all arms.
+    """
+
+    @property
+    def key(self) -> str:
+        """Short name, for columns of tables."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """Weights and preprocessing, for every output."""
+        ...
+
+    def rows(self, pictures: Pictures) -> np.ndarray:
+        """Returns what is compared, one row a picture."""
+        ...
+
+    def compare(self, generated: np.ndarray, references: np.ndarray) -> Float[np.ndarray, " g"]:
+        """Returns the largest likeness of each generated row to a reference's."""
+        ...
+
+
+class LikenessSummary(NamedTuple):
+    """Likeness of a prompt's generations: mean, least and largest over them."""
+
+    mean: float
+    min: float
+    max: float
+
+
+def summary_of(values: Float[np.ndarray, " g"]) -> LikenessSummary:
+    """Returns mean, least and largest over a prompt's generations."""
+    v = np.asarray(values, np.float64)
+    return LikenessSummary(float(v.mean()), float(v.min()), float(v.max()))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class FeatureLikeness:
+    """Largest cosine of a picture's features with those of its references.
+
+    Attributes:
+        key: Short name, such as ``sscd``.
+        features: Such as SSCD with one of its preprocessings.
+    """
+
+    key: str
+    features: FeatureFn
+
+    @property
+    def name(self) -> str:
+        """Weights and preprocessing."""
+        return self.features.name
+
+    def rows(self, pictures: Pictures) -> Float[np.ndarray, "n d"]:
+        """Returns unit rows of features."""
+        return unit_length(features_of(self.features, pictures))
+
+    def compare(
+        self, generated: Float[np.ndarray, "g d"], references: Float[np.ndarray, "r d"]
+    ) -> Float[np.ndarray, " g"]:
+        """Returns ``max_r cos(f(x), f(r))``."""
+        return (generated @ references.T).max(axis=1)
+
+
+def features_of(features: FeatureFn, pictures: Pictures) -> Float[np.ndarray, "n d"]:
+    """Returns the features of pictures that may be kept as bytes, a few at a time."""
+    parts = [
+        extract(features, as_unit(pictures[start : start + _CHUNK]))
+        for start in range(0, len(pictures), _CHUNK)
+    ]
+    return np.concatenate(parts)
+
+
+@dataclasses.dataclass(frozen=True)
+class PixelCorrelation:
+    """Largest Pearson correlation of a picture's pixels with those of its references.
+
+    Needs no weights. Pictures are compared at ``side`` pixels; those of another shape are refused.
+    """
+
+    cost: ClassVar[str] = "no network"
+    key: ClassVar[str] = "pixel_correlation"
+
+    side: int = 64
+
+    @property
+    def name(self) -> str:
+        """The measure and its resolution."""
+        return f"Pearson correlation of pixels (short side {self.side}, antialiased bilinear)"
+
+    def rows(self, pictures: Pictures) -> Float[np.ndarray, "n d"]:
+        """Returns centred unit rows of pixels."""
+        return centred(reduced(pictures, self.side).reshape(len(pictures), -1))
+
+    def compare(
+        self, generated: Float[np.ndarray, "g d"], references: Float[np.ndarray, "r d"]
+    ) -> Float[np.ndarray, " g"]:
+        """Returns ``max_r ρ(x, r)``, within [-1, 1]."""
+        check_shapes(generated, references)
+        return (generated @ references.T).max(axis=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class TiledDistance:
+    """Negated tiled distance: the largest RMS difference of 16 tiles, in [0, 1] units.
+
+    References:
+        Carlini et al. 2023, arXiv 2301.13188, section 4.2: the largest over non-overlapping tiles,
+        so that one common background does not make two pictures alike.
+    """
+
+    cost: ClassVar[str] = "no network"
+    key: ClassVar[str] = "tiled_distance"
+    name: ClassVar[str] = "largest RMS difference of 4×4 tiles (negated, pictures in [0, 1])"
+
+    def rows(self, pictures: Pictures) -> Pictures:
+        """Returns the pictures themselves."""
+        return pictures
+
+    def compare(self, generated: Pictures, references: Pictures) -> Float[np.ndarray, " g"]:
+        """Returns ``−min_r max_tile √mean (x − r)²``."""
+        check_shapes(generated, references)
+        rows = []
+        for picture in generated:
+            gap = (as_unit(picture[None]) - as_unit(references)) / 2
+            rows.append(-np.sqrt(_tile_means(gap**2)).max(axis=1).min())
+        return np.asarray(rows, np.float64)
+
+
+def _tile_means(values: Float[np.ndarray, "n h w c"]) -> Float[np.ndarray, "n t"]:
+    """Mean over each of 16 tiles; rows and columns that do not fill one go with the last."""
+    height, width = (np.linspace(0, size, _TILES + 1).astype(int) for size in values.shape[1:3])
+    tiles = [
+        values[:, top:bottom, left:right].mean(axis=(1, 2, 3))
+        for top, bottom in itertools.pairwise(height)
+        for left, right in itertools.pairwise(width)
+    ]
+    return np.stack(tiles, axis=1)
+
+
+def check_shapes(generated: Pictures, references: Pictures) -> None:
+    """Refuses pictures that cannot be laid on one another.
+
+    Raises:
+        ValueError: Naming both shapes.
+    """
+    if generated.shape[1:] != references.shape[1:]:
+        raise ValueError(
+            f"generated pictures have shape {generated.shape[1:]} and training pictures "
+            f"{references.shape[1:]}, expected one shape: resize the training pictures."
+        )
+
+
+MEASURES: Registry[Likeness] = Registry(
+    "measure",
+    {
+        "pixel_correlation": "memjax.evaluate.similarity.measures:PixelCorrelation",
+        "tiled_distance": "memjax.evaluate.similarity.measures:TiledDistance",
+    },
+)
+
+
+def weightless() -> list[Likeness]:
+    """Returns the measures that need no network."""
+    return [MEASURES.parse(name) for name in MEASURES]
+
+
+def rows_of(measures: Sequence[Likeness], pictures: Pictures) -> dict[str, np.ndarray]:
+    """Returns what every measure compares of some pictures."""
+    return {measure.key: measure.rows(pictures) for measure in measures}
+
+
+def likeness_of(
+    measure: Likeness, generated: Pictures, references: Pictures
+) -> Float[np.ndarray, " g"]:
+    """Returns the likeness of one prompt's generations to its training pictures."""
+    return measure.compare(measure.rows(generated), measure.rows(references))

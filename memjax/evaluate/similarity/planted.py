@@ -1,0 +1,167 @@
+"""Copies made on purpose: does a rung tell them from other pictures of the same class?
+
+References:
+    arXiv 2510.01793 (filters tuned on real pairs alone miss generated near-duplicates, so a filter
+    is to be calibrated on copies made on purpose).
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Bool, Float
+from numpy.typing import ArrayLike
+
+from memjax.evaluate.augmentation import Augmentation, augment, blurred, resample
+from memjax.evaluate.features.base import Images
+from memjax.evaluate.rung import Rung
+from memjax.evaluate.similarity.knn import Groups
+from memjax.evaluate.statistics.bootstrap import Interval, bootstrap_interval
+from memjax.evaluate.statistics.roc import auc
+
+AUGMENTED, BLURRED, SHIFTED = KINDS = ("augmented", "blurred", "shifted")
+_BLUR = 1 / 32  # standard deviation as a share of the side
+_SHIFT = 1 / 16  # pixels moved, as a share of the side
+_CHUNK = 64
+
+
+class Planted(NamedTuple):
+    """Similarities of planted copies and of real pictures that are none.
+
+    Attributes:
+        copies: Of each planted copy to its nearest training picture of its class, by kind.
+        sources: Training row from which each copy (of every kind) was made.
+        others: Of each held-out picture to its nearest training picture of its class.
+    """
+
+    copies: dict[str, Float[np.ndarray, " s"]]
+    sources: np.ndarray
+    others: Float[np.ndarray, " m"]
+
+
+def plant_copies(
+    images: Images, *, seed: int = 0, amount: Augmentation | None = None
+) -> dict[str, Images]:
+    """Returns one copy of each kind of every picture.
+
+    ``augmented``: all changes of ``amount`` at random but the blur; ``blurred``: a Gaussian of a
+    32nd of the side (1 pixel at 32); ``shifted``: a 16th of the side (2 pixels at 32) in one of
+    eight directions, the edge repeated.
+
+    Args:
+        images: ``[n, h, w, c]`` in [-1, 1].
+        seed: Decides the changes.
+        amount: How far ``augmented`` goes; None: the defaults, without blur.
+    """
+    given = amount or Augmentation(blur=0.0)
+    made: dict[str, list[np.ndarray]] = {kind: [] for kind in KINDS}
+    for chunk, start in enumerate(range(0, len(images), _CHUNK)):
+        part = np.asarray(images[start : start + _CHUNK], np.float32)
+        key = jax.random.fold_in(jax.random.key(seed), chunk)
+        padded = np.pad(part, [(0, _CHUNK - len(part))] + [(0, 0)] * 3)
+        for kind, pictures in _planted(key, padded, given).items():
+            made[kind].append(np.asarray(pictures)[: len(part)])
+    return {kind: np.concatenate(parts) for kind, parts in made.items()}
+
+
+def _planted(key, images: np.ndarray, amount: Augmentation) -> dict[str, Any]:
+    augment_key, shift_key = jax.random.split(key)
+    n, side = len(images), min(images.shape[1:3])
+    turn = jax.random.randint(shift_key, (n,), 0, 8) * (jnp.pi / 4)
+    step = max(round(_SHIFT * side), 1)
+    moved = step * jnp.round(jnp.stack([jnp.sin(turn), jnp.cos(turn)], axis=1))
+    still = jnp.zeros(n)
+    return {
+        AUGMENTED: augment(augment_key, images, amount),
+        BLURRED: _blurred(images, jnp.full(n, _BLUR * side)),
+        SHIFTED: _resample(images, still, still + 1.0, moved),
+    }
+
+
+_blurred, _resample = jax.jit(blurred), jax.jit(resample)
+
+
+def measure_planted(
+    rung: Rung,
+    train: Images,
+    held_out: Images,
+    *,
+    strata: ArrayLike | None = None,
+    held_strata: ArrayLike | None = None,
+    patients: Groups | None = None,
+    held_patients: Groups | None = None,
+    num_sources: int = 200,
+    seed: int = 0,
+) -> Planted:
+    """Searches, within each class, for the training picture nearest to copies and to others.
+
+    Both are searched for in the same gallery (the training pictures of the class), so the other
+    pictures count with the *most* similar picture of their class: the hardest comparison.
+
+    Args:
+        rung: The rung asked.
+        train: Training pictures without duplicates.
+        held_out: Real pictures that were not trained on.
+        strata: Class of each training picture; None: all are one class.
+        held_strata: Class of each held-out picture; those of classes without two training pictures
+            are left out.
+        patients: Patient of each training picture.
+        held_patients: Patient of each held-out picture.
+        num_sources: Training pictures copied, at most.
+        seed: Decides which, and how they are changed.
+
+    Raises:
+        ValueError: If classes are known on one side only, or no class has two training pictures
+            and a held-out one.
+    """
+    classes, held_classes = _classes(strata, held_strata, len(train), len(held_out))
+    rng = np.random.default_rng([seed, 31])
+    usable = [c for c in np.unique(held_classes) if (classes == c).sum() >= 2]
+    pool = np.flatnonzero(np.isin(classes, usable))
+    if not pool.size:
+        raise ValueError(
+            "no class has two training pictures and a held-out one; use coarser classes."
+        )
+    sources = np.sort(rng.permutation(pool)[:num_sources])
+    planted = plant_copies(train[sources], seed=seed)
+    copies = {kind: np.full(len(sources), -np.inf) for kind in KINDS}
+    others = np.full(len(held_out), np.nan)
+    for name in usable:
+        rows, held = np.flatnonzero(classes == name), held_classes == name
+        own = None if patients is None else np.asarray(patients)[rows]
+        owners = None if held_patients is None else np.asarray(held_patients)[held]
+        search = rung.build(train[rows], own)
+        others[held] = search(held_out[held], owners).similarity
+        mine = np.isin(sources, rows)
+        if mine.any():
+            for kind in KINDS:
+                copies[kind][mine] = search(planted[kind][mine], None).similarity
+    return Planted(copies, sources, others[np.isfinite(others)])
+
+
+def planted_auc(planted: Planted, *, n: int = 2000, seed: int = 0) -> dict[str, Interval]:
+    """Returns the AUC of copies against other pictures, for each kind and ``pooled``.
+
+    Intervals resample source pictures (their three copies together) and held-out pictures.
+    """
+    kinds = {kind: (kind,) for kind in planted.copies} | {"pooled": tuple(planted.copies)}
+    return {name: _interval(planted, members, n, seed) for name, members in kinds.items()}
+
+
+def _interval(planted: Planted, kinds: tuple[str, ...], n: int, seed: int) -> Interval:
+    scores = np.concatenate([*(planted.copies[kind] for kind in kinds), planted.others])
+    positive: Bool[np.ndarray, " r"] = np.arange(len(scores)) < len(scores) - len(planted.others)
+    source = np.tile(np.arange(len(planted.sources)), len(kinds))
+    clusters = np.concatenate([source, len(planted.sources) + np.arange(len(planted.others))])
+    return bootstrap_interval(auc, scores, positive, clusters, n, seed)
+
+
+def _classes(strata, held_strata, num_train: int, num_held: int) -> tuple[np.ndarray, np.ndarray]:
+    if (strata is None) != (held_strata is None):
+        raise ValueError(
+            "classes were given for training or held-out pictures only; pass both or neither."
+        )
+    if strata is None:
+        return np.zeros(num_train, np.int64), np.zeros(num_held, np.int64)
+    return np.asarray(strata), np.asarray(held_strata)

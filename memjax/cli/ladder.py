@@ -4,8 +4,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from memjax.evaluate.copy_encoder_file import load_copy_encoder, save_copy_encoder
-from memjax.evaluate.features.copy_encoder import CopyEncoder, train_copy_encoder
+from memjax.evaluate.features.copy_encoder import (
+    CopyEncoder,
+    load_copy_encoder,
+    save_copy_encoder,
+    train_copy_encoder,
+)
 from memjax.evaluate.features.finding_classifier import Judge
 from memjax.evaluate.similarity.ladder import (
     CalibratedRung,

@@ -11,7 +11,11 @@ from jaxtyping import Float, Int, Shaped
 from memjax.data.duplication import content_groups, first_of_group
 from memjax.data.images import to_unit
 from memjax.data.records import FINDINGS, LabelSpace, Record, labels_of
-from memjax.evaluate.targets import asked_findings, finding_targets, target_names
+from memjax.evaluate.features.finding_classifier import (
+    asked_findings,
+    finding_targets,
+    target_names,
+)
 from memjax.studies.prompt_classes import class_frequency, main_classes
 from memjax.studies.prompt_families import near_misses, random_conditions
 
@@ -62,7 +66,7 @@ class Gallery(NamedTuple):
             :func:`memjax.studies.prompt_classes.main_classes`.
         held_strata: Class of each held-out picture.
         names: What the columns of the targets stand for, see
-            :func:`memjax.evaluate.targets.target_names`.
+            :func:`memjax.evaluate.features.finding_classifier.target_names`.
     """
 
     train: Float[np.ndarray, "n h w c"]

@@ -19,9 +19,9 @@ from memjax.evaluate.features.base import FeatureFn, FindingFeatures
 from memjax.evaluate.features.clip_score import ClipScore
 from memjax.evaluate.features.copy_encoder import CopyEncoder, train_copy_encoder
 from memjax.evaluate.features.finding_classifier import Judge, train_judge
-from memjax.evaluate.large_pictures import at_side, features_at_side, on_bytes
 from memjax.evaluate.similarity.ladder import Rung, copy_rung, feature_rung, pixel_rungs
 from memjax.evaluate.similarity.resolution import reduced
+from memjax.evaluate.similarity.rungs import at_side, features_at_side, on_bytes
 from memjax.sampling import SamplingOptions
 from memjax.studies.caption_prompts import choose_caption_prompts
 from memjax.studies.gallery import Captioned, draw_prompts, read_gallery, read_pictures

@@ -72,7 +72,7 @@ def test_an_ignored_label_is_the_null_token_in_data_and_prompts():
 
 
 def test_an_ignored_label_is_no_target_of_the_classifier():
-    from memjax.evaluate.targets import finding_targets
+    from memjax.evaluate.features.finding_classifier import finding_targets
 
     (ignored,) = apply_policies([record(Edema=UNCERTAIN, Pneumonia=POSITIVE)], "ignore")
     targets = finding_targets([ignored])[0]

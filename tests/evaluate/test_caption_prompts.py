@@ -5,9 +5,8 @@ import pytest
 
 from memjax.data.records import picture_record
 from memjax.evaluate.features.base import NamedFeatures
-from memjax.evaluate.large_pictures import at_side, features_at_side, on_bytes
 from memjax.evaluate.similarity.resolution import reduced
-from memjax.evaluate.similarity.rungs import pixel_rungs
+from memjax.evaluate.similarity.rungs import at_side, features_at_side, on_bytes, pixel_rungs
 from memjax.explain.words import word_weights
 from memjax.studies.caption_prompts import (
     caption_gallery,

@@ -1,10 +1,12 @@
 """Is the finding that was asked for in the picture? A small classifier of our own says so.
 
 It is trained from scratch on the run's own training pictures, duplicates removed, and trusted only
-for findings it recognises on held-out patients. Class labels are judged the same way, one value
-against the rest ("Digit: 9").
+for findings it recognises on held-out patients. Its columns are findings (``Edema``), values of a
+class label, one against the rest (``Digit: 9``), and words of the captions (``Word: dog``).
 """
 
+from collections import Counter
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -15,12 +17,19 @@ import optax
 from jaxtyping import Bool, Float, Int
 
 from memjax.core.types import Array, Params
+from memjax.data.label_spaces import class_slots
+from memjax.data.labels import UNKNOWN
+from memjax.data.records import FINDINGS, NEGATIVE, POSITIVE, Record
+from memjax.data.words import words_of
 from memjax.evaluate.statistics.roc import auc, roc_curve
 from memjax.models.classifier import FindingClassifier
 from memjax.models.initial import draw_params
 
 MIN_AUC = 0.8
 _MIN_EACH = 4
+_WORD = "Word: "
+_MOST_WORDS = 24
+_RAREST, _COMMONEST = 0.02, 0.6
 
 
 class Judge(NamedTuple):
@@ -206,3 +215,83 @@ def _calibrated(module, params, names, images, targets) -> Judge:
     with np.errstate(invalid="ignore"):
         reliable = aucs >= MIN_AUC
     return Judge(module, params, tuple(names), thresholds, aucs, reliable)
+
+
+def target_names(records: Sequence[Record]) -> tuple[str, ...]:
+    """Names the columns that suit a data set.
+
+    Radiographs have the findings; other pictures the values of their class labels and, where they
+    have captions, the most frequent words that stand in 2 to 60 % of them.
+    """
+    slots = class_slots(records)
+    captions = [record.caption for record in records if record.caption]
+    chest = any(r.view or any(r.findings) for r in records) or not (slots or captions)
+    names = list(FINDINGS) if chest else []
+    names += [f"{slot.name}: {value}" for slot in slots for value in slot.values]
+    names = [name for name in names if not name.endswith(f": {UNKNOWN}")]
+    if not chest and captions:
+        names += [_WORD + word for word in _telling_words(captions)]
+    return tuple(names)
+
+
+def _telling_words(captions: Sequence[str]) -> list[str]:
+    counts = Counter(word for caption in captions for word in set(words_of(caption)))
+    low, high = _RAREST * len(captions), _COMMONEST * len(captions)
+    ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    return [w for w, n in ranked if low <= n <= high and len(w) > 2][:_MOST_WORDS]
+
+
+def finding_targets(
+    records: Sequence[Record], names: Sequence[str] = FINDINGS
+) -> Int[np.ndarray, "n f"]:
+    """Returns classifier targets: 1 present, 0 absent, −1 unknown.
+
+    A blank finding counts as absent, an uncertain or ignored one as unknown; a class label that a
+    record lacks as unknown; a word that its caption does not have as absent.
+
+    References:
+        Irvin et al. 2019, arXiv 1901.07031, §2 (unmentioned is treated as negative).
+    """
+    states = _states(records)
+    table = np.select([states == POSITIVE, (states > POSITIVE) | (states < 0)], [1, -1], 0)
+    return _columns(records, names, table, absent=0)
+
+
+def asked_findings(
+    records: Sequence[Record], names: Sequence[str] = FINDINGS
+) -> Int[np.ndarray, "n f"]:
+    """Returns what a prompt asks for: 1 present, 0 absent, −1 not mentioned.
+
+    Of a class label only the value asked for is: that a 9 is no 3 says nothing more, and would
+    count eight right answers for a wrong digit.
+    """
+    states = _states(records)
+    table = np.select([states == POSITIVE, states == NEGATIVE], [1, 0], -1)
+    return _columns(records, names, table, absent=-1)
+
+
+def _states(records: Sequence[Record]) -> Int[np.ndarray, "n 14"]:
+    return np.asarray([r.findings for r in records], np.int32).reshape(-1, len(FINDINGS))
+
+
+def _columns(
+    records: Sequence[Record], names: Sequence[str], table: np.ndarray, absent: int
+) -> Int[np.ndarray, "n f"]:
+    out = np.full((len(records), len(names)), absent, np.int32)
+    rows = [(dict(record.classes), set(words_of(record.caption))) for record in records]
+    for column, name in enumerate(names):
+        slot, _, value = name.partition(": ")
+        if name in FINDINGS:
+            out[:, column] = table[:, FINDINGS.index(name)]
+            continue
+        for row, (classes, words) in enumerate(rows):
+            if name.startswith(_WORD):
+                shown = value in words
+            elif slot not in classes:
+                out[row, column] = -1
+                continue
+            else:
+                shown = classes[slot] == value
+            if shown:
+                out[row, column] = 1
+    return out

@@ -1,4 +1,7 @@
-"""How much a generated picture is like the training pictures of its own prompt.
+"""How much a generated picture is like training pictures: of its own prompt, or the nearest of all.
+
+A rung of the similarity ladder is built once over the training pictures and then asked about
+generated and held-out ones. Higher is more alike on every rung: distances and ratios are negated.
 
 References:
     Somepalli et al., CVPR 2023, arXiv 2212.03860 (SSCD as the measure of copying); Wen et al.,
@@ -8,18 +11,20 @@ References:
 
 import dataclasses
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import ClassVar, NamedTuple, Protocol
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 
 from memjax.core.registry import Registry
-from memjax.evaluate.features.base import FeatureFn, centred, extract, unit_length
+from memjax.evaluate.features.base import FeatureFn, Images, centred, extract, unit_length
+from memjax.evaluate.similarity.knn import NO_GROUP, Groups
 from memjax.evaluate.similarity.resolution import Pictures, as_unit, reduced
 
 _CHUNK = 32
 _TILES = 4  # a side
+NEIGHBOURHOOD = 50
 
 
 class Likeness(Protocol):
@@ -202,3 +207,57 @@ def likeness_of(
 ) -> Float[np.ndarray, " g"]:
     """Returns the likeness of one prompt's generations to its training pictures."""
     return measure.compare(measure.rows(generated), measure.rows(references))
+
+
+class Nearest(NamedTuple):
+    """The most similar training picture of each query.
+
+    Attributes:
+        similarity: Higher = more alike; −inf where no training picture is eligible.
+        index: Its row; −1 where none is eligible.
+        note: What the reader must know about how it was searched; mostly empty.
+    """
+
+    similarity: Float[np.ndarray, " q"]
+    index: Int[np.ndarray, " q"]  # type: ignore[assignment]  # hides tuple.index, on purpose
+    note: str = ""
+
+
+Search = Callable[[Images, Groups | None], Nearest]
+
+
+@dataclasses.dataclass(frozen=True)
+class Rung:
+    """One way of comparing.
+
+    Attributes:
+        name: Key of its results.
+        title: Heading in tables and figures.
+        level: ``L0`` (pixels) to ``L6`` (identity of the patient): how much it understands.
+        build: ``(train, patients) → search``, and ``search(queries, query_patients) → Nearest``; a
+            training picture of the query's patient is never returned.
+        published: Similarity from which a picture is a copy by a published rule; None: the
+            threshold is calibrated on held-out pictures.
+        inclusive: Whether a similarity equal to ``published`` is a copy.
+        rule: The published rule in a phrase.
+    """
+
+    name: str
+    title: str
+    level: str
+    build: Callable[[Images, Groups | None], Search]
+    published: float | None = None
+    inclusive: bool = False
+    rule: str = ""
+
+
+def same_group(a: Groups, b: Groups) -> Bool[np.ndarray, "a b"]:
+    """Returns ``[len(a), len(b)]``: whether two rows belong to the same (named) group."""
+    left, right = np.asarray(a, object), np.asarray(b, object)
+    named = np.asarray([group not in NO_GROUP for group in left.tolist()], bool)
+    return np.equal(left[:, None], right[None]).astype(bool) & named[:, None]
+
+
+def excluded(query_owner: Groups | None, owner: Groups | None) -> tuple[Groups, Groups] | None:
+    """Returns the pair of groups that ``knn`` leaves out; None where one side is not known."""
+    return None if query_owner is None or owner is None else (query_owner, owner)

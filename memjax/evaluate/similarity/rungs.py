@@ -1,5 +1,10 @@
-"""The rungs of the similarity ladder: pixels, shifts, structure, and the direction of features."""
+"""The rungs of the similarity ladder: pixels, shifts, structure, and the direction of features.
 
+Structure is compared with all training pictures, or with likely ones where they are many. Pictures
+too large to compare pixel by pixel are kept as bytes and made smaller first.
+"""
+
+import dataclasses
 from collections.abc import Callable
 from functools import partial
 
@@ -10,6 +15,7 @@ from memjax.evaluate.features.base import (
     FeatureFn,
     FindingFeatures,
     Images,
+    NamedFeatures,
     Normaliser,
     PixelFeatures,
     centred,
@@ -17,7 +23,6 @@ from memjax.evaluate.features.base import (
     unit_length,
 )
 from memjax.evaluate.features.finding_classifier import Judge
-from memjax.evaluate.rung import NEIGHBOURHOOD, Nearest, Rung, Search, excluded
 from memjax.evaluate.similarity.copy_rules import (
     COPY_RATIO_ADAPTIVE,
     COPY_RATIO_THIRD,
@@ -26,7 +31,105 @@ from memjax.evaluate.similarity.copy_rules import (
     pixel_rms,
 )
 from memjax.evaluate.similarity.knn import Groups, knn
-from memjax.evaluate.structural_search import structural_rungs
+from memjax.evaluate.similarity.measures import (
+    NEIGHBOURHOOD,
+    Nearest,
+    Rung,
+    Search,
+    excluded,
+    features_of,
+    same_group,
+)
+from memjax.evaluate.similarity.resolution import Pictures, reduced
+from memjax.evaluate.similarity.ssim import SCALE_WEIGHTS, scale_weights, structural_similarity
+
+_EXHAUSTIVE_VALUES = 1 << 20  # of the training pictures; above it only candidates are looked at
+
+
+def structural_rungs(side: int) -> list[Rung]:
+    """Returns SSIM, and MS-SSIM where more than one scale fits; titles say what was made smaller.
+
+    Args:
+        side: The shorter edge of the pictures.
+    """
+    if side < 3:
+        return []
+    rungs = [Rung("ssim", "Structural similarity (SSIM)", "L1", partial(_structural, (1.0,)))]
+    weights = scale_weights(side)
+    if len(weights) > 1:
+        whole = len(weights) == len(SCALE_WEIGHTS)
+        scales = "" if whole else f", {len(weights)} of 5 scales fit"
+        title = f"Multi-scale structural similarity (MS-SSIM{scales})"
+        rungs.append(Rung("ms_ssim", title, "L1", partial(_structural, weights)))
+    return rungs
+
+
+def _structural(weights: tuple[float, ...], train: Images, owner: Groups | None) -> Search:
+    def search(queries: Images, query_owner: Groups | None) -> Nearest:
+        exclude = excluded(query_owner, owner)
+        if train.size <= _EXHAUSTIVE_VALUES or len(train) <= 2 * NEIGHBOURHOOD:
+            found = structural_similarity(queries, train, weights=weights).astype(np.float64)
+            if exclude is not None:
+                found[same_group(*exclude)] = -np.inf
+            candidates = np.broadcast_to(np.arange(len(train)), found.shape)
+            return _best(found, candidates)
+        return _among_candidates(weights, queries, train, exclude)
+
+    return search
+
+
+def _among_candidates(weights, queries, train, exclude) -> Nearest:
+    """SSIM with the nearest by distance and by Pearson correlation only."""
+    near = knn(queries, train, NEIGHBOURHOOD, exclude_groups=exclude)[1]
+    flat = [centred(x.reshape(len(x), -1)) for x in (queries, train)]
+    alike = knn(flat[0], flat[1], NEIGHBOURHOOD, exclude_groups=exclude)[1]
+    candidates = np.concatenate([near, alike], axis=1)
+    found = np.empty(candidates.shape)
+    rows = max(_EXHAUSTIVE_VALUES // (candidates.shape[1] * train[0].size), 1)
+    for i in range(0, len(queries), rows):
+        own = train[np.maximum(candidates[i : i + rows], 0)]
+        found[i : i + rows] = structural_similarity(queries[i : i + rows], own, weights=weights)
+    note = f"among the {NEIGHBOURHOOD} nearest by distance and by Pearson correlation"
+    return _best(np.where(candidates >= 0, found, -np.inf), candidates, note)
+
+
+def _best(found: np.ndarray, candidates: np.ndarray, note: str = "") -> Nearest:
+    at = found.argmax(axis=1)[:, None]
+    similarity = np.take_along_axis(found, at, 1)[:, 0]
+    index = np.take_along_axis(candidates, at, 1)[:, 0]
+    return Nearest(similarity, np.where(np.isfinite(similarity), index, -1), note)
+
+
+def at_side(rung: Rung, side: int) -> Rung:
+    """Returns a rung that compares pictures at a short side of ``side`` pixels, and says so."""
+
+    def build(train: Pictures, owner: Groups | None) -> Search:
+        inner = rung.build(reduced(train, side), owner)
+
+        def search(queries: Pictures, query_owner: Groups | None) -> Nearest:
+            return inner(reduced(queries, side), query_owner)
+
+        return search
+
+    return dataclasses.replace(rung, title=f"{rung.title}, at {side} px", build=build)
+
+
+def on_bytes(features: FeatureFn) -> FeatureFn:
+    """Returns features of pictures that may be kept as bytes, a few of them at a time."""
+
+    def rows(pictures: np.ndarray) -> Float[np.ndarray, "n d"]:
+        return features_of(features, pictures)
+
+    return NamedFeatures(features.name, rows)
+
+
+def features_at_side(features: FeatureFn, side: int) -> FeatureFn:
+    """Returns features of pictures shrunk to a short side of ``side`` pixels first."""
+
+    def rows(pictures: np.ndarray) -> Float[np.ndarray, "n d"]:
+        return np.asarray(features(reduced(pictures, side)))
+
+    return NamedFeatures(f"{features.name}, at {side} px", rows)
 
 
 def pixel_rungs(image_shape: tuple[int, ...], *, max_shift: int = 2) -> list[Rung]:

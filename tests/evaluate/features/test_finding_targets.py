@@ -3,8 +3,12 @@
 import numpy as np
 
 from memjax.data.records import FINDINGS, IGNORED, UNCERTAIN, UNMENTIONED, Record, picture_record
-from memjax.evaluate.features.finding_classifier import lend_rare
-from memjax.evaluate.targets import asked_findings, finding_targets, target_names
+from memjax.evaluate.features.finding_classifier import (
+    asked_findings,
+    finding_targets,
+    lend_rare,
+    target_names,
+)
 
 
 def film(**states):

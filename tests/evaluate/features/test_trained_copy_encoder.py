@@ -11,9 +11,13 @@ from memjax.data.dataset import load_images
 from memjax.data.images import to_unit
 from memjax.data.labels import FINDINGS
 from memjax.data.phantoms import write_phantoms
-from memjax.evaluate.copy_encoder_file import load_copy_encoder, save_copy_encoder
 from memjax.evaluate.features import copy_encoder
-from memjax.evaluate.features.copy_encoder import info_nce, train_copy_encoder
+from memjax.evaluate.features.copy_encoder import (
+    info_nce,
+    load_copy_encoder,
+    save_copy_encoder,
+    train_copy_encoder,
+)
 from memjax.evaluate.similarity.ladder import copy_rung, measure_ladder
 from memjax.evaluate.similarity.planted import plant_copies
 

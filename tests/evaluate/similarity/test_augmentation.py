@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from memjax.evaluate.augmentation import Augmentation, augment, blurred, resample
+from memjax.evaluate.similarity.planted import Augmentation, augment, blurred, resample
 
 NOTHING = Augmentation(0, 0, 0, 0, 0, 0, 0)
 

@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 
 from memjax.evaluate.features.base import NamedFeatures
-from memjax.evaluate.rung import Nearest, Rung
 from memjax.evaluate.similarity.ladder import (
     apply_ladder,
     calibrate_ladder,
     feature_rung,
+    fit_thresholds,
     measure_ladder,
     pixel_rungs,
 )
-from memjax.evaluate.thresholds import fit_thresholds
+from memjax.evaluate.similarity.measures import Nearest, Rung
 
 SHAPE = (24, 24, 1)
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from memjax.evaluate.rung import Nearest, Rung
+from memjax.evaluate.similarity.measures import Nearest, Rung
 from memjax.evaluate.similarity.planted import (
     AUGMENTED,
     BLURRED,

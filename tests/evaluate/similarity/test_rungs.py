@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from memjax.evaluate import structural_search
-from memjax.evaluate.augmentation import resample
 from memjax.evaluate.features.base import NamedFeatures
-from memjax.evaluate.rung import Nearest, same_group
+from memjax.evaluate.similarity import rungs
+from memjax.evaluate.similarity.measures import Nearest, same_group
+from memjax.evaluate.similarity.planted import resample
 from memjax.evaluate.similarity.rungs import feature_rung, overlap, pixel_rungs
 
 SHAPE = (12, 12, 1)
@@ -165,7 +165,7 @@ def test_large_sets_are_searched_among_candidates_and_say_so(name, monkeypatch):
     train = pictures(130, shape=(24, 24, 1))
     q = near(train, [100, 3, 77])
     whole = search(name, q, train)
-    monkeypatch.setattr(structural_search, "_EXHAUSTIVE_VALUES", 24 * 24 * 100)
+    monkeypatch.setattr(rungs, "_EXHAUSTIVE_VALUES", 24 * 24 * 100)
     some = search(name, q, train)
     np.testing.assert_array_equal(some.index, whole.index)
     np.testing.assert_allclose(some.similarity, whole.similarity, rtol=1e-5)

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from memjax.cli.configs import bundled_configs
 from memjax.cli.main import COMMANDS
 from memjax.core.types import TokenCond
+from memjax.runs.config import bundled_configs
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 EXAMPLE = re.compile(r"<!-- example: (\w+) -->\n```python\n(.*?)```", re.DOTALL)

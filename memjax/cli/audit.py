@@ -15,8 +15,8 @@ from typing import Any
 
 from absl import flags
 
-from memjax.cli.common import out_folder, progress_bar, require
-from memjax.cli.flag_sets import chunk_flag, model_flags, prompts_flag, sampling_flags
+from memjax.cli.common import out_folder, progress_bar
+from memjax.cli.flag_sets import chunk_flag, model_flags, prompts_flag, require, sampling_flags
 from memjax.cli.ladder import published_rung
 from memjax.cli.models import Model
 from memjax.cli.references import clip_score

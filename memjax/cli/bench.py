@@ -26,7 +26,7 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
-from memjax.cli.configs import check_config, plain
+from memjax.runs.config import check_config, plain
 from memjax.tools.bench.knn import KnnSettings, run_knn
 from memjax.tools.bench.markdown import write_tables
 from memjax.tools.bench.report import command_of

@@ -7,32 +7,10 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from memjax.cli.models import Model, load_model, source_of, with_defaults
+from memjax.cli.models import Model, source_of
 from memjax.runtime.provenance import provenance
 from memjax.sampling import SamplingOptions
 from memjax.training.run import Run
-
-__all__ = [
-    "Model",
-    "load_model",
-    "model_provenance",
-    "no_empty_folders",
-    "one_line",
-    "out_file",
-    "out_folder",
-    "progress_bar",
-    "require",
-    "safe_names",
-    "sampling_options",
-    "with_defaults",
-]
-
-
-def require(**values: Any) -> None:
-    """Refuses missing flags by name."""
-    missing = [f"--{name}" for name, value in values.items() if value in (None, "")]
-    if missing:
-        raise ValueError(f"{' and '.join(missing)} must be given: see --help.")
 
 
 def sampling_options(
@@ -75,12 +53,6 @@ def model_provenance(run: Model, seed: int, **extra: Any) -> dict[str, Any]:
         **source,
         **extra,
     }
-
-
-def one_line(text: str, width: int = 60) -> str:
-    """Returns text for the terminal: one line of that width, nothing that steers the terminal."""
-    shown = " ".join("".join(c if c.isprintable() else " " for c in text).split())
-    return shown if len(shown) <= width else shown[: width - 2].rstrip() + " …"
 
 
 def out_folder(path: str | Path, flag: str = "out") -> Path:

@@ -10,9 +10,11 @@ from absl import flags
 from ml_collections import config_flags
 
 from memjax.cli.audit import run_audit_command, summary_table
-from memjax.cli.common import load_model, require, sampling_options
-from memjax.cli.configs import check_config, plain
+from memjax.cli.common import sampling_options
+from memjax.cli.flag_sets import require
+from memjax.cli.models import load_model
 from memjax.cli.training import train_run
+from memjax.runs.config import check_config, plain
 
 DEFAULT_CONFIG = "phantoms_demo"
 FLAGS = flags.FlagValues()

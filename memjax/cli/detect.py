@@ -23,23 +23,18 @@ import numpy as np
 from absl import flags
 from jaxtyping import Float
 
-from memjax.cli.common import (
-    load_model,
-    model_provenance,
-    one_line,
-    out_file,
-    progress_bar,
-    require,
-)
+from memjax.cli.common import model_provenance, out_file, progress_bar
 from memjax.cli.flag_sets import (
     chunk_flag,
     initial_noise_flag,
     model_flags,
     noise_flags,
+    one_line,
     prompts_flag,
+    require,
     sampling_flags,
 )
-from memjax.cli.models import Model
+from memjax.cli.models import Model, load_model
 from memjax.cli.prompts import check_rows, encoder, initial_noise, read_prompts, say_cut, write_rows
 from memjax.core.guidance import CompanionNull, RandomNull
 from memjax.core.types import Detector, Steps

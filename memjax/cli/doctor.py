@@ -10,7 +10,7 @@ import platform
 import shutil
 from pathlib import Path
 
-from memjax.cli.configs import bundled_configs
+from memjax.runs.config import bundled_configs
 from memjax.runtime.allocator import keep_freed_memory
 
 _NEEDED = (

@@ -17,20 +17,15 @@ from absl import flags
 from jaxtyping import Float
 from tqdm.auto import tqdm
 
-from memjax.cli.common import (
-    model_provenance,
-    one_line,
-    out_folder,
-    progress_bar,
-    require,
-    safe_names,
-)
+from memjax.cli.common import model_provenance, out_folder, progress_bar, safe_names
 from memjax.cli.flag_sets import (
     chunk_flag,
     initial_noise_flag,
     model_flags,
     noise_flags,
+    one_line,
     prompts_flag,
+    require,
     sampling_flags,
 )
 from memjax.cli.models import Model, with_remat

@@ -18,7 +18,7 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
-from memjax.cli.configs import check_config, plain
+from memjax.runs.config import check_config, plain
 from memjax.runtime.files import write_bytes
 from memjax.tools.fit.compile import (
     MOST_COMPILES,

@@ -156,3 +156,16 @@ def chunk_flag(values: flags.FlagValues) -> flags.FlagHolder:
         lower_bound=0,
         flag_values=values,
     )
+
+
+def require(**values: Any) -> None:
+    """Refuses missing flags by name."""
+    missing = [f"--{name}" for name, value in values.items() if value in (None, "")]
+    if missing:
+        raise ValueError(f"{' and '.join(missing)} must be given: see --help.")
+
+
+def one_line(text: str, width: int = 60) -> str:
+    """Returns text for the terminal: one line of that width, nothing that steers the terminal."""
+    shown = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return shown if len(shown) <= width else shown[: width - 2].rstrip() + " …"

@@ -12,6 +12,8 @@ from memjax.evaluate.features.copy_encoder import (
 )
 from memjax.evaluate.features.finding_classifier import Judge
 from memjax.evaluate.similarity.ladder import (
+    COPY_ENCODER,
+    FINDING_FEATURES,
     CalibratedRung,
     Rung,
     calibrate_ladder,
@@ -21,23 +23,6 @@ from memjax.evaluate.similarity.ladder import (
     pixel_rungs,
 )
 from memjax.studies.prompts import Gallery
-
-COPY_ENCODER, FINDING_FEATURES = "copy_encoder", "finding_features"
-
-
-def check_rungs(names: Sequence[str]) -> None:
-    """Refuses unknown names before anything is trained.
-
-    Raises:
-        ValueError: Naming them and the known ones.
-    """
-    known = [r.name for r in pixel_rungs((256, 256, 1))]  # small pictures have fewer
-    known += [COPY_ENCODER, FINDING_FEATURES]
-    unknown = [name for name in names if name not in known]
-    if unknown:
-        raise ValueError(
-            f"audit.rungs names {unknown[0]!r}, expected names out of {', '.join(known)}."
-        )
 
 
 def build_rungs(

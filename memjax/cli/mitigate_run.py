@@ -7,9 +7,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from memjax.cli.common import model_provenance, out_folder, progress_bar, require
+from memjax.cli.common import model_provenance, out_folder, progress_bar
 from memjax.cli.fitting import fitting
-from memjax.cli.flag_sets import ModelFlags, SamplingFlags
+from memjax.cli.flag_sets import ModelFlags, SamplingFlags, require
 from memjax.cli.mitigate_asked import (
     Asked,
     chains_of,

@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 
 from tqdm.auto import tqdm
 
-from memjax.cli.configs import plain
-from memjax.cli.defaults import base_config
 from memjax.core.types import Bundle
 from memjax.data.records import LabelSpace
 from memjax.models.adapters import EpsFromV, LinenEps
 from memjax.models.unet import UNetConfig
+from memjax.runs.config import plain
+from memjax.runs.defaults import default_config
 from memjax.runtime.devices import keep_compiled
 from memjax.training.network import Network, make_bundle
 from memjax.training.run import RUN_FILE, Run, network_of, open_run
@@ -170,7 +170,7 @@ def _foreign(path: Path, dtype: str | None, given: Mapping[str, str]) -> Model:
     pipeline = interop.load(str(path), dtype=dtype or "float32", progress=_bar(), **given)
     for note in pipeline.info["notes"]:
         print(f"note: {note}")
-    audit = plain(base_config().audit)
+    audit = plain(default_config()["audit"])
     audit["options"] |= _FOREIGN_AUDIT
     config = {
         "seed": 0,
@@ -244,7 +244,7 @@ def with_remat(bundle: Bundle) -> Bundle:
 
 def with_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
     """Returns a run's configuration with the fields that its version did not have yet."""
-    return _filled(config, plain(base_config()))
+    return _filled(config, plain(default_config()))
 
 
 def _filled(config: Mapping[str, Any], usual: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,13 +16,14 @@ import numpy as np
 from absl import flags
 from jaxtyping import Float, UInt32
 
-from memjax.cli.common import model_provenance, out_folder, progress_bar, require, safe_names
+from memjax.cli.common import model_provenance, out_folder, progress_bar, safe_names
 from memjax.cli.flag_sets import (
     chunk_flag,
     initial_noise_flag,
     model_flags,
     noise_flags,
     prompts_flag,
+    require,
     sampling_flags,
 )
 from memjax.cli.models import Model

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from memjax.cli.configs import check_config, plain
 from memjax.cli.defaults import base_config
 from memjax.cli.training import check_sections
 from memjax.data.labels import suggestion
+from memjax.runs.config import check_config, plain
 
 _TRAINED = ("seed", "data", "model", "diffusion", "train")
 

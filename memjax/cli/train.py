@@ -8,9 +8,9 @@ from absl import flags
 from ml_collections import config_flags
 
 from memjax.cli.common import no_empty_folders
-from memjax.cli.configs import check_config, plain
 from memjax.cli.fine_tuning import fine_tune_run
 from memjax.cli.training import train_run
+from memjax.runs.config import check_config, plain
 
 FLAGS = flags.FlagValues()
 _CONFIG = config_flags.DEFINE_config_file(

@@ -10,7 +10,7 @@ from textwrap import shorten
 from typing import Any, NamedTuple
 
 from memjax.cli.fitting import fitting_size
-from memjax.cli.ladder import COPY_ENCODER, build_rungs, calibrated, published_rung
+from memjax.cli.ladder import build_rungs, calibrated, published_rung
 from memjax.cli.models import Model
 from memjax.cli.training import FILMS, audit_options
 from memjax.data.captions import classes_text
@@ -19,7 +19,13 @@ from memjax.evaluate.features.base import FeatureFn, FindingFeatures
 from memjax.evaluate.features.clip_score import ClipScore
 from memjax.evaluate.features.copy_encoder import CopyEncoder, train_copy_encoder
 from memjax.evaluate.features.finding_classifier import Judge, train_judge
-from memjax.evaluate.similarity.ladder import Rung, copy_rung, feature_rung, pixel_rungs
+from memjax.evaluate.similarity.ladder import (
+    COPY_ENCODER,
+    Rung,
+    copy_rung,
+    feature_rung,
+    pixel_rungs,
+)
 from memjax.evaluate.similarity.resolution import reduced
 from memjax.evaluate.similarity.rungs import at_side, features_at_side, on_bytes
 from memjax.sampling import SamplingOptions

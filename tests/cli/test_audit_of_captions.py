@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 from safetensors.numpy import save_file
 
-from memjax.cli.configs import plain
 from memjax.cli.fine_tune_defaults import fine_tune_config
+from memjax.runs.config import plain
 from memjax.studies.gallery import from_fine_tuning, from_folder, from_prompts, read_gallery
 from tests.commands import memjax, read_rows, write_prompts
 from tests.interop.clip_folders import TEXT, VISION

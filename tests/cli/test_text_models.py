@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from memjax.cli.common import load_model, model_provenance, sampling_options
-from memjax.cli.models import with_remat
+from memjax.cli.common import model_provenance, sampling_options
+from memjax.cli.models import load_model, with_remat
 from memjax.models.adapters import EpsFromV, LinenEps, PlainEps
 from memjax.training.run import RUN_FILE
 from tests.commands import memjax

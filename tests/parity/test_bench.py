@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from memjax.cli.configs import plain
 from memjax.cli.defaults import base_config
 from memjax.core.process import q_sample
+from memjax.runs.config import plain
 from memjax.tools.bench.memjax_side import MemjaxSide
 from memjax.tools.bench.run import run_under
 from memjax.tools.bench.worker import KEEP

@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from memjax.cli.configs import plain
 from memjax.cli.defaults import base_config
 from memjax.data.labels import FINDINGS, NEGATIVE, POSITIVE
 from memjax.data.phantoms import write_phantoms
+from memjax.runs.config import plain
 from memjax.training.data import KINDS, batches_of, policies_of, prepare_data
 
 PHANTOMS = {"seed": 2, "size": 32, "num_images": 40, "num_held_out": 12, "num_duplicated": 2}

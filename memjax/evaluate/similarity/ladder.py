@@ -295,3 +295,21 @@ def _check_patients(train_patients: object, held_patients: object) -> None:
             "held_patients was given without train_patients; pass the patient of each training "
             "picture too."
         )
+
+
+COPY_ENCODER, FINDING_FEATURES = "copy_encoder", "finding_features"
+
+
+def check_rungs(names: Sequence[str]) -> None:
+    """Refuses unknown names before anything is trained.
+
+    Raises:
+        ValueError: Naming them and the known ones.
+    """
+    known = [r.name for r in pixel_rungs((256, 256, 1))]  # small pictures have fewer
+    known += [COPY_ENCODER, FINDING_FEATURES]
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise ValueError(
+            f"audit.rungs names {unknown[0]!r}, expected names out of {', '.join(known)}."
+        )

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from memjax.cli.configs import bundled_configs, find_config
+from memjax.runs.config import bundled_configs, find_config
 from memjax.tools.launch.tpu_names import Slice, find_slice, is_tpu
 
 TARGETS = ("local", "tpu-vm", "gke-xpk", "jobset", "slurm", "skypilot")

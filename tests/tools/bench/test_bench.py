@@ -7,8 +7,9 @@ import sys
 
 import pytest
 
-from memjax.cli.configs import load_config, plain
+from memjax.cli.configs import load_config
 from memjax.cli.defaults import base_config
+from memjax.runs.config import plain
 from memjax.tools.bench.compile_time import measure_compile
 from memjax.tools.bench.peak import Probe
 from memjax.tools.bench.tables import model_table

@@ -2,7 +2,8 @@
 
 import pytest
 
-from memjax.cli.configs import check_config, load_config, plain
+from memjax.cli.configs import load_config
+from memjax.runs.config import check_config, plain
 from memjax.tools.bench.report import command_of
 from memjax.tools.bench.sizes import MODEL_SIZES, asked_size, choose, config_for, resized
 from memjax.tools.bench.task import Settings

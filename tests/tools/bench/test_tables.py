@@ -5,7 +5,8 @@ import json
 
 import pytest
 
-from memjax.cli.configs import load_config, plain
+from memjax.cli.configs import load_config
+from memjax.runs.config import plain
 from memjax.tools.bench.markdown import read_sections, section_of, write_tables
 from memjax.tools.bench.sizes import MODEL_SIZES, resized
 from memjax.tools.bench.task import COMPILE

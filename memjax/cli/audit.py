@@ -15,15 +15,15 @@ from typing import Any
 
 from absl import flags
 
-from memjax.cli.common import out_folder, progress_bar
 from memjax.cli.flag_sets import chunk_flag, model_flags, prompts_flag, require, sampling_flags
 from memjax.cli.ladder import published_rung
-from memjax.cli.models import Model
-from memjax.cli.references import clip_score
 from memjax.detectors import DETECTORS, null_or_refuse
 from memjax.mitigations import MITIGATIONS
 from memjax.report.pages.audit import write_audit
 from memjax.report.pages.base import ReportPaths
+from memjax.runs.model import Model
+from memjax.runs.outputs import out_folder, progress_bar
+from memjax.runs.references import clip_score
 from memjax.sampling import SamplingOptions
 from memjax.studies.audit import Clock, audit, audit_store
 from memjax.studies.gallery import Captioned, from_fine_tuning, from_folder, from_prompts

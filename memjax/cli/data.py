@@ -12,7 +12,6 @@ import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
-from memjax.cli.common import out_folder
 from memjax.cli.flag_sets import require
 from memjax.data.chexpert import check_images
 from memjax.data.dataset import encode_records
@@ -21,6 +20,7 @@ from memjax.evaluate.dataset.survey import Looked, draw_rows, survey
 from memjax.evaluate.similarity.near_duplicates import THRESHOLD
 from memjax.report.pages.dataset import data_files
 from memjax.runs.config import check_config, plain
+from memjax.runs.outputs import out_folder
 from memjax.runtime.files import write_bytes
 from memjax.runtime.provenance import provenance
 from memjax.training.data import RunData, load_pictures, prepare_data

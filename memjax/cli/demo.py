@@ -10,11 +10,11 @@ from absl import flags
 from ml_collections import config_flags
 
 from memjax.cli.audit import run_audit_command, summary_table
-from memjax.cli.common import sampling_options
 from memjax.cli.flag_sets import require
-from memjax.cli.models import load_model
-from memjax.cli.training import train_run
 from memjax.runs.config import check_config, plain
+from memjax.runs.model import load_model
+from memjax.runs.outputs import sampling_options
+from memjax.runs.train import train_run
 
 DEFAULT_CONFIG = "phantoms_demo"
 FLAGS = flags.FlagValues()

@@ -23,7 +23,6 @@ import numpy as np
 from absl import flags
 from jaxtyping import Float
 
-from memjax.cli.common import model_provenance, out_file, progress_bar
 from memjax.cli.flag_sets import (
     chunk_flag,
     initial_noise_flag,
@@ -34,8 +33,6 @@ from memjax.cli.flag_sets import (
     require,
     sampling_flags,
 )
-from memjax.cli.models import Model, load_model
-from memjax.cli.prompts import check_rows, encoder, initial_noise, read_prompts, say_cut, write_rows
 from memjax.core.guidance import CompanionNull, RandomNull
 from memjax.core.types import Detector, Steps
 from memjax.detectors import (
@@ -48,6 +45,16 @@ from memjax.detectors import (
     steps_needed,
 )
 from memjax.evaluate.statistics.roc import detection_summary
+from memjax.runs.model import Model, load_model
+from memjax.runs.outputs import model_provenance, out_file, progress_bar
+from memjax.runs.prompts import (
+    check_rows,
+    encoder,
+    initial_noise,
+    read_prompts,
+    say_cut,
+    write_rows,
+)
 from memjax.runtime.batching import over_rows, usual_size
 from memjax.runtime.devices import mesh_of_prompts
 from memjax.runtime.files import write_bytes

@@ -17,7 +17,6 @@ from absl import flags
 from jaxtyping import Float
 from tqdm.auto import tqdm
 
-from memjax.cli.common import model_provenance, out_folder, progress_bar, safe_names
 from memjax.cli.flag_sets import (
     chunk_flag,
     initial_noise_flag,
@@ -28,8 +27,15 @@ from memjax.cli.flag_sets import (
     require,
     sampling_flags,
 )
-from memjax.cli.models import Model, with_remat
-from memjax.cli.prompts import (
+from memjax.core.types import Array, Cond
+from memjax.detectors import null_or_refuse
+from memjax.explain import ATTRIBUTIONS, EXPLANATIONS, TokenSignificance
+from memjax.explain.words import Word, normal, shares, token_weights, words_of
+from memjax.report.charts.curves import token_bars
+from memjax.report.pages.tokens import Explained, render_token_page
+from memjax.runs.model import Model, with_remat
+from memjax.runs.outputs import model_provenance, out_folder, progress_bar, safe_names
+from memjax.runs.prompts import (
     check_rows,
     encoder,
     initial_noise,
@@ -37,12 +43,6 @@ from memjax.cli.prompts import (
     say_cut,
     write_rows,
 )
-from memjax.core.types import Array, Cond
-from memjax.detectors import null_or_refuse
-from memjax.explain import ATTRIBUTIONS, EXPLANATIONS, TokenSignificance
-from memjax.explain.words import Word, normal, shares, token_weights, words_of
-from memjax.report.charts.curves import token_bars
-from memjax.report.pages.tokens import Explained, render_token_page
 from memjax.runtime.batching import certainly_fits, over_rows, usual_size
 from memjax.runtime.files import write_bytes
 from memjax.sampling import STATIC_ARGUMENTS, SamplingOptions

@@ -10,11 +10,11 @@ import jax
 import numpy as np
 
 from memjax import interop
-from memjax.cli.common import progress_bar
-from memjax.cli.training import data_record, optimizer_of, options_of, write_summary
 from memjax.core.types import Params
 from memjax.data.planted_duplicates import Planted
 from memjax.data.records import Record
+from memjax.runs.outputs import progress_bar
+from memjax.runs.train import data_record, optimizer_of, options_of, write_summary
 from memjax.runtime.devices import keep_compiled
 from memjax.runtime.hosts import first_alone, is_first
 from memjax.runtime.provenance import versions

@@ -5,8 +5,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from memjax.cli.models import Model
 from memjax.detectors import null_or_refuse
+from memjax.runs.model import Model
 from memjax.runtime.batching import choose, free_bytes, program_bytes, usual_size
 from memjax.studies.targets import trace_repair
 

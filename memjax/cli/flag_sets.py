@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 from absl import flags
 
-from memjax.cli.models import DTYPES, Model, load_model
+from memjax.runs.model import DTYPES, Model, load_model
 from memjax.sampling import SamplingOptions
 from memjax.sampling.steppers import SPACINGS
 

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from memjax.cli.common import progress_bar
 from memjax.cli.mitigate_options import (
     TEXT_BASELINES,
     Setting,
@@ -17,11 +16,12 @@ from memjax.cli.mitigate_options import (
     parse_targets,
 )
 from memjax.cli.mitigating import caption_of, token_pool, word_pool
-from memjax.cli.models import Model
-from memjax.cli.references import clip_score, likeness_measures
-from memjax.cli.training import audit_options
 from memjax.detectors import detect, null_or_refuse
 from memjax.mitigations import Chain
+from memjax.runs.model import Model
+from memjax.runs.outputs import progress_bar
+from memjax.runs.references import clip_score, likeness_measures
+from memjax.runs.train import audit_options
 from memjax.sampling import SamplingOptions
 from memjax.studies.mitigation_records import Arm, Measures
 from memjax.studies.options import AuditOptions

@@ -5,9 +5,9 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from memjax.cli.models import Model
 from memjax.core.registry import title_of
 from memjax.mitigations import Chain
+from memjax.runs.model import Model
 from memjax.studies.mitigation_records import BASELINE, BEFORE, NAMED, TARGET, Arm
 from memjax.studies.options import ARMS, EMBEDDING, FIRST_STEP, AuditOptions
 

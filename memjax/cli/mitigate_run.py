@@ -7,7 +7,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from memjax.cli.common import model_provenance, out_folder, progress_bar
 from memjax.cli.fitting import fitting
 from memjax.cli.flag_sets import ModelFlags, SamplingFlags, require
 from memjax.cli.mitigate_asked import (
@@ -23,12 +22,13 @@ from memjax.cli.mitigate_asked import (
 from memjax.cli.mitigate_options import Setting, baseline_arms, chain_arms, make_setting
 from memjax.cli.mitigate_output import write_outputs
 from memjax.cli.mitigating import Job, Part, run_part
-from memjax.cli.models import Model
-from memjax.cli.prompts import check_rows, encoder, initial_noise, read_prompts, say_cut
-from memjax.cli.references import reference_paths
 from memjax.core.mesh import prompts_mesh, row_shards
 from memjax.detectors import null_or_refuse
 from memjax.report.charts.mitigation_grid import shown_columns
+from memjax.runs.model import Model
+from memjax.runs.outputs import model_provenance, out_folder, progress_bar
+from memjax.runs.prompts import check_rows, encoder, initial_noise, read_prompts, say_cut
+from memjax.runs.references import reference_paths
 from memjax.runtime.batching import exhausted, spread_bundle, usual_size
 from memjax.runtime.hosts import barrier, gather, is_first
 from memjax.sampling import SamplingOptions

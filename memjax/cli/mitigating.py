@@ -10,7 +10,6 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float
 
-from memjax.cli.common import safe_names
 from memjax.cli.mitigate_options import (
     EMBEDDING_NOISE,
     Setting,
@@ -18,8 +17,6 @@ from memjax.cli.mitigate_options import (
     before_arm,
     chain_arms,
 )
-from memjax.cli.models import Model, with_remat
-from memjax.cli.references import load_references
 from memjax.core.condition import embeddings_of, take_rows
 from memjax.core.registry import title_of
 from memjax.core.types import Array, Cond
@@ -35,6 +32,9 @@ from memjax.mitigations import (
     repeat_words,
 )
 from memjax.report.charts.mitigation_grid import small
+from memjax.runs.model import Model, with_remat
+from memjax.runs.outputs import safe_names
+from memjax.runs.references import load_references
 from memjax.runtime.batching import over_devices
 from memjax.runtime.files import write_bytes
 from memjax.sampling import SamplingOptions

@@ -16,7 +16,6 @@ import numpy as np
 from absl import flags
 from jaxtyping import Float, UInt32
 
-from memjax.cli.common import model_provenance, out_folder, progress_bar, safe_names
 from memjax.cli.flag_sets import (
     chunk_flag,
     initial_noise_flag,
@@ -26,9 +25,13 @@ from memjax.cli.flag_sets import (
     require,
     sampling_flags,
 )
-from memjax.cli.models import Model
 from memjax.cli.picture_grid import PictureGrid
-from memjax.cli.prompts import (
+from memjax.core.condition import repeat_cond
+from memjax.core.types import Array, Cond, EpsFn, Params
+from memjax.data.images import to_uint8
+from memjax.runs.model import Model
+from memjax.runs.outputs import model_provenance, out_folder, progress_bar, safe_names
+from memjax.runs.prompts import (
     check_rows,
     encoder,
     initial_noise,
@@ -36,9 +39,6 @@ from memjax.cli.prompts import (
     say_cut,
     write_rows,
 )
-from memjax.core.condition import repeat_cond
-from memjax.core.types import Array, Cond, EpsFn, Params
-from memjax.data.images import to_uint8
 from memjax.runtime.batching import over_rows
 from memjax.runtime.devices import mesh_of_prompts
 from memjax.runtime.files import write_bytes

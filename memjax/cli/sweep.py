@@ -9,7 +9,6 @@ from pathlib import Path
 from absl import flags
 from ml_collections import config_flags
 
-from memjax.cli.common import out_folder
 from memjax.cli.configs import load_config
 from memjax.cli.flag_sets import require
 from memjax.cli.sweep_measure import Studio
@@ -17,6 +16,7 @@ from memjax.cli.sweep_plan import plan_arms
 from memjax.cli.sweep_rows import read_rows
 from memjax.cli.sweeping import run_sweep, table
 from memjax.runs.config import plain
+from memjax.runs.outputs import out_folder
 
 FLAGS = flags.FlagValues()
 _CONFIG = config_flags.DEFINE_config_file(

@@ -9,14 +9,14 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from memjax.cli.common import sampling_options
 from memjax.cli.ladder import build_rungs, calibrated
-from memjax.cli.training import audit_options
 from memjax.core.condition import take_rows
 from memjax.data.records import Record, labels_of
 from memjax.evaluate.denoising_loss import denoising_losses, loss_gap
 from memjax.evaluate.features.copy_encoder import CopyEncoder
 from memjax.evaluate.statistics.bootstrap import rate_interval
+from memjax.runs.outputs import sampling_options
+from memjax.runs.train import audit_options
 from memjax.studies.gallery import draw_prompts, read_pictures
 from memjax.studies.prompts import Gallery, PromptCounts
 from memjax.studies.study import References, Study, make_references

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from memjax.cli.defaults import base_config
-from memjax.cli.training import check_sections
 from memjax.data.labels import suggestion
 from memjax.runs.config import check_config, plain
+from memjax.runs.train import check_sections
 
 _TRAINED = ("seed", "data", "model", "diffusion", "train")
 

@@ -7,10 +7,10 @@ start the same command again after a stop.
 from absl import flags
 from ml_collections import config_flags
 
-from memjax.cli.common import no_empty_folders
-from memjax.cli.fine_tuning import fine_tune_run
-from memjax.cli.training import train_run
 from memjax.runs.config import check_config, plain
+from memjax.runs.fine_tune import fine_tune_run
+from memjax.runs.outputs import no_empty_folders
+from memjax.runs.train import train_run
 
 FLAGS = flags.FlagValues()
 _CONFIG = config_flags.DEFINE_config_file(

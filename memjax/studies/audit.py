@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from memjax.cli.common import model_provenance
-from memjax.cli.models import Model
 from memjax.detectors import null_or_refuse
+from memjax.runs.model import Model
+from memjax.runs.outputs import model_provenance
 from memjax.runtime.json import to_plain
 from memjax.runtime.provenance import versions
 from memjax.studies.run import Audit, run_audit

@@ -8,16 +8,16 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool
 
-from memjax.cli.models import Model
-from memjax.cli.prompts import read_prompts
-from memjax.cli.references import reference_paths
-from memjax.cli.training import data_of, planted_of
 from memjax.data.captioned_folder import read_folder
 from memjax.data.chexpert import check_images
 from memjax.data.dataset import load_images
 from memjax.data.images import load_image
 from memjax.data.records import Record, picture_record
 from memjax.data.uncertainty import likeliest
+from memjax.runs.model import Model
+from memjax.runs.prompts import read_prompts
+from memjax.runs.references import reference_paths
+from memjax.runs.train import data_of, planted_of
 from memjax.studies.caption_prompts import caption_gallery
 from memjax.studies.prompts import Gallery, PromptCounts, Prompts, choose_prompts, make_gallery
 from memjax.training.data import policies_of

@@ -11,8 +11,6 @@ from typing import Any, NamedTuple
 
 from memjax.cli.fitting import fitting_size
 from memjax.cli.ladder import build_rungs, calibrated, published_rung
-from memjax.cli.models import Model
-from memjax.cli.training import FILMS, audit_options
 from memjax.data.captions import classes_text
 from memjax.data.labels import FINDINGS
 from memjax.evaluate.features.base import FeatureFn, FindingFeatures
@@ -28,6 +26,8 @@ from memjax.evaluate.similarity.ladder import (
 )
 from memjax.evaluate.similarity.resolution import reduced
 from memjax.evaluate.similarity.rungs import at_side, features_at_side, on_bytes
+from memjax.runs.model import Model
+from memjax.runs.train import FILMS, audit_options
 from memjax.sampling import SamplingOptions
 from memjax.studies.caption_prompts import choose_caption_prompts
 from memjax.studies.gallery import Captioned, draw_prompts, read_gallery, read_pictures

@@ -414,7 +414,7 @@ def test_help_names_every_flag(name):
 
 
 def test_a_run_of_an_older_version_is_audited_with_the_defaults_of_new_fields(run, tmp_path):
-    from memjax.cli.models import load_model
+    from memjax.runs.model import load_model
 
     shutil.copytree(run / "checkpoints", tmp_path / "checkpoints")
     shutil.copy(run / "training.json", tmp_path)

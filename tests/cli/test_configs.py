@@ -9,11 +9,11 @@ from ml_collections import config_flags
 from memjax.cli.configs import resolve_config_flags
 from memjax.cli.defaults import base_config
 from memjax.cli.fine_tune_defaults import fine_tune_config
-from memjax.cli.fine_tuning import check_fine_tune
 from memjax.cli.main import COMMANDS
-from memjax.cli.training import check_sections
 from memjax.data.labels import chexpert_label_space
 from memjax.runs.config import bundled_configs, check_config, config_folder, find_config, plain
+from memjax.runs.fine_tune import check_fine_tune
+from memjax.runs.train import check_sections
 from memjax.training.run import network_of
 
 RUNS = [name for name in bundled_configs() if not name.startswith(("sweep_", "finetune_"))]

@@ -265,7 +265,7 @@ def test_references_come_from_a_folder_of_ids(place, tmp_path):
         tmp_path / "p.jsonl",
         *({"id": name, "caption": f"a {name} dog"} for name in ("a", "b", "c")),
     )
-    from memjax.cli.references import reference_paths
+    from memjax.runs.references import reference_paths
 
     found = reference_paths(read_rows(file), file, str(pictures))
     assert [[path.name for path in paths] for paths in found] == [

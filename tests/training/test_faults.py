@@ -135,7 +135,7 @@ def test_a_picture_that_spoils_in_mid_epoch(
     pictures, tmp_path, capfd, caplog, choice, code, monkeypatch
 ):
     # Checked at the start, and spoilt before it is read for the first step.
-    from memjax.cli import training
+    from memjax.runs import train as training
 
     real = training.batches_of
 

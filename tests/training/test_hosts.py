@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from memjax.cli.training import optimizer_of
+from memjax.runs.train import optimizer_of
 from memjax.training.checkpoint import FOLDER, load_params, restore_latest
 from memjax.training.metrics import read_metrics
 from memjax.training.spread import Spread

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from memjax.cli.prompts import write_rows
 from memjax.core.types import Bundle
 from memjax.detectors.base import step_window
 from memjax.evaluate.similarity.ladder import RungResult
@@ -36,6 +35,7 @@ from memjax.report.tables import (
     wall_table,
 )
 from memjax.report.wording import correlation_title, decimal
+from memjax.runs.prompts import write_rows
 from memjax.studies.audit import Audited, Clock, made
 from memjax.studies.options import AuditOptions
 from memjax.studies.prompts import HELD_OUT, MEMORIZED, ONCE, Gallery, Prompts

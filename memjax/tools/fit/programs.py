@@ -11,7 +11,6 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding
 from jaxtyping import PyTree
 
-from memjax.cli.training import optimizer_of, options_of
 from memjax.core.mesh import announced, check_rows, row_shards, rows_over
 from memjax.core.types import Params, TokenCond
 from memjax.data.labels import chexpert_label_space
@@ -21,6 +20,7 @@ from memjax.interop.scheduler_settings import SPEC
 from memjax.models.adapters import LinenEps
 from memjax.models.unet import UNet, UNetConfig
 from memjax.models.vae import VAEConfig
+from memjax.runs.train import optimizer_of, options_of
 from memjax.runtime.batching import usual_size
 from memjax.sampling import SamplingOptions
 from memjax.training.fine_tune import Tuning, make_fine_tune_step, training_unet

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from memjax.cli.models import Model
 from memjax.core.types import Bundle, Cond
+from memjax.runs.model import Model
 from memjax.runtime.files import write_bytes
 from memjax.training.network import prompt_ids
 

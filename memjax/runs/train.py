@@ -11,13 +11,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from memjax.cli.common import out_folder
 from memjax.core.types import Params
 from memjax.data.dataset import encode_records
 from memjax.data.labels import chexpert_label_space
 from memjax.data.planted_duplicates import Planted, plant_duplicates
 from memjax.data.records import Batch
 from memjax.evaluate.similarity.ladder import check_rungs
+from memjax.runs.outputs import out_folder
 from memjax.runtime.devices import keep_compiled, peak_flops
 from memjax.runtime.files import write_bytes
 from memjax.runtime.flops import flops_of

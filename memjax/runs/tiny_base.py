@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from memjax import interop
-from memjax.cli.common import progress_bar
 from memjax.cli.tiny_pretraining import pretrain
 from memjax.data.images import to_unit
 from memjax.data.scenes import draw_scenes, scene_words
 from memjax.models.vae import AutoencoderKL
+from memjax.runs.outputs import progress_bar
 from memjax.training.autoencoder import train_autoencoder
 from memjax.training.autoencoder_start import averaging_start
 

@@ -8,12 +8,12 @@ import jax
 import numpy as np
 
 from memjax import interop
-from memjax.cli.common import out_folder
 from memjax.cli.fine_tune_loop import Job, train_job
-from memjax.cli.tiny_base import make_tiny_base
-from memjax.cli.training import audit_options, data_of, optimizer_of, options_of, planted_of
 from memjax.core.mesh import fetch
 from memjax.data.planted_duplicates import Planted
+from memjax.runs.outputs import out_folder
+from memjax.runs.tiny_base import make_tiny_base
+from memjax.runs.train import audit_options, data_of, optimizer_of, options_of, planted_of
 from memjax.runtime.hosts import first_alone, is_first
 from memjax.sampling import SamplingOptions
 from memjax.training.data import RunData

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from memjax.cli.common import model_provenance, sampling_options
-from memjax.cli.models import load_model, with_remat
 from memjax.models.adapters import EpsFromV, LinenEps, PlainEps
+from memjax.runs.model import load_model, with_remat
+from memjax.runs.outputs import model_provenance, sampling_options
 from memjax.training.run import RUN_FILE
 from tests.commands import memjax
 
@@ -39,7 +39,7 @@ def test_what_is_done_otherwise_than_the_files_say_is_printed(text_model, tmp_pa
 
 
 def test_every_command_finds_its_settings(text_model):
-    from memjax.cli.training import audit_options
+    from memjax.runs.train import audit_options
 
     model = load_model(text_model)
     options = audit_options(model.config)

@@ -7,7 +7,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from memjax.cli.models import Model, source_of
+from memjax.runs.model import Model, source_of
 from memjax.runtime.provenance import provenance
 from memjax.sampling import SamplingOptions
 from memjax.training.run import Run

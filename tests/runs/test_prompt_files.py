@@ -5,7 +5,7 @@ import json
 import numpy as np
 
 from memjax.data.records import picture_record
-from memjax.training.prompt_files import write_prompt_files
+from memjax.runs.prompts import write_prompt_files
 
 
 def test_lines_by_what_training_did(tmp_path):

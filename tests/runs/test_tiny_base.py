@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from memjax import interop
-from memjax.cli.tiny_pretraining import pretrain
 from memjax.data.images import to_unit
 from memjax.data.scenes import draw_scenes
+from memjax.runs.tiny_base import pretrain
 from tests.training.latent_sets import tiny_base
 
 pytestmark = pytest.mark.thorough

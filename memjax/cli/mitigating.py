@@ -42,7 +42,7 @@ from memjax.studies.mitigation_records import NAMED, Arm, Measures, make_picture
 from memjax.studies.options import AuditOptions
 from memjax.studies.problems import may_move, problem_of, setup_of
 from memjax.studies.targets import TargetedRepair, repair_targets
-from memjax.training.samples import png_bytes
+from memjax.training.logging import png_bytes
 
 Row = dict[str, Any]
 

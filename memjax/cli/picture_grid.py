@@ -8,7 +8,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from memjax.data.images import to_unit
-from memjax.training.samples import write_grid
+from memjax.training.logging import write_grid
 
 PIXELS = 16_000_000
 _LONG = 12  # prompts; more stand side by side

@@ -44,7 +44,7 @@ from memjax.runtime.devices import mesh_of_prompts
 from memjax.runtime.files import write_bytes
 from memjax.runtime.hosts import is_first
 from memjax.sampling import STATIC_ARGUMENTS, SamplingOptions, sample, timesteps
-from memjax.training.samples import png_bytes
+from memjax.training.logging import png_bytes
 
 FLAGS = flags.FlagValues()
 _MODEL = model_flags(FLAGS)

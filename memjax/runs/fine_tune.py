@@ -32,13 +32,18 @@ from memjax.runtime.provenance import versions
 from memjax.sampling import SamplingOptions, sample
 from memjax.training.data import RunData
 from memjax.training.fine_tune import Tuning, make_fine_tune_step, training_unet, with_frozen
-from memjax.training.latent_batches import CAPTION_CHOICES, LatentBatch, latent_batches
-from memjax.training.latents import latent_side, make_latents
+from memjax.training.latents import (
+    CAPTION_CHOICES,
+    DTYPES,
+    LatentBatch,
+    latent_batches,
+    latent_side,
+    make_latents,
+)
 from memjax.training.loop import TrainResult, train
 from memjax.training.run import write_run_file
 from memjax.training.spread import Spread
 from memjax.training.state import state_hash
-from memjax.training.text_embeddings import DTYPES
 
 logger = logging.getLogger("memjax")
 PIPELINE, BASE = "pipeline", "base"

@@ -19,13 +19,11 @@ from memjax.data.images import to_unit
 from memjax.data.scenes import draw_scenes, scene_words
 from memjax.models.vae import AutoencoderKL
 from memjax.runs.outputs import progress_bar
-from memjax.training.autoencoder import train_autoencoder
-from memjax.training.autoencoder_start import averaging_start
+from memjax.training.autoencoder import averaging_start, train_autoencoder
 from memjax.training.fine_tune import Tuning, make_fine_tune_step, with_frozen
-from memjax.training.latent_batches import LatentBatch
-from memjax.training.latents import encode_moments
+from memjax.training.latents import LatentBatch, encode_moments
+from memjax.training.objective import TrainOptions
 from memjax.training.optimizer import make_optimizer
-from memjax.training.options import TrainOptions
 from memjax.training.state import create_state
 
 _ENCODED_AT_ONCE = 64

@@ -1,11 +1,17 @@
 """Training a small autoencoder for latent diffusion: reconstruction and a touch of KL.
 
+It starts from weights under which it keeps a picture before it is trained at all: drawn weights
+have to learn first that colours should pass. Latents are then colours averaged over 2 × 2 pixels,
+and decoding interpolates between them. A residual block whose last convolution is zero passes its
+input on; a norm whose group holds two large constants of opposite sign scales everything alike; and
+SiLU undoes nothing in a pair of channels of opposite sign, since ``silu(u) − silu(−u) = u``.
+
 References:
     Rombach et al. 2022, arXiv 2112.10752, §3.1 and appendix G (KL-regularised autoencoder); the
     perceptual and adversarial terms are left out, which small flat pictures do not need.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -16,6 +22,11 @@ from jaxtyping import Float
 
 from memjax.core.types import Array, Params
 from memjax.models.vae import AutoencoderKL
+
+# The constant beside colours of at most one: a picture's own variance then moves the scale by 1 %.
+_CONSTANT = 8.0
+_LOG_VAR = -8.0
+_SMOOTH = np.array([0.25, 0.5, 0.25])
 
 
 class TrainedAutoencoder(NamedTuple):
@@ -108,3 +119,104 @@ def _quality(vae: AutoencoderKL, params: Params, images: np.ndarray) -> tuple[fl
     decoded = vae.apply({"params": params}, mean, method="decode")
     error = jnp.sqrt(jnp.mean((decoded - images) ** 2))
     return float(1.0 / jnp.std(mean)), float(error)
+
+
+def averaging_start(vae: AutoencoderKL, params: Params) -> Params:
+    """Returns the weights with the colours' way through them laid; the rest stays as drawn.
+
+    Args:
+        vae: Two levels of different width, two groups of at least eight channels in every norm,
+            three image channels and at least as many latent ones, no attention.
+        params: Drawn weights.
+
+    Raises:
+        ValueError: The autoencoder is of another shape.
+    """
+    c = vae.config
+    fits = len(set(c.block_out_channels)) == len(c.block_out_channels) == 2
+    fits &= min(c.block_out_channels) // 2 >= 8
+    fits &= c.norm_num_groups == 2 and c.in_channels == c.out_channels == 3 <= c.latent_channels
+    if not fits or c.mid_attention or not (c.use_quant_conv and c.use_post_quant_conv):
+        raise ValueError(
+            f"{c} is another autoencoder than this start is made for: two levels of at least 16 "
+            "channels and different width, norm_num_groups=2, no mid_attention, both quant "
+            "convolutions."
+        )
+    tree = _copied(params)
+    _silence(tree)
+    _lay_encoder(tree["encoder"], c.latent_channels)
+    _lay_decoder(tree["decoder"])
+    _set(tree["quant_conv"]["kernel"], np.eye(2 * c.latent_channels))
+    _set(tree["post_quant_conv"]["kernel"], np.eye(c.latent_channels))
+    return tree
+
+
+def _copied(tree: Any) -> Any:
+    if isinstance(tree, Mapping):
+        return {name: _copied(child) for name, child in tree.items()}
+    return np.array(tree)
+
+
+def _silence(tree: dict[str, Any]) -> None:
+    """Makes every residual block pass its input on."""
+    for name, child in tree.items():
+        if name == "conv2":
+            child["kernel"][...] = 0.0
+        elif isinstance(child, dict):
+            _silence(child)
+
+
+def _set(target: np.ndarray, value: np.ndarray) -> None:
+    target[...] = value
+
+
+def _colours(kernel: np.ndarray, taps: np.ndarray, signs: tuple[int, ...] = (1,)) -> None:
+    """Passes the first three channels on, once a sign, through the taps of a convolution."""
+    outs = 3 * len(signs)
+    kernel[..., :outs] = 0.0
+    for place, sign in enumerate(signs):
+        for colour in range(3):
+            kernel[..., colour, 3 * place + colour] = sign * taps
+
+
+_HERE = np.zeros((3, 3))
+_HERE[1, 1] = 1.0
+_SQUARE = np.zeros((3, 3))
+_SQUARE[:2, :2] = 0.25
+
+
+def _pair(shortcut: dict[str, np.ndarray], group: int) -> None:
+    """Colours, their negatives and two constants fill the first group of a norm to come."""
+    shortcut["kernel"][:, :group] = 0.0
+    _colours(shortcut["kernel"], np.array(1.0), (1, -1))
+    shortcut["bias"][6:8] = (_CONSTANT, -_CONSTANT)
+
+
+def _read_pair(head: dict[str, np.ndarray], group: int, outs: int) -> None:
+    """``silu(u) − silu(−u)``, scaled back to colours, and nothing else into the first outputs."""
+    scale = _CONSTANT * np.sqrt(2.0 / group)
+    head["kernel"][..., :outs] = 0.0
+    for colour in range(3):
+        head["kernel"][1, 1, colour, colour] = scale
+        head["kernel"][1, 1, 3 + colour, colour] = -scale
+
+
+def _lay_encoder(tree: dict[str, Any], latents: int) -> None:
+    _colours(tree["conv_in"]["kernel"], _HERE)
+    _colours(tree["down_blocks_0"]["downsamplers_0_conv"]["kernel"], _SQUARE)
+    shortcut = tree["down_blocks_1"]["resnets_0"]["conv_shortcut"]
+    group = shortcut["kernel"].shape[1] // 2
+    _pair(shortcut, group)
+    _read_pair(tree["conv_out"], group, 3)
+    tree["conv_out"]["kernel"][..., latents:] = 0.0
+    tree["conv_out"]["bias"][latents:] = _LOG_VAR
+
+
+def _lay_decoder(tree: dict[str, Any]) -> None:
+    _colours(tree["conv_in"]["kernel"], _HERE)
+    blurred = np.outer(_SMOOTH, _SMOOTH)
+    _colours(tree["up_blocks_0"]["upsamplers_0_conv"]["kernel"], blurred)
+    shortcut = tree["up_blocks_1"]["resnets_0"]["conv_shortcut"]
+    group = shortcut["kernel"].shape[1] // 2
+    _pair(shortcut, group)
+    _read_pair(tree["conv_out"], group, 3)

@@ -1,6 +1,12 @@
-"""Checkpoints: saved in the background, sealed by checksum, verified before they are trusted."""
+"""Checkpoints: saved in the background, sealed by checksum, verified before they are trusted.
+
+A flipped bit in an array file restores silently with a wrong value, so every file of a checkpoint
+is listed with its SHA-256 once the checkpoint is complete. Whether there is room for one, and
+whether it fits a state, is asked before it is needed and answered by name.
+"""
 
 import contextlib
+import hashlib
 import json
 import os
 import shutil
@@ -10,20 +16,147 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 
 from memjax.core.types import Params
+from memjax.runtime.files import write_bytes
 from memjax.runtime.hosts import agreed as agreed_number
 from memjax.runtime.hosts import is_first
-from memjax.training import manifest
-from memjax.training.space import require_space
-from memjax.training.structure import differences
 
+MANIFEST = "memjax_manifest.json"
+_MARGIN = 1.05  # names, manifests, a file system's blocks
 FOLDER = "checkpoints"
 SET_ASIDE = "checkpoints_set_aside"
 PathLike = str | os.PathLike[str]
 Skipped = list[tuple[int, str]]
+
+
+def _checksum(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST)
+
+
+def seal(folder: Path) -> None:
+    """Writes the manifest of a complete checkpoint folder."""
+    files = {
+        p.relative_to(folder).as_posix(): {"bytes": p.stat().st_size, "sha256": _checksum(p)}
+        for p in _files(folder)
+    }
+    text = json.dumps({"files": files}, indent=1, sort_keys=True)
+    write_bytes(folder / MANIFEST, text.encode())
+
+
+def is_sealed(folder: Path) -> bool:
+    """Returns whether the checkpoint was completed; says nothing about its content."""
+    return (folder / MANIFEST).is_file()
+
+
+def fault(folder: Path) -> str | None:
+    """Returns why a checkpoint folder cannot be trusted, or None if every file is as sealed."""
+    if not any(folder.iterdir()):
+        return "the folder is empty"
+    if not is_sealed(folder):
+        return "it has no manifest, so the save was cut short"
+    try:
+        listed = json.loads((folder / MANIFEST).read_text())["files"]
+        for name, entry in sorted(listed.items()):
+            if reason := _file_fault(folder / name, name, entry["bytes"], entry["sha256"]):
+                return reason
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return "its manifest cannot be read"
+    return None if listed else "its manifest lists no file"
+
+
+def _file_fault(path: Path, name: str, size: int, checksum: str) -> str | None:
+    if not path.is_file():
+        return f"{name} is missing"
+    if path.stat().st_size != size:
+        return f"{name} has {path.stat().st_size} bytes, expected {size}"
+    if _checksum(path) != checksum:
+        return f"{name} does not match its checksum"
+    return None
+
+
+def _name(path: tuple[Any, ...]) -> str:
+    return ".".join(
+        str(getattr(entry, "name", getattr(entry, "key", getattr(entry, "idx", entry))))
+        for entry in path
+    )
+
+
+def _wanted(state: PyTree) -> dict[str, str]:
+    def describe(leaf: Any) -> str:
+        key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        return "key" if key else f"{leaf.dtype}{list(leaf.shape)}"
+
+    leaves = jax.tree_util.tree_leaves_with_path(state)
+    return {_name(path): describe(leaf) for path, leaf in leaves}
+
+
+def differences(saved: PyTree, state: PyTree) -> list[str]:
+    """Returns one ``name: saved, expected`` per leaf that differs in name, dtype or shape.
+
+    Args:
+        saved: Orbax's metadata of the checkpoint: leaves with ``name``, ``dtype`` and ``shape``.
+        state: Arrays or ``ShapeDtypeStruct``s.
+    """
+    found = {leaf.name: f"{leaf.dtype}{list(leaf.shape)}" for leaf in jax.tree.leaves(saved)}
+    wanted = _wanted(state)
+    return [
+        f"{name}: saved {found.get(name, 'nothing')}, expected {wanted.get(name, 'nothing')}"
+        for name in sorted(found.keys() | wanted.keys())
+        if found.get(name) != wanted.get(name)
+        and not (wanted.get(name) == "key" and found.get(name, "").startswith("uint32"))
+    ]
+
+
+def state_bytes(state: PyTree) -> int:
+    """Returns the bytes of a state (or of its shapes), all processes together."""
+
+    def size(leaf: Any) -> int:
+        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return 16
+        return int(leaf.size) * leaf.dtype.itemsize
+
+    return sum(size(leaf) for leaf in jax.tree.leaves(state))
+
+
+def require_space(folder: str | os.PathLike[str], state: PyTree, checkpoints: int = 1) -> None:
+    """Refuses to start what would fill the disk; buckets have no end and are not asked.
+
+    Args:
+        folder: Where checkpoints go; it may not exist yet.
+        state: What is saved.
+        checkpoints: How many must fit beside each other.
+
+    Raises:
+        ValueError: With the bytes that are free and needed.
+    """
+    if "://" in os.fspath(folder):
+        return
+    place = Path(folder).absolute()
+    while not place.exists():
+        place = place.parent
+    free, needed = shutil.disk_usage(place).free, int(checkpoints * _MARGIN * state_bytes(state))
+    if free < needed:
+        raise ValueError(
+            f"{folder} has {_amount(free)} free, expected at least {_amount(needed)} for "
+            f"{checkpoints} checkpoint{'s' if checkpoints > 1 else ''}: free space, or choose "
+            "another workdir."
+        )
+
+
+def _amount(size: int) -> str:
+    for unit, factor in (("GB", 1e9), ("MB", 1e6)):
+        if size >= factor:
+            return f"{size / factor:.1f} {unit}"
+    return f"{size / 1e3:.1f} kB"
 
 
 class RestoredState(NamedTuple):
@@ -68,7 +201,7 @@ def newest_good_step(directory: PathLike) -> tuple[int | None, Skipped]:
     """
     skipped: Skipped = []
     for step in checkpoint_steps(directory):
-        reason = manifest.fault(Path(directory) / str(step))
+        reason = fault(Path(directory) / str(step))
         if reason is None:
             return step, skipped
         skipped.append((step, reason))
@@ -143,7 +276,7 @@ def load_params(run_dir: PathLike, ema: bool = True, step: int | None = None) ->
 
 def _require_step(directory: Path, step: int) -> None:
     steps = checkpoint_steps(directory)
-    reason = manifest.fault(directory / str(step)) if step in steps else "not there"
+    reason = fault(directory / str(step)) if step in steps else "not there"
     if reason is not None:
         raise ValueError(
             f"checkpoint {step} of {directory.parent} cannot be used ({reason}): choose one of "
@@ -177,7 +310,7 @@ def set_aside(directory: PathLike, skipped: Skipped) -> None:
     directory = Path(directory)
     for step, _ in skipped:
         folder = directory / str(step)
-        if not manifest.is_sealed(folder):
+        if not is_sealed(folder):
             shutil.rmtree(folder)
             continue
         target = directory.parent / SET_ASIDE / str(step)
@@ -244,7 +377,7 @@ class CheckpointWriter:
         try:
             self._manager.wait_until_finished()
             if is_first():
-                manifest.seal(self._directory / str(step))
+                seal(self._directory / str(step))
         except BaseException as error:
             self._error = error
 

@@ -18,8 +18,8 @@ from memjax.core.types import Array, Params, TokenCond
 from memjax.models.adapters import LinenEps
 from memjax.models.lora import ATTENTION, init_lora, merge_lora
 from memjax.models.unet import UNet
-from memjax.training.latent_batches import LatentBatch
-from memjax.training.options import TrainOptions
+from memjax.training.latents import LatentBatch
+from memjax.training.objective import TrainOptions
 from memjax.training.sharding import Sharding
 from memjax.training.step import StepFn, make_train_step
 

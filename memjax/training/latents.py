@@ -1,4 +1,4 @@
-"""Pictures as moments of latents: computed once, and kept beside the captions' embeddings.
+"""Pictures as moments of latents and captions as text embeddings: computed once, kept, and batched.
 
 References:
     Rombach et al. 2022, arXiv 2112.10752, §3.1 (diffusion on the autoencoder's latents).
@@ -7,31 +7,133 @@ References:
 import functools
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Float32, Int, Int32
 
 from memjax.core.types import Array, Params
+from memjax.data.captions import caption_of
 from memjax.data.file_tree import content_key
 from memjax.data.images import OPENERS, READING, Square, load_image, to_unit
+from memjax.data.order import RowDraws, row_draws, row_order
+from memjax.data.planted_duplicates import Planted
 from memjax.data.records import Record
+from memjax.models.clip_text import CLIPText
 from memjax.models.vae import AutoencoderKL
 from memjax.runtime.array_cache import ProgressFn, cached_array, padded_rows
 from memjax.training.state import state_hash
-from memjax.training.text_embeddings import (
-    DTYPES,
-    Captions,
-    cache_embeddings,
-    distinct_captions,
-)
 
+DTYPES = ("float16", "float32")
 FOLDER = "latents"
 Shown = Callable[[str], ProgressFn]
+CAPTION_CHOICES = ("first", "duplicated", "all")
+_STREAM = 2
+
+
+class Tokenizer(Protocol):
+    """What is needed of a tokenizer: texts in, ids of one length out."""
+
+    def encode(self, texts: Sequence[str]) -> Any:
+        """Returns an object with ``ids`` ``[n, length]`` and ``cut`` ``[n]``."""
+        ...
+
+
+class Captions(NamedTuple):
+    """The distinct captions of a data set, and which of them each row may carry.
+
+    Attributes:
+        texts: Distinct captions; the first is the null caption, the empty text.
+        of_row: Numbers of each row's captions, the usual one first; rows with fewer repeat it.
+        counts: How many captions each row has.
+    """
+
+    texts: list[str]
+    of_row: Int32[np.ndarray, "n k"]
+    counts: Int32[np.ndarray, " n"]
+
+
+def distinct_captions(records: Sequence[Record]) -> Captions:
+    """Numbers the captions of all rows in order of appearance; 0 is the null caption.
+
+    A record without a caption is described by its labels.
+
+    Raises:
+        ValueError: A record has neither.
+    """
+    numbers = {"": 0}
+    rows = []
+    for record in records:
+        texts = record.captions or (caption_of(record),)
+        if not all(text.strip() for text in texts):
+            raise ValueError(
+                f"{record.path} has no caption: write NAME.txt beside it, or a 'text' in "
+                "metadata.jsonl."
+            )
+        rows.append([numbers.setdefault(text, len(numbers)) for text in texts])
+    count = np.array([len(row) for row in rows], np.int32)
+    of_row = np.array([row + row[:1] * (int(count.max()) - len(row)) for row in rows], np.int32)
+    return Captions(list(numbers), of_row, count)
+
+
+def cache_embeddings(
+    folder: str | os.PathLike[str],
+    texts: Sequence[str],
+    tokenizer: Tokenizer,
+    text: CLIPText,
+    params: Params,
+    *,
+    dtype: str = "float16",
+    batch_size: int = 32,
+    progress: ProgressFn | None = None,
+) -> tuple[Float[np.ndarray, "m l d"], int]:
+    """Encodes every caption, unless that is done already.
+
+    Args:
+        folder: Where the cache lies.
+        texts: Distinct captions, the null caption first.
+        tokenizer: Texts → ids.
+        text: The text tower.
+        params: Its weights.
+        dtype: Stored type, one of :data:`DTYPES`.
+        batch_size: Captions encoded at a time.
+        progress: Called with (captions done, in all).
+
+    Returns:
+        The embeddings, and how many captions were too long and cut.
+    """
+    tokens = tokenizer.encode(list(texts))
+    ids = np.asarray(tokens.ids, np.int32)
+
+    def compute(start: int, stop: int) -> np.ndarray:
+        rows = padded_rows(ids[start:stop], batch_size)
+        return np.asarray(_embed(text, params, rows))[: stop - start]
+
+    embeddings = cached_array(
+        folder,
+        "embeddings",
+        compute,
+        num=len(ids),
+        item_shape=(ids.shape[1], text.config.hidden_size),
+        dtype=dtype,
+        fingerprint={
+            "text_encoder": state_hash(params),
+            "captions": hashlib.sha256(np.ascontiguousarray(ids).tobytes()).hexdigest(),
+        },
+        block=batch_size,
+        progress=progress,
+    )
+    return embeddings, int(np.count_nonzero(np.asarray(tokens.cut)))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _embed(text: CLIPText, params: Params, ids: Array) -> Array:
+    features: Any = text.apply({"params": params}, ids)
+    return features.hidden
 
 
 class LatentData(NamedTuple):
@@ -200,3 +302,86 @@ def make_latents(
         progress=shown("pictures"),
     )
     return LatentData(moments, embeddings, captions), cut
+
+
+class LatentBatch(NamedTuple):
+    """What a step of fine-tuning is given.
+
+    Attributes:
+        moments: Mean and log-variance of each latent, unscaled, stacked in channels.
+        labels: Each example's entry of ``table``: its place in the batch + 1.
+        row: Row in the data set.
+        table: The null caption's embedding, then each example's.
+    """
+
+    moments: Float32[np.ndarray, "b h w c2"]
+    labels: Int32[np.ndarray, "b 1"]
+    row: Int32[np.ndarray, " b"]
+    table: Float32[np.ndarray, "b1 l d"]
+
+
+def latent_batches(
+    data: LatentData,
+    planted: Planted,
+    *,
+    batch_size: int,
+    seed: int,
+    captions: str = "first",
+    positions: Sequence[int] | Int[np.ndarray, " k"] | None = None,
+) -> Callable[[int], Iterator[LatentBatch]]:
+    """Returns ``step → endless batches from that step on``.
+
+    Rows, mirror images and captions depend on seed and step alone.
+
+    Args:
+        data: Moments and embeddings.
+        planted: How often each row is seen.
+        batch_size: Examples a step.
+        seed: Decides the order and the draws.
+        captions: Which caption an example carries where its picture has several: ``first``, the
+            usual one always (``dup_both`` of the paper); ``duplicated``, one drawn anew for
+            duplicated pictures (``dup_image``); ``all``, one drawn anew for every picture (the
+            paper's mitigation "multiple captions").
+        positions: The places of the global batch whose moments this process needs; all of them by
+            default. The table holds every place's caption in every process.
+
+    Raises:
+        ValueError: ``captions`` is unknown.
+
+    References:
+        Somepalli et al. 2023, arXiv 2305.20086, §4 and §6.
+    """
+    if captions not in CAPTION_CHOICES:
+        raise ValueError(f"fine_tune.captions is {captions!r}, expected one of {CAPTION_CHOICES}.")
+    several = np.zeros(len(planted.duplicated), bool)
+    if captions != "first":
+        several = planted.duplicated | (captions == "all")
+    order = row_order(len(several), seed, planted.repeats, planted.weights)
+
+    def batches_from(step: int) -> Iterator[LatentBatch]:
+        for drawn in row_draws(order, batch_size, step):
+            yield _batch(data, drawn, several, positions)
+
+    return batches_from
+
+
+def _batch(
+    data: LatentData,
+    drawn: RowDraws,
+    several: Bool[np.ndarray, " n"],
+    positions: Sequence[int] | Int[np.ndarray, " k"] | None,
+) -> LatentBatch:
+    places = np.arange(len(drawn.row)) if positions is None else np.asarray(positions)
+    copies = np.zeros(len(drawn.row), np.int64)
+    texts = np.zeros(len(drawn.row), np.int64)
+    for place, (row, draw) in enumerate(zip(drawn.row, drawn.draw, strict=True)):
+        rng = np.random.default_rng([int(draw), _STREAM])
+        copies[place] = rng.integers(len(data.moments))
+        count = int(data.captions.counts[row]) if several[row] else 1
+        texts[place] = data.captions.of_row[row, rng.integers(count)]
+    return LatentBatch(
+        np.stack([data.moments[copies[p], drawn.row[p]] for p in places]).astype(np.float32),
+        (places + 1).astype(np.int32)[:, None],
+        drawn.row[places],
+        np.stack([data.embeddings[i] for i in (0, *texts)]).astype(np.float32),
+    )

@@ -19,17 +19,12 @@ from memjax.training.checkpoint import (
     CheckpointWriter,
     Skipped,
     checkpoint_steps,
+    require_space,
     restore_latest,
     set_aside,
 )
-from memjax.training.meter import Meter, TrainingDiverged
-from memjax.training.metrics import FILE as METRICS_FILE
-from memjax.training.metrics import read_metrics
-from memjax.training.nan_report import write_nan_report
-from memjax.training.outputs import Outputs
-from memjax.training.profiling import Profiler
-from memjax.training.progress import Progress
-from memjax.training.space import require_space
+from memjax.training.logging import METRICS_FILE, Outputs, Progress, read_metrics
+from memjax.training.meter import Meter, Profiler, TrainingDiverged, write_nan_report
 from memjax.training.state import TrainState
 from memjax.training.step import StepFn
 

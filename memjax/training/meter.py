@@ -1,19 +1,34 @@
-"""Metrics on their way from the device to the host, and the speed of the run."""
+"""Metrics on their way from the device to the host, a run's speed, its traces, its last report.
+
+A trace of some steps is for TensorBoard's profile page or XProf. ``nan_report.json`` holds what is
+known when a run gives up: steps, rows and norms.
+"""
 
 import collections
 import contextlib
+import json
+import logging
+import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+import optax
 
 from memjax.core.mesh import fetch
 from memjax.runtime.clock import Clock
+from memjax.runtime.files import write_bytes
+from memjax.training.state import TrainState
 
 LAST_VALUE = ("skipped", "total_skipped", "learning_rate")
 IN_FLIGHT = 2
+logger = logging.getLogger(__name__)
+PROFILE_FOLDER = "profile"
+NAN_REPORT_FILE = "nan_report.json"
 
 
 class TrainingDiverged(RuntimeError):  # noqa: N818 - says what happened
@@ -193,3 +208,123 @@ class Meter:
             if self._peak:
                 found["mfu"] = speed * self._flops / self._peak
         return found
+
+
+class Profiler:
+    """Records the steps ``[first, first + count)`` of a run in ``workdir/profile``.
+
+    Use as a context manager: a trace that a stop cuts short is written all the same.
+    """
+
+    def __init__(self, workdir: str | os.PathLike[str], first: int, count: int):
+        """Takes the first step and their number; 0 records nothing.
+
+        Raises:
+            ValueError: The number is negative.
+        """
+        if count < 0:
+            raise ValueError(f"profile_steps is {count}, expected at least 0.")
+        self._folder = Path(workdir) / PROFILE_FOLDER
+        self._first, self._last = first, first + count - 1
+        self._running = False
+
+    def before(self, step: int) -> None:
+        """Starts the trace where this step is the first."""
+        if step == self._first <= self._last:
+            jax.profiler.start_trace(str(self._folder))
+            self._running = True
+
+    def after(self, step: int, results: Any) -> None:
+        """Ends the trace once the last step is done."""
+        if self._running and step == self._last:
+            jax.block_until_ready(results)
+            self._stop()
+
+    def _stop(self) -> None:
+        self._running = False
+        jax.profiler.stop_trace()
+        logger.info("trace in %s: tensorboard --logdir shows it (plug-in xprof).", self._folder)
+
+    def __enter__(self) -> "Profiler":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._running:
+            self._stop()
+
+
+def write_nan_report(
+    workdir: str | os.PathLike[str], bad: Sequence[Mapping[str, Any]], state: TrainState, batch: Any
+) -> Path:
+    """Writes what the last, non-finite steps have in common; all processes must call it.
+
+    Args:
+        workdir: The run's folder.
+        bad: The steps in a row that were skipped: ``step``, ``loss``, ``grad_norm``, ``rows``.
+        state: The state; its weights are those before the first of them.
+        batch: The newest batch.
+    """
+    norms = {name: getattr(state, name) for name in ("params", "ema_params")}
+    report = {
+        "steps": [_plain(entry) for entry in bad],
+        "rows_in_all_steps": _common_rows(bad),
+        "norms": {name: _norms(tree) for name, tree in norms.items()},
+        "updates": int(state.updates),
+        "total_skipped": int(state.total_skipped),
+        "last_batch": _of_batch(batch),
+    }
+    path = Path(workdir) / NAN_REPORT_FILE
+    if jax.process_index() == 0:
+        write_bytes(path, (json.dumps(report, indent=1) + "\n").encode())
+    return path
+
+
+def _plain(entry: Mapping[str, Any]) -> dict[str, Any]:
+    def value(v: Any) -> Any:
+        if isinstance(v, float):
+            return v if np.isfinite(v) else str(v)
+        return v
+
+    return {name: value(v) for name, v in entry.items()}
+
+
+def _common_rows(bad: Sequence[Mapping[str, Any]]) -> list[int]:
+    sets = [set(entry["rows"]) for entry in bad if entry.get("rows")]
+    return sorted(set.intersection(*sets)) if sets else []
+
+
+def _norms(tree: Any) -> dict[str, float]:
+    """Returns the l2 norm of the tree and of its parts, two names deep."""
+    found = {"all": float(optax.tree.norm(tree))}
+    parts = [((name,), part) for name, part in tree.items()] if isinstance(tree, Mapping) else []
+    for names, part in parts:
+        deeper = part.items() if isinstance(part, Mapping) else ()
+        for name, inner in deeper:
+            found["/".join((*names, name))] = float(optax.tree.norm(inner))
+    return found
+
+
+def _of_batch(batch: Any) -> list[dict[str, Any]]:
+    """Returns one entry a picture: its row, range, and how many values are not finite."""
+    pictures = fetch(getattr(batch, "image", getattr(batch, "moments", None)))
+    rows = fetch(batch.row)
+    if pictures is None:
+        return [{"row": int(row)} for row in rows]
+    entries = []
+    for row, picture in zip(rows, np.asarray(pictures, np.float64), strict=True):
+        finite = picture[np.isfinite(picture)]
+        entries.append(
+            {
+                "row": int(row),
+                "not_finite": int(picture.size - finite.size),
+                "least": float(finite.min()) if finite.size else None,
+                "most": float(finite.max()) if finite.size else None,
+                "mean": float(finite.mean()) if finite.size else None,
+            }
+        )
+    return entries

@@ -1,4 +1,4 @@
-"""From a batch to a loss: noise, condition dropout, weights, and the memorisation filter."""
+"""From a batch to a loss: noise, condition dropout, target, weights, and memorisation filter."""
 
 import dataclasses
 from collections.abc import Callable
@@ -9,20 +9,123 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
 
 from memjax.core.guidance import broadcast_cond
-from memjax.core.process import q_sample
+from memjax.core.process import PREDICTIONS, q_sample, v_from_eps
 from memjax.core.schedules import NoiseSchedule
 from memjax.core.types import Array, Cond, Params
 from memjax.training import memorization_filter as mf
-from memjax.training.losses import (
-    denoising_target,
-    drop_condition,
-    per_example_loss,
-    snr_weights,
-)
-from memjax.training.options import TrainOptions
+from memjax.training.memorization_filter import MODES
 
 DenoiseFn = Callable[[Params, Array, Array, Cond], Array]
 EncodeFn = Callable[[Params, Array], Cond]
+
+
+def check_prediction(prediction: str) -> None:
+    """Raises ValueError unless ``prediction`` is ``eps`` or ``v``."""
+    if prediction not in PREDICTIONS:
+        raise ValueError(f"prediction is {prediction!r}, expected one of {PREDICTIONS}.")
+
+
+def denoising_target(
+    schedule: NoiseSchedule,
+    x0: Float[Array, "b *d"],
+    t: Int[Array, " b"],
+    eps: Float[Array, "b *d"],
+    prediction: str = "eps",
+) -> Float[Array, "b *d"]:
+    """Returns what the network should output: ``ε``, or ``v = √ᾱ_t ε − √(1−ᾱ_t) x0``."""
+    check_prediction(prediction)
+    return eps if prediction == "eps" else v_from_eps(schedule, x0, t, eps)
+
+
+def per_example_loss(
+    output: Float[Array, "b *d"], target: Float[Array, "b *d"]
+) -> Float[Array, " b"]:
+    """Returns the mean squared error of each example over its non-batch axes, in float32."""
+    error = output.astype(jnp.float32) - target.astype(jnp.float32)
+    return jnp.mean(jnp.square(error.reshape(error.shape[0], -1)), axis=1)
+
+
+def snr_weights(
+    schedule: NoiseSchedule, t: Int[Array, " b"], gamma: float, prediction: str = "eps"
+) -> Float[Array, " b"]:
+    """Returns min-SNR loss weights: ``min(snr, γ)/snr`` for ε, ``min(snr, γ)/(snr + 1)`` for v.
+
+    References:
+        Hang et al. 2023, arXiv 2303.09556, Eq. 9 and §3.4.
+    """
+    check_prediction(prediction)
+    alphas_bar = jnp.asarray(schedule.alphas_bar)[t]
+    snr = alphas_bar / jnp.square(jnp.asarray(schedule.sigmas)[t])
+    return jnp.minimum(snr, gamma) / (snr if prediction == "eps" else snr + 1.0)
+
+
+def drop_condition(
+    key: Array, labels: Int[Array, "b l"], rate: float, null: int = 0
+) -> tuple[Int[Array, "b l"], Bool[Array, " b"]]:
+    """Replaces whole label rows by the null condition with probability ``rate``.
+
+    Args:
+        key: A typed key.
+        labels: Label ids, one row an example.
+        rate: In [0, 1]; 0 trains without a null condition, 1 trains an unconditional network.
+        null: The id of every slot's null.
+
+    Returns:
+        The labels, and which rows were dropped.
+
+    References:
+        Ho and Salimans 2022, arXiv 2207.12598, Algorithm 1, line 3.
+    """
+    if not 0.0 <= rate <= 1.0:
+        raise ValueError(f"condition dropout is {rate}, expected a rate in [0, 1].")
+    dropped = jax.random.uniform(key, labels.shape[:1]) < rate
+    return jnp.where(dropped[:, None], jnp.asarray(null, labels.dtype), labels), dropped
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainOptions:
+    """What does not change during a run.
+
+    Attributes:
+        prediction: What the network outputs, ``eps`` or ``v``.
+        cond_dropout: Probability that an example's condition is dropped; 0 = no null condition
+            is trained, 1 = unconditional.
+        ema_decay: Decay of the weights' moving average.
+        ema_warmup: Use ``min(decay, (1 + n)/(10 + n))`` after ``n`` updates.
+        snr_gamma: γ of min-SNR loss weights, or None for none.
+        filter_threshold: τ of the memorisation filter: None (off), a number, or one number per
+            equal bucket of timesteps, cleanest first.
+        filter_mode: ``kept`` (mean over the kept) or ``all`` (sum of the kept over the batch).
+        filter_rms: Compare the magnitude divided by ``√d`` with τ.
+        filter_decay: Decay of the per-row moving average of the magnitude.
+        null_label: The id of every slot's null.
+    """
+
+    prediction: str = "eps"
+    cond_dropout: float = 0.1
+    ema_decay: float = 0.999
+    ema_warmup: bool = True
+    snr_gamma: float | None = None
+    filter_threshold: float | tuple[float, ...] | None = None
+    filter_mode: str = "kept"
+    filter_rms: bool = False
+    filter_decay: float = 0.9
+    null_label: int = 0
+
+    def __post_init__(self) -> None:
+        check_prediction(self.prediction)
+        for name in ("cond_dropout", "ema_decay", "filter_decay"):
+            value = getattr(self, name)
+            if not 0.0 <= value <= 1.0:
+                raise ValueError(f"{name} is {value}, expected a number in [0, 1].")
+        if self.snr_gamma is not None and self.snr_gamma <= 0:
+            raise ValueError(f"snr_gamma is {self.snr_gamma}, expected a positive number or None.")
+        if self.filter_mode not in MODES:
+            raise ValueError(f"filter_mode is {self.filter_mode!r}, expected one of {MODES}.")
+        if isinstance(self.filter_threshold, list):
+            object.__setattr__(self, "filter_threshold", tuple(self.filter_threshold))
+        if self.filter_threshold == ():
+            raise ValueError("filter_threshold is empty, expected a number, numbers or None.")
 
 
 class TrainBatch(Protocol):

@@ -12,7 +12,7 @@ from memjax.tools.bench.memjax_side import MemjaxSide
 from memjax.tools.bench.run import run_under
 from memjax.tools.bench.worker import KEEP
 from memjax.tools.bench.workload import Settings, make_workload
-from memjax.training.losses import denoising_target, per_example_loss
+from memjax.training.objective import denoising_target, per_example_loss
 from tests.parity.torch_weights import flax_params
 
 torch = pytest.importorskip("torch")

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from memjax import interop
-from memjax.training.metrics import read_metrics
+from memjax.training.logging import read_metrics
 from memjax.training.run import open_run, read_run_file
 from memjax.training.state import state_hash
 from tests.commands import memjax, read_rows

@@ -9,8 +9,7 @@ from memjax.data.images import to_unit
 from memjax.data.scenes import draw_scenes
 from memjax.models.initial import draw_params
 from memjax.models.vae import AutoencoderKL, VAEConfig
-from memjax.training.autoencoder import autoencoder_loss, train_autoencoder
-from memjax.training.autoencoder_start import averaging_start
+from memjax.training.autoencoder import autoencoder_loss, averaging_start, train_autoencoder
 
 VAE = AutoencoderKL(
     VAEConfig(

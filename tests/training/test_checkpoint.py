@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import toy_run
 
-from memjax.training import manifest
+from memjax.training import checkpoint
 from memjax.training.checkpoint import (
     FOLDER,
     CheckpointWriter,
@@ -44,7 +44,7 @@ def run(saved, tmp_path):
 
 
 def biggest_file(folder):
-    files = [p for p in folder.rglob("*") if p.is_file() and p.name != manifest.MANIFEST]
+    files = [p for p in folder.rglob("*") if p.is_file() and p.name != checkpoint.MANIFEST]
     return max(files, key=lambda p: p.stat().st_size)
 
 
@@ -70,9 +70,9 @@ DAMAGE = {
     r"has \d+ bytes, expected \d+": truncate,
     "is missing": lambda folder: biggest_file(folder).unlink(),
     "the folder is empty": empty,
-    "cut short": lambda folder: (folder / manifest.MANIFEST).unlink(),
-    "manifest cannot be read": lambda folder: (folder / manifest.MANIFEST).write_text("{"),
-    "lists no file": lambda folder: (folder / manifest.MANIFEST).write_text('{"files": {}}'),
+    "cut short": lambda folder: (folder / checkpoint.MANIFEST).unlink(),
+    "manifest cannot be read": lambda folder: (folder / checkpoint.MANIFEST).write_text("{"),
+    "lists no file": lambda folder: (folder / checkpoint.MANIFEST).write_text('{"files": {}}'),
 }
 
 
@@ -169,7 +169,7 @@ def test_a_failed_save_is_raised_not_swallowed(tmp_path, monkeypatch):
     def full(folder):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(manifest, "seal", full)
+    monkeypatch.setattr(checkpoint, "seal", full)
     writer = CheckpointWriter(tmp_path)
     writer.save(1, state_at(1))
     with pytest.raises(OSError, match="no space left"):
@@ -179,10 +179,10 @@ def test_a_failed_save_is_raised_not_swallowed(tmp_path, monkeypatch):
 
 def test_the_manifest_lists_every_file(run):
     folder = run / FOLDER / "9"
-    listed = json.loads((folder / manifest.MANIFEST).read_text())["files"]
+    listed = json.loads((folder / checkpoint.MANIFEST).read_text())["files"]
     assert {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()} == {
         *listed,
-        manifest.MANIFEST,
+        checkpoint.MANIFEST,
     }
     assert np.all([len(entry["sha256"]) == 64 for entry in listed.values()])
 

@@ -10,7 +10,7 @@ import pytest
 
 from memjax.runtime.hosts import HEARTBEAT_FOLDER as HEARTBEAT
 from memjax.training.checkpoint import FOLDER, newest_good_step
-from memjax.training.metrics import read_metrics
+from memjax.training.logging import read_metrics
 from tests.training.host_processes import finish, free_port, start
 
 pytestmark = pytest.mark.thorough

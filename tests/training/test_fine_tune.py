@@ -20,8 +20,8 @@ from memjax.training.fine_tune import (
     training_unet,
     with_frozen,
 )
-from memjax.training.latent_batches import latent_batches
-from memjax.training.options import TrainOptions
+from memjax.training.latents import latent_batches
+from memjax.training.objective import TrainOptions
 from memjax.training.state import create_state, state_hash
 
 LORA = Tuning("lora", rank=2, alpha=4.0)

@@ -11,7 +11,7 @@ import time
 import pytest
 
 from memjax.training.checkpoint import FOLDER, newest_good_step
-from memjax.training.metrics import read_metrics
+from memjax.training.logging import read_metrics
 
 HERE = pathlib.Path(__file__).parent
 TOTAL, EVERY = 120, 7

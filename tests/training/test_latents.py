@@ -8,9 +8,7 @@ from memjax.data.captioned_folder import read_folder
 from memjax.data.images import load_image, to_unit
 from memjax.data.records import picture_record
 from memjax.training import latents as module
-from memjax.training.latent_batches import latent_batches
-from memjax.training.latents import FOLDER, make_latents
-from memjax.training.text_embeddings import distinct_captions
+from memjax.training.latents import FOLDER, distinct_captions, latent_batches, make_latents
 
 
 @pytest.fixture(scope="module")

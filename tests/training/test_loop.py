@@ -13,9 +13,9 @@ from PIL import Image
 from memjax.runtime.files import workdir_lock
 from memjax.runtime.interruption import StopSignals
 from memjax.training.checkpoint import FOLDER, checkpoint_steps, newest_good_step
+from memjax.training.logging import Progress
 from memjax.training.loop import Interrupted, TrainingDiverged, config_changes, train
 from memjax.training.meter import Meter
-from memjax.training.progress import Progress
 from memjax.training.state import state_hash
 from memjax.training.step import TrainOptions
 

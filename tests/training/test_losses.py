@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from memjax.core.schedules import ScheduleSpec
-from memjax.training.losses import (
+from memjax.training.objective import (
     denoising_target,
     drop_condition,
     per_example_loss,

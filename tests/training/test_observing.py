@@ -10,12 +10,12 @@ import pytest
 
 from memjax.runtime.clock import Clock
 from memjax.runtime.hosts import Heartbeat
-from memjax.training import space
+from memjax.training import checkpoint
+from memjax.training.checkpoint import require_space, state_bytes
 from memjax.training.export import export_params, import_params
 from memjax.training.loop import Speed, TrainingDiverged, train
+from memjax.training.meter import NAN_REPORT_FILE as REPORT
 from memjax.training.meter import Meter
-from memjax.training.nan_report import FILE as REPORT
-from memjax.training.space import require_space, state_bytes
 from memjax.training.step import TrainOptions
 from tests.training.toy_run import batches_from, init_params, new_run
 
@@ -154,7 +154,7 @@ def test_a_profile_is_a_file_that_the_tools_read(tmp_path):
 
 def test_a_full_disk_is_found_out_before_anything_is_compiled(tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(space.shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda path: usage._replace(free=1000))
     with pytest.raises(
         ValueError, match=r"has 1.0 kB free, expected at least .* for 2 checkpoints"
     ):

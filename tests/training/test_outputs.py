@@ -10,9 +10,16 @@ import pytest
 from PIL import Image
 
 from memjax.runtime import files
-from memjax.training.metrics import FILE, MetricsWriter, read_metrics
-from memjax.training.progress import Progress, duration
-from memjax.training.samples import image_grid, png_bytes, write_grid
+from memjax.training.logging import (
+    METRICS_FILE,
+    MetricsWriter,
+    Progress,
+    duration,
+    image_grid,
+    png_bytes,
+    read_metrics,
+    write_grid,
+)
 
 
 class Terminal(io.StringIO):
@@ -25,12 +32,12 @@ def test_rows_beyond_the_restored_step_are_dropped(tmp_path):
     for step in (10, 20, 30):
         writer.scalars(step, {"loss": 1.0 / step, "grad_norm": float("nan")})
     writer.close()
-    with open(tmp_path / FILE, "a") as file:
+    with open(tmp_path / METRICS_FILE, "a") as file:
         file.write('{"step": 40, "lo')
     writer = MetricsWriter(tmp_path, start_step=20, tensorboard=False)
     writer.scalars(30, {"loss": 7.0})
     writer.close()
-    rows = read_metrics(tmp_path / FILE)
+    rows = read_metrics(tmp_path / METRICS_FILE)
     assert [row["step"] for row in rows] == [10, 20, 30]
     assert rows[1]["loss"] == 0.05
     assert rows[1]["grad_norm"] is None
@@ -137,7 +144,7 @@ def test_rows_are_strict_json(tmp_path):
     writer = MetricsWriter(tmp_path, tensorboard=False)
     writer.scalars(1, {"a": np.float32(np.inf), "b": np.int64(3)})
     writer.close()
-    row = json.loads((tmp_path / FILE).read_text(), parse_constant=pytest.fail)
+    row = json.loads((tmp_path / METRICS_FILE).read_text(), parse_constant=pytest.fail)
     assert (row["a"], row["b"]) == (None, 3.0)
 
 
@@ -146,7 +153,7 @@ def test_metrics_do_not_import_torch_where_it_is_installed(tmp_path):
     code = (
         "import sys\n"
         f"sys.path.insert(0, {str(tmp_path)!r})\n"
-        "from memjax.training.metrics import MetricsWriter\n"
+        "from memjax.training.logging import MetricsWriter\n"
         f"MetricsWriter({str(tmp_path / 'run')!r}).close()\n"
         "assert 'tensorboardX' in sys.modules and 'torch' not in sys.modules\n"
     )

@@ -24,7 +24,7 @@ from memjax.runs.train import optimizer_of, options_of
 from memjax.runtime.batching import usual_size
 from memjax.sampling import SamplingOptions
 from memjax.training.fine_tune import Tuning, make_fine_tune_step, training_unet
-from memjax.training.latent_batches import LatentBatch
+from memjax.training.latents import LatentBatch
 from memjax.training.network import Network
 from memjax.training.run import network_of
 from memjax.training.sharding import Sharding, sharding_from

@@ -41,8 +41,8 @@ from memjax.training.latents import (
     make_latents,
 )
 from memjax.training.loop import TrainResult, train
+from memjax.training.placement import Spread
 from memjax.training.run import write_run_file
-from memjax.training.spread import Spread
 from memjax.training.state import state_hash
 
 logger = logging.getLogger("memjax")

@@ -29,8 +29,8 @@ from memjax.training.data import RunData, batches_of, prepare_data
 from memjax.training.loop import Speed, TrainResult, train
 from memjax.training.network import Network
 from memjax.training.optimizer import make_learning_rate, make_optimizer
+from memjax.training.placement import Spread
 from memjax.training.run import network_of, write_run_file
-from memjax.training.spread import Spread
 from memjax.training.step import TrainOptions, make_train_step
 
 logging.basicConfig(level=logging.WARNING, format="memjax: %(message)s", stream=sys.stderr)

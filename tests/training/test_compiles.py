@@ -6,7 +6,7 @@ import pytest
 
 from memjax.training.checkpoint import CheckpointWriter, restore_latest
 from memjax.training.loop import train
-from memjax.training.spread import Spread
+from memjax.training.placement import Spread
 from tests.compilations import compilations
 from tests.training.toy_run import FILTERED, NUM_ROWS, batch_at, compiled, init_params, new_run
 

@@ -10,7 +10,7 @@ import pytest
 from memjax.runs.train import optimizer_of
 from memjax.training.checkpoint import FOLDER, load_params, restore_latest
 from memjax.training.logging import read_metrics
-from memjax.training.spread import Spread
+from memjax.training.placement import Spread
 from tests.training.host_processes import QUICKLY, prompts, run_commands
 
 pytestmark = pytest.mark.thorough

@@ -13,7 +13,7 @@ from memjax.core.mesh import fetch
 from memjax.runtime import hosts
 from memjax.training.loop import Interrupted, train
 from memjax.training.optimizer import make_optimizer
-from memjax.training.spread import Spread
+from memjax.training.placement import Spread
 from memjax.training.state import state_hash
 from memjax.training.step import make_train_step
 from tests.training import toy_run

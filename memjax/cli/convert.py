@@ -20,7 +20,7 @@ import numpy as np
 from absl import flags
 from tqdm.auto import tqdm
 
-from memjax.cli.flag_sets import require
+from memjax.cli.flags import require
 from memjax.training.run import RUN_FILE
 
 FLAGS = flags.FlagValues()

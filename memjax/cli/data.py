@@ -12,7 +12,7 @@ import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
-from memjax.cli.flag_sets import require
+from memjax.cli.flags import require
 from memjax.data.chexpert import check_images
 from memjax.data.dataset import encode_records
 from memjax.data.statistics import HELD_OUT, TRAIN

@@ -10,7 +10,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from memjax.cli.audit import run_audit_command, summary_table
-from memjax.cli.flag_sets import require
+from memjax.cli.flags import require
 from memjax.runs.config import check_config, plain
 from memjax.runs.model import load_model
 from memjax.runs.outputs import sampling_options

@@ -23,7 +23,7 @@ import numpy as np
 from absl import flags
 from jaxtyping import Float
 
-from memjax.cli.flag_sets import (
+from memjax.cli.flags import (
     chunk_flag,
     initial_noise_flag,
     model_flags,

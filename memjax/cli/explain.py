@@ -17,7 +17,7 @@ from absl import flags
 from jaxtyping import Float
 from tqdm.auto import tqdm
 
-from memjax.cli.flag_sets import (
+from memjax.cli.flags import (
     chunk_flag,
     initial_noise_flag,
     model_flags,

@@ -70,7 +70,7 @@ def _parse(module, argv: Sequence[str]) -> list[str]:
     """Parses flags; raises ValueError with the parser's own sentence (and its suggestion)."""
     from absl import flags
 
-    from memjax.cli.configs import resolve_config_flags
+    from memjax.cli.config import resolve_config_flags
 
     values = getattr(module, "FLAGS", flags.FlagValues())
     default = getattr(module, "DEFAULT_CONFIG", None)

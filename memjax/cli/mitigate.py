@@ -10,7 +10,7 @@ mitigation.html with the trade-off curve, and the pictures. A run that was stopp
 
 from absl import flags
 
-from memjax.cli.flag_sets import (
+from memjax.cli.flags import (
     chunk_flag,
     initial_noise_flag,
     model_flags,

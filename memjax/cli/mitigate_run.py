@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from memjax.cli.fitting import fitting
-from memjax.cli.flag_sets import ModelFlags, SamplingFlags, require
+from memjax.cli.flags import ModelFlags, SamplingFlags, require
 from memjax.cli.mitigate_asked import (
     Asked,
     chains_of,

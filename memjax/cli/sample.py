@@ -16,7 +16,7 @@ import numpy as np
 from absl import flags
 from jaxtyping import Float, UInt32
 
-from memjax.cli.flag_sets import (
+from memjax.cli.flags import (
     chunk_flag,
     initial_noise_flag,
     model_flags,

@@ -9,8 +9,8 @@ from pathlib import Path
 from absl import flags
 from ml_collections import config_flags
 
-from memjax.cli.configs import load_config
-from memjax.cli.flag_sets import require
+from memjax.cli.config import load_config
+from memjax.cli.flags import require
 from memjax.cli.sweep_measure import Studio
 from memjax.cli.sweep_plan import plan_arms
 from memjax.cli.sweep_rows import read_rows

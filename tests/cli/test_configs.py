@@ -6,7 +6,7 @@ import pytest
 from absl import flags
 from ml_collections import config_flags
 
-from memjax.cli.configs import resolve_config_flags
+from memjax.cli.config import resolve_config_flags
 from memjax.cli.defaults import base_config
 from memjax.cli.fine_tune_defaults import fine_tune_config
 from memjax.cli.main import COMMANDS

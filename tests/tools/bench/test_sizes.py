@@ -2,7 +2,7 @@
 
 import pytest
 
-from memjax.cli.configs import load_config
+from memjax.cli.config import load_config
 from memjax.runs.config import check_config, plain
 from memjax.tools.bench.report import command_of
 from memjax.tools.bench.sizes import MODEL_SIZES, asked_size, choose, config_for, resized

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from memjax.cli.configs import load_config
+from memjax.cli.config import load_config
 from memjax.runs.config import plain
 from memjax.tools.bench.markdown import read_sections, section_of, write_tables
 from memjax.tools.bench.sizes import MODEL_SIZES, resized

@@ -9,7 +9,7 @@ import sys
 import jax
 import jax.numpy as jnp
 
-from memjax.cli.configs import load_config
+from memjax.cli.config import load_config
 from memjax.cli.fit import measure
 from memjax.core.guidance import predict_pair
 from memjax.core.mesh import make_mesh, rows_over

@@ -14,7 +14,7 @@ so copies of single patients are possible even without duplicates: run `memjax a
 
 from ml_collections import ConfigDict
 
-from memjax.cli.defaults import base_config
+from memjax.cli.config_fields import base_config
 
 
 def get_config() -> ConfigDict:

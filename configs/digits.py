@@ -12,7 +12,7 @@ nearly as loud, so the repair aims well below them (target_ordinary).
 
 from ml_collections import ConfigDict
 
-from memjax.cli.defaults import base_config
+from memjax.cli.config_fields import base_config
 
 _ARGUMENTS = ("", "short")
 

@@ -13,7 +13,7 @@ one of its captions, drawn anew: "text": [..., ...] in metadata.jsonl) less, nod
 
 from ml_collections import ConfigDict
 
-from memjax.cli.fine_tune_defaults import fine_tune_config
+from memjax.cli.config_fields import fine_tune_config
 
 # Style → share of duplicated rows, and which caption a picture with several carries.
 _STYLES = {"dup_both": (0.05, "first"), "dup_image": (0.05, "duplicated"), "nodup": (0.0, "first")}

@@ -13,7 +13,7 @@ repair: 0.06 and 0.03. With ``--config.train.filter_threshold=0.03``: 0.12, othe
 
 from ml_collections import ConfigDict
 
-from memjax.cli.fine_tune_defaults import fine_tune_config
+from memjax.cli.config_fields import fine_tune_config
 
 _ARGUMENTS = ("", "short")
 

@@ -13,7 +13,7 @@ fine_tune.others_ratio=None takes every other picture the folder has.
 
 from ml_collections import ConfigDict
 
-from memjax.cli.fine_tune_defaults import fine_tune_config
+from memjax.cli.config_fields import fine_tune_config
 
 
 def get_config() -> ConfigDict:

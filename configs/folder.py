@@ -12,7 +12,7 @@ duplicates: run memjax audit afterwards, and look at which words bring a picture
 
 from ml_collections import ConfigDict
 
-from memjax.cli.defaults import base_config
+from memjax.cli.config_fields import base_config
 
 
 def get_config() -> ConfigDict:

@@ -8,7 +8,7 @@ Expect: repeated pictures are copied, found by their magnitude, and no longer co
 
 from ml_collections import ConfigDict
 
-from memjax.cli.defaults import base_config
+from memjax.cli.config_fields import base_config
 
 _ARGUMENTS = ("", "short")
 

@@ -12,7 +12,7 @@ guidance.
 
 from ml_collections import ConfigDict
 
-from memjax.cli.sweep_defaults import QUICK, arm, expectation, quick, sweep_config, watched
+from memjax.cli.config_fields import QUICK, arm, expectation, quick, sweep_config, watched
 
 PERSON = {"data__num_markers": 0, "data__use_view": False}
 FINDINGS = {**PERSON, "data__use_age": False, "data__use_sex": False}

@@ -10,7 +10,7 @@ Expected picture: the share of pictures trained once that are copied falls as th
 
 from ml_collections import ConfigDict
 
-from memjax.cli.sweep_defaults import QUICK, arm, expectation, quick, sweep_config
+from memjax.cli.config_fields import QUICK, arm, expectation, quick, sweep_config
 
 
 def get_config(arg: str = "") -> ConfigDict:

@@ -11,7 +11,7 @@ low throughout.
 
 from ml_collections import ConfigDict
 
-from memjax.cli.sweep_defaults import QUICK, arm, expectation, quick, sweep_config
+from memjax.cli.config_fields import QUICK, arm, expectation, quick, sweep_config
 
 
 def get_config(arg: str = "") -> ConfigDict:

@@ -11,7 +11,7 @@ half) to 3 and stays high; prompts trained once are copied little at any scale.
 
 from ml_collections import ConfigDict
 
-from memjax.cli.sweep_defaults import QUICK, arm, expectation, quick, sweep_config, watched
+from memjax.cli.config_fields import QUICK, arm, expectation, quick, sweep_config, watched
 
 
 def get_config(arg: str = "") -> ConfigDict:

@@ -11,7 +11,7 @@ parts from the training loss later, when pictures trained once begin to be learn
 
 from ml_collections import ConfigDict
 
-from memjax.cli.sweep_defaults import QUICK, arm, expectation, quick, sweep_config, watched
+from memjax.cli.config_fields import QUICK, arm, expectation, quick, sweep_config, watched
 
 STEPS = (100, 200, 300, 400, 600, 800, 1000, 1200)
 

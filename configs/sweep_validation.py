@@ -10,7 +10,7 @@ Expected picture: see sweep_conditions, sweep_guidance and sweep_steps, whose ru
 
 from ml_collections import ConfigDict
 
-from memjax.cli.sweep_defaults import QUICK, sweep_config
+from memjax.cli.config_fields import QUICK, sweep_config
 
 
 def get_config(arg: str = "") -> ConfigDict:

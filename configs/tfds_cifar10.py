@@ -12,7 +12,7 @@ TFRECORD copy is refused with the command. Other data sets: --config.data.tfds_n
 
 from ml_collections import ConfigDict
 
-from memjax.cli.defaults import base_config
+from memjax.cli.config_fields import base_config
 
 
 def get_config() -> ConfigDict:

@@ -106,7 +106,7 @@ def test_every_configuration_named_is_bundled():
 
 
 def test_every_configuration_flag_named_is_a_field():
-    from memjax.cli.fine_tune_defaults import fine_tune_config
+    from memjax.cli.config_fields import fine_tune_config
 
     for dotted in re.findall(r"--config\.([\w.]+)", README):
         section = fine_tune_config()

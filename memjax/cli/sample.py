@@ -5,6 +5,7 @@ a memjax run, a diffusers folder, a single .safetensors file or a hub id.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
@@ -14,7 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
-from jaxtyping import Float, UInt32
+from jaxtyping import Float, UInt8, UInt32
+from PIL import Image
 
 from memjax.cli.flags import (
     chunk_flag,
@@ -25,10 +27,9 @@ from memjax.cli.flags import (
     require,
     sampling_flags,
 )
-from memjax.cli.picture_grid import PictureGrid
 from memjax.core.condition import repeat_cond
 from memjax.core.types import Array, Cond, EpsFn, Params
-from memjax.data.images import to_uint8
+from memjax.data.images import to_uint8, to_unit
 from memjax.runs.model import Model
 from memjax.runs.outputs import model_provenance, out_folder, progress_bar, safe_names
 from memjax.runs.prompts import (
@@ -44,8 +45,10 @@ from memjax.runtime.devices import mesh_of_prompts
 from memjax.runtime.files import write_bytes
 from memjax.runtime.hosts import is_first
 from memjax.sampling import STATIC_ARGUMENTS, SamplingOptions, sample, timesteps
-from memjax.training.logging import png_bytes
+from memjax.training.logging import png_bytes, write_grid
 
+PIXELS = 16_000_000
+_LONG = 12  # prompts; more stand side by side
 FLAGS = flags.FlagValues()
 _MODEL = model_flags(FLAGS)
 _PROMPTS = prompts_flag(FLAGS)
@@ -55,6 +58,37 @@ _INITIAL = initial_noise_flag(FLAGS)
 _SAMPLING = sampling_flags(FLAGS)
 _CHUNK = chunk_flag(FLAGS)
 _BLOCK = 8  # prompts whose noise is drawn together
+
+
+class PictureGrid:
+    """Collects pictures prompt by prompt; each prompt's stand beside each other."""
+
+    def __init__(self, prompts: int, generations: int, pixels: int = PIXELS):
+        """Takes how many prompts and pictures a prompt will come, and the largest grid."""
+        side_by_side = 1 if prompts <= _LONG else max(1, round(math.sqrt(prompts / generations)))
+        self.columns = generations * side_by_side
+        self._most = pixels / (prompts * generations)
+        self._pictures: list[np.ndarray] = []
+
+    def add(self, images: UInt8[np.ndarray, "g h w c"]) -> None:
+        """Adds one prompt's pictures, shrunk where all of them together would be too large."""
+        height, width = images.shape[1:3]
+        scale = math.sqrt(self._most / (height * width))
+        if scale >= 1:
+            self._pictures += list(images)
+            return
+        size = (max(1, int(width * scale)), max(1, int(height * scale)))
+        self._pictures += [_shrunk(image, size) for image in images]
+
+    def write(self, path: Path) -> None:
+        """Writes the grid as PNG."""
+        write_grid(path, to_unit(np.stack(self._pictures)), columns=self.columns)
+
+
+def _shrunk(image: UInt8[np.ndarray, "h w c"], size: tuple[int, int]) -> np.ndarray:
+    grey = image.shape[-1] == 1
+    small = Image.fromarray(image[..., 0] if grey else image).resize(size, Image.Resampling.LANCZOS)
+    return np.asarray(small)[..., None] if grey else np.asarray(small)
 
 
 class Draw(NamedTuple):

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from safetensors.numpy import save_file
 
-from memjax.cli.fine_tune_defaults import fine_tune_config
+from memjax.cli.config_fields import fine_tune_config
 from memjax.runs.config import plain
 from memjax.studies.gallery import from_fine_tuning, from_folder, from_prompts, read_gallery
 from tests.commands import memjax, read_rows, write_prompts

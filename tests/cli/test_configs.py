@@ -7,8 +7,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from memjax.cli.config import resolve_config_flags
-from memjax.cli.defaults import base_config
-from memjax.cli.fine_tune_defaults import fine_tune_config
+from memjax.cli.config_fields import base_config, fine_tune_config
 from memjax.cli.main import COMMANDS
 from memjax.data.labels import chexpert_label_space
 from memjax.runs.config import bundled_configs, check_config, config_folder, find_config, plain
@@ -137,7 +136,7 @@ def test_names_become_paths_in_every_form(form, suffix):
 
 def test_a_path_is_taken_as_it_is(tmp_path, monkeypatch):
     own = tmp_path / "mine.py"
-    own.write_text("from memjax.cli.defaults import base_config as get_config\n")
+    own.write_text("from memjax.cli.config_fields import base_config as get_config\n")
     assert find_config(str(own)) == own
     assert plain(load(own)) == plain(base_config())
     monkeypatch.chdir(tmp_path)

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.thorough
 
 CONFIG = """
 from configs.phantoms_demo import get_config as short
-from memjax.cli.sweep_defaults import arm, expectation, sweep_config
+from memjax.cli.config_fields import arm, expectation, sweep_config
 
 
 def get_config(arg=""):

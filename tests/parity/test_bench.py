@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from memjax.cli.defaults import base_config
+from memjax.cli.config_fields import base_config
 from memjax.core.process import q_sample
 from memjax.runs.config import plain
 from memjax.tools.bench.memjax_side import MemjaxSide

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from memjax.cli.defaults import base_config
+from memjax.cli.config_fields import base_config
 from memjax.data.labels import FINDINGS, NEGATIVE, POSITIVE
 from memjax.data.phantoms import write_phantoms
 from memjax.runs.config import plain

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from memjax.cli.config import load_config
-from memjax.cli.defaults import base_config
+from memjax.cli.config_fields import base_config
 from memjax.runs.config import plain
 from memjax.tools.bench.compile_time import measure_compile
 from memjax.tools.bench.peak import Probe

@@ -184,8 +184,10 @@ def _field_title(text: str) -> str:
     name = name.replace("_", " ")
     if value in ("true", "false"):
         return name if value == "true" else f"not {name}"
-    inner = value.startswith("(") and value.endswith(")")
-    return f"{name} {_one_title(value[1:-1]) if inner else value.replace('/', ', ')}"
+    if value.startswith("(") and value.endswith(")"):
+        return f"{name} {_one_title(value[1:-1])}"
+    minus = "−" if value.startswith("-") else ""
+    return f"{name} {minus}{value.removeprefix('-').replace('/', ', ')}"
 
 
 def first_line(cls: type) -> str:

@@ -156,6 +156,29 @@ def test_the_page_shows_captions_as_text_and_the_curve_has_its_csv(several):
         assert wall.width == 1960
 
 
+@pytest.mark.thorough
+def test_mitigations_by_name_change_noise_and_guidance_and_are_told_apart(place, tmp_path):
+    """Prompts with noise of their own go through sampling, files, wall and page."""
+    chains = "initial_noise:gamma=3", "word_repetition+initial_noise+guidance_delay:until=0.7"
+    repaired(place, tmp_path / "out", f"--mitigations={','.join(chains)}", "--chunk=2")
+    rows = read_rows(tmp_path / "out/mitigated.jsonl")
+    arms = ["initial_noise-gamma-3", "word_repetition-initial_noise-guidance_delay-until-0.7"]
+    assert [row["arm"] for row in rows] == arms * 3
+    for row in rows:
+        assert row["first_step_after"] != pytest.approx(row["first_step_before"], rel=1e-4)
+        assert ("caption_used" in row) == (row["arm"] == arms[1])
+        for name in row["images_after"]:
+            assert (tmp_path / "out" / name).is_file()
+    with np.load(tmp_path / "out/embeddings.npz") as found:
+        assert found["arms"].tolist() == arms
+        assert found["after"].shape == (2, *found["before"].shape)
+        np.testing.assert_array_equal(found["after"][0], found["before"])
+    with open(tmp_path / "out/figures/tradeoff.csv", newline="") as file:
+        assert [row["kind"] for row in csv.DictReader(file)] == ["before", "named", "named"]
+    page = (tmp_path / "out/mitigation.html").read_text()
+    assert "word repetition + initial noise + guidance delay (until 0.7)" in page
+
+
 def test_a_stopped_run_goes_on_and_leaves_no_parts(place, monkeypatch, tmp_path):
     """The second chunk fails once; what the first gave is not made again."""
     from memjax.cli import mitigate_run

@@ -12,12 +12,13 @@ from memjax.core.schedules import ScheduleSpec
 from memjax.core.types import Bundle
 from memjax.evaluate.statistics.bootstrap import Interval
 from memjax.report.charts.mitigation_grid import Cell, PromptBand, repair_wall, shown_columns, small
-from memjax.report.charts.tradeoff import tradeoff_figure, tradeoff_table
+from memjax.report.charts.tradeoff import legend_size, series, tradeoff_figure, tradeoff_table
 from memjax.report.pages.mitigation import RepairStudy, repair_sentences, write_repair_page
 from memjax.sampling import SamplingOptions
 from memjax.studies.mitigation_records import (
     BASELINE,
     BEFORE,
+    NAMED,
     TARGET,
     Arm,
     Measures,
@@ -193,6 +194,25 @@ def test_the_table_has_one_row_an_arm_and_its_ranges():
         ):
             assert low <= value <= high
     assert "clip_score" not in tradeoff_table(arm_summaries(ARMS, records(clip=False)))
+
+
+def test_a_legend_makes_room_for_long_names():
+    short = ["as asked", "embedding optimised, by target", "random word"]
+    assert legend_size(short, 4.1) == (2, pytest.approx(0.12 + 0.4))
+    long = [*short, "x" * 36 + "\n" + "y" * 30]
+    assert legend_size(long, 9.0) == (2, pytest.approx(0.12 + 0.6))
+    assert legend_size(long, 4.1) == (1, pytest.approx(0.12 + 1.0))
+
+
+def test_mitigations_by_name_are_series_of_their_own():
+    arms = [*ARMS, *(Arm(c, f"long {'name ' * 40}, {c}", NAMED) for c in "ab")]
+    rows = records()
+    rows += [{**r, "arm": c} for r in rows if r["arm"] == "before" for c in "ab"]
+    summaries = arm_summaries(arms, rows)
+    assert tradeoff_table(summaries)["kind"][-2:] == [NAMED, NAMED]
+    named = [name for name in series(summaries) if name.startswith("long")]
+    assert len(named) == 2  # neither joined to the targets nor, being cut alike, to each other
+    assert tradeoff_figure(summaries, {"sscd": "x"}).startswith(b"\x89PNG")
 
 
 def test_a_figure_needs_likeness_and_does_without_clip():

@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+from memjax.core.registry import title_of
 from memjax.report.wording import (
     correlation_title,
     decimal,
@@ -34,6 +35,29 @@ def test_correlation_titles():
     assert correlation_title(rung) == "SSIM: Spearman 0.50 (range 0.40–0.60)"
     assert correlation_title({**rung, "num_pictures": 1200}).endswith(", 1,200 pictures")
     assert correlation_title({"name": "ncc"}) == "ncc: correlation not measured"
+
+
+@pytest.mark.parametrize(
+    ("text", "title"),
+    [
+        ("initial_noise", "initial noise"),
+        (
+            "embedding_noise:scale=0.3 + guidance_delay",
+            "embedding noise (scale 0.3) + guidance delay",
+        ),
+        (
+            "guidance_delay:until=0.4:early=-2:dynamic=true",
+            "guidance delay (until 0.4, early −2, dynamic)",
+        ),
+        ("guidance_delay:dynamic=false", "guidance delay (not dynamic)"),
+        (
+            "embedding_optimization:detector=(noise_magnitude:rms=true):steps=1/4",
+            "embedding optimization (detector noise magnitude (rms), steps 1, 4)",
+        ),
+    ],
+)
+def test_mitigations_are_told_in_words(text, title):
+    assert title_of(text) == title
 
 
 def test_p_values():

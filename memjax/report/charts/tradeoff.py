@@ -96,8 +96,8 @@ def tradeoff_figure(summaries: Sequence[ArmSummary], names: Mapping[str, str]) -
         return _likeness_alone(summaries, keys)
     width = (FULL - 0.2) / 2
     left, room = 0.75, width - 0.95
-    titles = [wrapped(name, *_NAME) for name in _series(summaries)]
-    columns, legend = _legend_size(titles, width * len(keys) + 0.1 - left)
+    titles = [wrapped(name, *_NAME) for name in series(summaries)]
+    columns, legend = legend_size(titles, width * len(keys) + 0.1 - left)
     figure = new_figure(width * len(keys) + 0.1, legend + _PANEL + 0.95)
     for place, key in enumerate(keys):
         axes = axes_at(figure, left + place * width, legend, room, _PANEL)
@@ -118,8 +118,8 @@ def tradeoff_figure(summaries: Sequence[ArmSummary], names: Mapping[str, str]) -
     return to_png(figure)
 
 
-def _series(summaries: Sequence[ArmSummary]) -> dict[str, list[ArmSummary]]:
-    """The prompt as asked, the targets, then every other mitigation and baseline by itself."""
+def series(summaries: Sequence[ArmSummary]) -> dict[str, list[ArmSummary]]:
+    """Returns the prompt as asked, the targets, and every other arm by itself, by their names."""
     out: dict[str, list[ArmSummary]] = {}
     for s in summaries:
         name = {BEFORE: "as asked", TARGET: "embedding optimised, by target"}.get(s.arm.kind)
@@ -133,8 +133,8 @@ def _own_name(s: ArmSummary) -> str:
     return plain or s.arm.title
 
 
-def _legend_size(names: Sequence[str], room: float) -> tuple[int, float]:
-    """Columns of a legend in ``room`` inches, two where they fit, and its height in inches."""
+def legend_size(names: Sequence[str], room: float) -> tuple[int, float]:
+    """Returns a legend's columns, two where ``room`` inches hold them, and its height in inches."""
     half = -(-len(names) // 2)
     columns = [part for part in (names[:half], names[half:]) if part]
     longest = [max(len(line) for name in part for line in name.split("\n")) for part in columns]
@@ -147,7 +147,7 @@ def _legend_size(names: Sequence[str], room: float) -> tuple[int, float]:
 
 def _draw_panel(axes: Axes, summaries: Sequence[ArmSummary], key: str, *, named: bool) -> None:
     spare = 0
-    for name, group in _series(summaries).items():
+    for name, group in series(summaries).items():
         known = [s for s in group if s.clip is not None and key in s.likeness]
         known.sort(key=lambda s: s.arm.strength)
         if not known:

@@ -17,7 +17,11 @@ _SUBMODULES = (
     "interop",
     "mitigations",
     "models",
+    "report",
+    "runs",
+    "runtime",
     "sampling",
+    "tools",
     "training",
 )
 

@@ -1,1 +1,1 @@
-"""Is it a copy, can it be told, and the report that says so: similarity, ROC, figures, report."""
+"""Is it a copy, and can it be told: similarity, statistics, features, whole distributions."""

@@ -16,7 +16,7 @@ from typing import Any
 from absl import flags
 
 from memjax.cli.flags import chunk_flag, model_flags, prompts_flag, require, sampling_flags
-from memjax.cli.ladder import published_rung
+from memjax.studies.ladder import published_rung
 from memjax.detectors import DETECTORS, null_or_refuse
 from memjax.mitigations import MITIGATIONS
 from memjax.report.pages.audit import write_audit

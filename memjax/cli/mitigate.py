@@ -128,7 +128,7 @@ def main() -> int:
         if value == ["help"]:
             print(registry.help())
             return 0
-    from memjax.cli.mitigate_asked import Asked
+    from memjax.studies.mitigation.asked import Asked
     from memjax.cli.mitigate_run import mitigate
 
     asked = Asked(

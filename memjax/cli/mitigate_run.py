@@ -7,9 +7,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from memjax.cli.fitting import fitting
+from memjax.studies.fitting import fitting
 from memjax.cli.flags import ModelFlags, SamplingFlags, require
-from memjax.cli.mitigate_asked import (
+from memjax.studies.mitigation.asked import (
     Asked,
     chains_of,
     check,
@@ -19,9 +19,9 @@ from memjax.cli.mitigate_asked import (
     targets_of,
     whole_numbers,
 )
-from memjax.cli.mitigate_options import Setting, baseline_arms, chain_arms, make_setting
+from memjax.studies.mitigation.options import Setting, baseline_arms, chain_arms, make_setting
 from memjax.cli.mitigate_output import write_outputs
-from memjax.cli.mitigating import Job, Part, run_part
+from memjax.studies.mitigation.chunk import Job, Part, run_part
 from memjax.core.mesh import prompts_mesh, row_shards
 from memjax.detectors import null_or_refuse
 from memjax.report.charts.mitigation_grid import shown_columns
@@ -32,7 +32,7 @@ from memjax.runs.references import reference_paths
 from memjax.runtime.batching import exhausted, spread_bundle, usual_size
 from memjax.runtime.hosts import barrier, gather, is_first
 from memjax.sampling import SamplingOptions
-from memjax.studies.mitigation_records import Measures
+from memjax.studies.mitigation.records import Measures
 from memjax.studies.problems import may_move
 from memjax.studies.store import Store, content_digest
 

@@ -18,8 +18,8 @@ from memjax.runs.model import Model
 from memjax.runs.prompts import read_prompts
 from memjax.runs.references import reference_paths
 from memjax.runs.train import data_of, planted_of
-from memjax.studies.caption_prompts import caption_gallery
-from memjax.studies.prompts import Gallery, PromptCounts, Prompts, choose_prompts, make_gallery
+from memjax.studies.prompts.captions import caption_gallery
+from memjax.studies.prompts.draw import Gallery, PromptCounts, Prompts, choose_prompts, make_gallery
 from memjax.training.data import policies_of
 from memjax.training.run import Run
 

@@ -18,7 +18,7 @@ from memjax.mitigations import Problem
 from memjax.mitigations.base import chunk_numbers
 from memjax.sampling import SamplingOptions
 from memjax.studies.decoding import decoded
-from memjax.studies.prompts import Gallery
+from memjax.studies.prompts.draw import Gallery
 from memjax.studies.store import Store
 
 NEIGHBOURS = 50

@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from textwrap import shorten
 from typing import Any, NamedTuple
 
-from memjax.cli.fitting import fitting_size
-from memjax.cli.ladder import build_rungs, calibrated, published_rung
+from memjax.studies.fitting import fitting_size
+from memjax.studies.ladder import build_rungs, calibrated, published_rung
 from memjax.data.captions import classes_text
 from memjax.data.labels import FINDINGS
 from memjax.evaluate.features.base import FeatureFn, FindingFeatures
@@ -29,10 +29,10 @@ from memjax.evaluate.similarity.rungs import at_side, features_at_side, on_bytes
 from memjax.runs.model import Model
 from memjax.runs.train import FILMS, audit_options
 from memjax.sampling import SamplingOptions
-from memjax.studies.caption_prompts import choose_caption_prompts
+from memjax.studies.prompts.captions import choose_caption_prompts
 from memjax.studies.gallery import Captioned, draw_prompts, read_gallery, read_pictures
 from memjax.studies.options import EMBEDDING, FIRST_STEP, NOISE, AuditOptions
-from memjax.studies.prompts import Gallery, PromptCounts, Prompts
+from memjax.studies.prompts.draw import Gallery, PromptCounts, Prompts
 from memjax.studies.study import References, make_references
 
 Say = Callable[[str], None]
@@ -336,7 +336,7 @@ def build_text_rungs(
 
 def _full_size(entry: str) -> Rung:
     """A published network's rung: it resizes pictures itself."""
-    from memjax.cli.features import feature_fn
+    from memjax.studies.published import feature_fn
 
     published_rung_name, _, path = entry.partition("=")
     if not path:

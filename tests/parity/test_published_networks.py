@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from memjax.cli.features import feature_fn
+from memjax.studies.published import feature_fn
 from memjax.evaluate.features.published import PREPROCESSINGS, published_features
 from memjax.interop.published import load_dinov2, load_inception, load_sscd, load_xrv
 from memjax.interop.state_dict import COUNTER, fill_params

@@ -12,7 +12,7 @@ from PIL import Image
 from memjax.report.charts.factor import factor_lines, numeric, training_panels
 from memjax.report.charts.image_grid import sorted_wall, thumbnail_wall
 from memjax.report.pages.sweep import sweep_figures, write_sweep_report
-from memjax.studies.table import arms_of, estimate, long_table, summary_of
+from memjax.studies.sweep.table import arms_of, estimate, long_table, summary_of
 
 HOSTILE = "<script>alert('x')</script>\"&$\n日本語"
 

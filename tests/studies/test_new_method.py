@@ -143,7 +143,7 @@ def test_the_audit_and_its_report_show_both(audited):
 def test_a_sweep_measures_it(run, tmp_path):
     """The row of an arm, measured on the run that is there already."""
     from memjax.runs.model import load_model
-    from memjax.studies.sweep_metrics import measure_conditional
+    from memjax.studies.sweep.metrics import measure_conditional
 
     del run, tmp_path, load_model, measure_conditional
 

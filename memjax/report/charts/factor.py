@@ -22,7 +22,7 @@ from memjax.report.style import (
     wrapped,
 )
 from memjax.report.wording import is_share, metric_title
-from memjax.studies.table import SweepArm, estimate, seeds_of, summary_of
+from memjax.studies.sweep.table import SweepArm, estimate, seeds_of, summary_of
 
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 Titles = Mapping[str, str]

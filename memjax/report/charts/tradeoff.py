@@ -27,7 +27,7 @@ from memjax.report.style import (
     to_png,
     wrapped,
 )
-from memjax.studies.mitigation_records import BASELINE, BEFORE, NAMED, TARGET, ArmSummary
+from memjax.studies.mitigation.records import BASELINE, BEFORE, NAMED, TARGET, ArmSummary
 
 _PANEL = 3.3  # inches: height of the axes
 _NAME = (36, 3)  # characters and lines of a name in the legend

@@ -38,7 +38,7 @@ from memjax.report.wording import correlation_title, decimal
 from memjax.runs.prompts import write_rows
 from memjax.studies.audit import Audited, Clock, made
 from memjax.studies.options import AuditOptions
-from memjax.studies.prompts import HELD_OUT, MEMORIZED, ONCE, Gallery, Prompts
+from memjax.studies.prompts.draw import HELD_OUT, MEMORIZED, ONCE, Gallery, Prompts
 from memjax.studies.run import Audit
 from memjax.studies.study import Observation
 from memjax.studies.summary import found_magnitudes, ordinary_prompts

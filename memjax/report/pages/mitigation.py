@@ -12,7 +12,7 @@ from memjax.report.pages.base import page_environment
 from memjax.report.sections import data_uri, width_of
 from memjax.report.wording import decimal, percent
 from memjax.runtime.json import to_plain
-from memjax.studies.mitigation_records import BASELINE, BEFORE, REPAIRS, ArmSummary, Record
+from memjax.studies.mitigation.records import BASELINE, BEFORE, REPAIRS, ArmSummary, Record
 
 PAGE, CURVE = "mitigation.html", "tradeoff"
 _MOST_ROWS = 200

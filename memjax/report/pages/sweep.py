@@ -11,7 +11,7 @@ from memjax.report.pages.base import page_environment
 from memjax.report.sections import data_uri, width_of
 from memjax.report.wording import decimal, interval, is_share, metric_title, percent
 from memjax.runtime.json import to_plain
-from memjax.studies.table import (
+from memjax.studies.sweep.table import (
     Row,
     SweepArm,
     arms_of,

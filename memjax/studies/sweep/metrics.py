@@ -11,7 +11,7 @@ from memjax.evaluate.statistics.bootstrap import Interval, cluster_weights, rate
 from memjax.evaluate.statistics.roc import detection_summary
 from memjax.studies.options import AuditOptions
 from memjax.studies.problems import problem_of
-from memjax.studies.prompts import (
+from memjax.studies.prompts.draw import (
     HELD_OUT,
     MEMORIZED,
     NEAR_MISS,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from memjax.cli.features import SOURCES, feature_fn
+from memjax.studies.published import SOURCES, feature_fn
 from tests.models.published_cases import state
 
 

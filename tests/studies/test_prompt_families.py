@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from memjax.data.records import FINDINGS, NEGATIVE, POSITIVE, Record
-from memjax.studies.prompt_classes import NONE, class_frequency, main_classes
-from memjax.studies.prompt_families import near_misses, random_conditions
-from memjax.studies.sweep_metrics import mixed_rate
+from memjax.studies.prompts.classes import NONE, class_frequency, main_classes
+from memjax.studies.prompts.families import near_misses, random_conditions
+from memjax.studies.sweep.metrics import mixed_rate
 
 BLANK = (0,) * len(FINDINGS)
 

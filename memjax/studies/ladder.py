@@ -22,7 +22,7 @@ from memjax.evaluate.similarity.ladder import (
     finding_rung,
     pixel_rungs,
 )
-from memjax.studies.prompts import Gallery
+from memjax.studies.prompts.draw import Gallery
 
 
 def build_rungs(
@@ -45,7 +45,7 @@ def build_rungs(
         judge: The finding classifier.
         seed: Of the copy encoder.
         encoder: Arguments of :func:`~memjax.evaluate.features.copy_encoder.train_copy_encoder`.
-        published: ``NAME=PATH`` of weights the user has, see :mod:`memjax.cli.features`.
+        published: ``NAME=PATH`` of weights the user has, see :mod:`memjax.studies.published`.
         keep: File of the trained copy encoder: read if it is there, else written.
         say: Told what is being done.
     """
@@ -88,7 +88,7 @@ def _copy_encoder(
 
 def published_rung(entry: str) -> Rung:
     """Returns the rung of ``NAME=PATH``, weights the user has."""
-    from memjax.cli.features import feature_fn
+    from memjax.studies.published import feature_fn
 
     name, _, path = entry.partition("=")
     if not path:

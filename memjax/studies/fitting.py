@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from memjax.detectors import null_or_refuse
 from memjax.runs.model import Model
 from memjax.runtime.batching import choose, free_bytes, program_bytes, usual_size
-from memjax.studies.targets import trace_repair
+from memjax.studies.mitigation.targets import trace_repair
 
 
 def fitting(

@@ -8,13 +8,13 @@ from memjax.evaluate.features.base import NamedFeatures
 from memjax.evaluate.similarity.resolution import reduced
 from memjax.evaluate.similarity.rungs import at_side, features_at_side, on_bytes, pixel_rungs
 from memjax.explain.words import word_weights
-from memjax.studies.caption_prompts import (
+from memjax.studies.prompts.captions import (
     caption_gallery,
     choose_caption_prompts,
     one_word_changed,
     shuffled_words,
 )
-from memjax.studies.prompts import (
+from memjax.studies.prompts.draw import (
     HELD_OUT,
     MEMORIZED,
     NEAR_MISS,

@@ -5,7 +5,7 @@ import pytest
 
 from memjax.data.label_spaces import class_slots
 from memjax.data.records import LabelSpace, picture_record
-from memjax.studies.prompts import (
+from memjax.studies.prompts.draw import (
     HELD_OUT,
     MEMORIZED,
     ONCE,

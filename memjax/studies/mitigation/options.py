@@ -8,7 +8,7 @@ from typing import NamedTuple
 from memjax.core.registry import title_of
 from memjax.mitigations import Chain
 from memjax.runs.model import Model
-from memjax.studies.mitigation_records import BASELINE, BEFORE, NAMED, TARGET, Arm
+from memjax.studies.mitigation.records import BASELINE, BEFORE, NAMED, TARGET, Arm
 from memjax.studies.options import ARMS, EMBEDDING, FIRST_STEP, AuditOptions
 
 TEXT_BASELINES = ("random_word", "random_number", "word_repetition", "random_token")

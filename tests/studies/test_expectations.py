@@ -2,7 +2,7 @@
 
 import pytest
 
-from memjax.studies.expectations import check_expectations
+from memjax.studies.sweep.expectations import check_expectations
 
 
 def row(key, seed, value, order=0, name="copies"):

@@ -8,8 +8,8 @@ from jaxtyping import Int, Shaped, UInt8
 
 from memjax.data.duplication import content_groups, first_of_group
 from memjax.data.records import Record
-from memjax.studies.prompt_classes import NONE
-from memjax.studies.prompts import (
+from memjax.studies.prompts.classes import NONE
+from memjax.studies.prompts.draw import (
     HELD_OUT,
     MEMORIZED,
     NEAR_MISS,

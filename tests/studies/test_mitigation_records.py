@@ -15,7 +15,7 @@ from memjax.report.charts.mitigation_grid import Cell, PromptBand, repair_wall, 
 from memjax.report.charts.tradeoff import legend_size, series, tradeoff_figure, tradeoff_table
 from memjax.report.pages.mitigation import RepairStudy, repair_sentences, write_repair_page
 from memjax.sampling import SamplingOptions
-from memjax.studies.mitigation_records import (
+from memjax.studies.mitigation.records import (
     BASELINE,
     BEFORE,
     NAMED,
@@ -27,7 +27,7 @@ from memjax.studies.mitigation_records import (
     measured,
 )
 from memjax.studies.problems import problem_of
-from memjax.studies.targets import repair_targets, trace_repair
+from memjax.studies.mitigation.targets import repair_targets, trace_repair
 from tests.closed_forms import SHAPE, Counting, noise, null_tokens, tokens, toy_eps, toy_params
 
 SCHEDULE = ScheduleSpec(num_timesteps=200, beta_end=0.08).build()

@@ -13,7 +13,7 @@ from memjax.detectors import detect
 from memjax.sampling import SamplingOptions
 from memjax.studies.options import AuditOptions
 from memjax.studies.problems import chunked, may_move
-from memjax.studies.prompts import (
+from memjax.studies.prompts.draw import (
     HELD_OUT,
     MEMORIZED,
     NEAR_MISS,

@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float
 
-from memjax.cli.mitigate_options import (
+from memjax.studies.mitigation.options import (
     EMBEDDING_NOISE,
     Setting,
     Target,
@@ -38,10 +38,10 @@ from memjax.runs.references import load_references
 from memjax.runtime.batching import over_devices
 from memjax.runtime.files import write_bytes
 from memjax.sampling import SamplingOptions
-from memjax.studies.mitigation_records import NAMED, Arm, Measures, make_pictures, measured
+from memjax.studies.mitigation.records import NAMED, Arm, Measures, make_pictures, measured
 from memjax.studies.options import AuditOptions
 from memjax.studies.problems import may_move, problem_of, setup_of
-from memjax.studies.targets import TargetedRepair, repair_targets
+from memjax.studies.mitigation.targets import TargetedRepair, repair_targets
 from memjax.training.logging import png_bytes
 
 Row = dict[str, Any]

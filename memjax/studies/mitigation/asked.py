@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from memjax.cli.mitigate_options import (
+from memjax.studies.mitigation.options import (
     TEXT_BASELINES,
     Setting,
     Target,
@@ -15,7 +15,7 @@ from memjax.cli.mitigate_options import (
     chain_arms,
     parse_targets,
 )
-from memjax.cli.mitigating import caption_of, token_pool, word_pool
+from memjax.studies.mitigation.chunk import caption_of, token_pool, word_pool
 from memjax.detectors import detect, null_or_refuse
 from memjax.mitigations import Chain
 from memjax.runs.model import Model
@@ -23,7 +23,7 @@ from memjax.runs.outputs import progress_bar
 from memjax.runs.references import clip_score, likeness_measures
 from memjax.runs.train import audit_options
 from memjax.sampling import SamplingOptions
-from memjax.studies.mitigation_records import Arm, Measures
+from memjax.studies.mitigation.records import Arm, Measures
 from memjax.studies.options import AuditOptions
 from memjax.studies.problems import ordinary_level
 

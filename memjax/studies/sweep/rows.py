@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from memjax.cli.sweep_plan import Arm, identity
+from memjax.studies.sweep.plan import Arm, identity
 from memjax.runtime.files import write_bytes
 
 FILE = "sweep.jsonl"

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from memjax.cli.mitigate_options import baseline_arms, make_setting, parse_targets
+from memjax.studies.mitigation.options import baseline_arms, make_setting, parse_targets
 from memjax.studies.options import EMBEDDING, FIRST_STEP, NOISE, AuditOptions
 
 OPTIONS = AuditOptions(protect=("findings",), num_iters=20, learning_rate=0.1)

@@ -16,8 +16,8 @@ from memjax.evaluate.features.finding_classifier import (
     finding_targets,
     target_names,
 )
-from memjax.studies.prompt_classes import class_frequency, main_classes
-from memjax.studies.prompt_families import near_misses, random_conditions
+from memjax.studies.prompts.classes import class_frequency, main_classes
+from memjax.studies.prompts.families import near_misses, random_conditions
 
 MEMORIZED, ONCE, HELD_OUT = "memorized", "once", "held_out"
 NEAR_MISS, RANDOM = "near_miss", "random"
@@ -35,7 +35,7 @@ class Prompts(NamedTuple):
         group: Gallery row of the prompt's own training picture; −1 for the other families.
         asked: What is asked for, one column an output of the judge: 1 present, 0 absent, −1 not
             mentioned.
-        strata: Class of each prompt, see :func:`memjax.studies.prompt_classes.main_classes`.
+        strata: Class of each prompt, see :func:`memjax.studies.prompts.classes.main_classes`.
         frequency: Share of the training pictures (each counted once) that have that class.
     """
 
@@ -63,7 +63,7 @@ class Gallery(NamedTuple):
         targets: What ``train`` shows: 1 present, 0 absent or not mentioned, −1 unknown.
         held_targets: What ``held_out`` shows.
         strata: Class of each training picture, see
-            :func:`memjax.studies.prompt_classes.main_classes`.
+            :func:`memjax.studies.prompts.classes.main_classes`.
         held_strata: Class of each held-out picture.
         names: What the columns of the targets stand for, see
             :func:`memjax.evaluate.features.finding_classifier.target_names`.

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from memjax.cli.ladder import build_rungs, calibrated
+from memjax.studies.ladder import build_rungs, calibrated
 from memjax.core.condition import take_rows
 from memjax.data.records import Record, labels_of
 from memjax.evaluate.denoising_loss import denoising_losses, loss_gap
@@ -18,10 +18,10 @@ from memjax.evaluate.statistics.bootstrap import rate_interval
 from memjax.runs.outputs import sampling_options
 from memjax.runs.train import audit_options
 from memjax.studies.gallery import draw_prompts, read_pictures
-from memjax.studies.prompts import Gallery, PromptCounts
+from memjax.studies.prompts.draw import Gallery, PromptCounts
 from memjax.studies.study import References, Study, make_references
 from memjax.studies.subject import make_judge
-from memjax.studies.sweep_metrics import (
+from memjax.studies.sweep.metrics import (
     ArmLook,
     Metrics,
     measure_conditional,

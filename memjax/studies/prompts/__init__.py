@@ -1,0 +1,1 @@
+"""What an audit asks: prompts of known families, by labels or in words."""

@@ -1,0 +1,1 @@
+"""One question, several arms and seeds: plan, runs, measurement, rows, and what was expected."""

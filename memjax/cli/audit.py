@@ -16,18 +16,18 @@ from typing import Any
 from absl import flags
 
 from memjax.cli.flags import chunk_flag, model_flags, prompts_flag, require, sampling_flags
-from memjax.studies.ladder import published_rung
 from memjax.detectors import DETECTORS, null_or_refuse
 from memjax.mitigations import MITIGATIONS
 from memjax.report.pages.audit import write_audit
 from memjax.report.pages.base import ReportPaths
 from memjax.runs.model import Model
+from memjax.runs.options import AuditOptions
 from memjax.runs.outputs import out_folder, progress_bar
 from memjax.runs.references import clip_score
 from memjax.sampling import SamplingOptions
 from memjax.studies.audit import Clock, audit, audit_store
 from memjax.studies.gallery import Captioned, from_fine_tuning, from_folder, from_prompts
-from memjax.studies.options import AuditOptions
+from memjax.studies.ladder import published_rung
 from memjax.studies.subject import NOTHING_ASKED, Asked, Subject, caption_subject, label_subject
 
 FLAGS = flags.FlagValues()

@@ -20,7 +20,7 @@ from memjax.cli.flags import (
 )
 from memjax.evaluate.similarity.measures import MEASURES
 from memjax.mitigations import MITIGATIONS
-from memjax.studies.options import ARMS
+from memjax.runs.options import ARMS
 
 FLAGS = flags.FlagValues()
 _MODEL = model_flags(FLAGS)
@@ -128,8 +128,8 @@ def main() -> int:
         if value == ["help"]:
             print(registry.help())
             return 0
-    from memjax.studies.mitigation.asked import Asked
     from memjax.cli.mitigate_run import mitigate
+    from memjax.studies.mitigation.asked import Asked
 
     asked = Asked(
         prompts=_PROMPTS.value,

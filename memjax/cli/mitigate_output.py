@@ -7,7 +7,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from memjax.studies.mitigation.chunk import Job, Part, caption_of, picture_names
 from memjax.core.condition import embeddings_of
 from memjax.report.charts.mitigation_grid import Cell, PromptBand, repair_wall
 from memjax.report.charts.tradeoff import short_title
@@ -15,6 +14,7 @@ from memjax.report.pages.mitigation import RepairStudy, write_repair_page
 from memjax.report.wording import decimal
 from memjax.runs.prompts import write_rows
 from memjax.runtime.files import write_bytes
+from memjax.studies.mitigation.chunk import Job, Part, caption_of, picture_names
 from memjax.studies.mitigation.records import BEFORE, Arm, arm_summaries
 from memjax.studies.store import npz_bytes
 

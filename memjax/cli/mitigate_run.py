@@ -7,21 +7,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from memjax.studies.fitting import fitting
 from memjax.cli.flags import ModelFlags, SamplingFlags, require
-from memjax.studies.mitigation.asked import (
-    Asked,
-    chains_of,
-    check,
-    measures_of,
-    options_of,
-    pools_of,
-    targets_of,
-    whole_numbers,
-)
-from memjax.studies.mitigation.options import Setting, baseline_arms, chain_arms, make_setting
 from memjax.cli.mitigate_output import write_outputs
-from memjax.studies.mitigation.chunk import Job, Part, run_part
 from memjax.core.mesh import prompts_mesh, row_shards
 from memjax.detectors import null_or_refuse
 from memjax.report.charts.mitigation_grid import shown_columns
@@ -32,6 +19,19 @@ from memjax.runs.references import reference_paths
 from memjax.runtime.batching import exhausted, spread_bundle, usual_size
 from memjax.runtime.hosts import barrier, gather, is_first
 from memjax.sampling import SamplingOptions
+from memjax.studies.fitting import fitting
+from memjax.studies.mitigation.asked import (
+    Asked,
+    chains_of,
+    check,
+    measures_of,
+    options_of,
+    pools_of,
+    targets_of,
+    whole_numbers,
+)
+from memjax.studies.mitigation.chunk import Job, Part, run_part
+from memjax.studies.mitigation.options import Setting, baseline_arms, chain_arms, make_setting
 from memjax.studies.mitigation.records import Measures
 from memjax.studies.problems import may_move
 from memjax.studies.store import Store, content_digest
@@ -87,6 +87,10 @@ def _job(
     )
     out = out_folder(asked.out)
     targets = targets_of(model, asked, negatives, noise, sampling, options, setting)
+    if setting is not None and setting.optimises:
+        said = ", ".join(f"{t.rms:.4f}" for t in targets)
+        all_updates = "" if targets[0].rms else " (all updates are run)"
+        print(f"target: RMS magnitude {said}{all_updates}")
     repairs = 0 if setting is None else len(targets) if setting.optimises else 1
     repairs += len(chains)
     return Job(

@@ -11,12 +11,12 @@ from ml_collections import config_flags
 
 from memjax.cli.config import load_config
 from memjax.cli.flags import require
-from memjax.studies.sweep.measure import Studio
-from memjax.studies.sweep.plan import plan_arms
-from memjax.studies.sweep.rows import read_rows
 from memjax.cli.sweeping import run_sweep, table
 from memjax.runs.config import plain
 from memjax.runs.outputs import out_folder
+from memjax.studies.sweep.measure import Studio
+from memjax.studies.sweep.plan import plan_arms
+from memjax.studies.sweep.rows import read_rows
 
 FLAGS = flags.FlagValues()
 _CONFIG = config_flags.DEFINE_config_file(

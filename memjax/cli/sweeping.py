@@ -11,10 +11,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from memjax.studies.sweep.measure import Studio, make_studio, measure_arm
-from memjax.studies.sweep.plan import Arm, data_root, plan_arms
-from memjax.studies.sweep.rows import digest, find_row, put_row, read_rows
-from memjax.studies.sweep.runs import ensure_run, open_arm
 from memjax.evaluate.denoising_loss import stopping_point
 from memjax.evaluate.statistics.bootstrap import Interval
 from memjax.report.charts.image_grid import thumbnail_wall
@@ -22,7 +18,11 @@ from memjax.report.pages.sweep import write_sweep_report
 from memjax.runtime.files import write_bytes
 from memjax.runtime.provenance import provenance
 from memjax.studies.sweep.expectations import check_expectations
+from memjax.studies.sweep.measure import Studio, make_studio, measure_arm
 from memjax.studies.sweep.metrics import ArmLook
+from memjax.studies.sweep.plan import Arm, data_root, plan_arms
+from memjax.studies.sweep.rows import digest, find_row, put_row, read_rows
+from memjax.studies.sweep.runs import ensure_run, open_arm
 
 Say = Callable[[str], None]
 _WALL = 8

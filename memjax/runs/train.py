@@ -17,6 +17,7 @@ from memjax.data.labels import chexpert_label_space
 from memjax.data.planted_duplicates import Planted, plant_duplicates
 from memjax.data.records import Batch
 from memjax.evaluate.similarity.ladder import check_rungs
+from memjax.runs.options import AuditOptions
 from memjax.runs.outputs import out_folder
 from memjax.runtime.devices import keep_compiled, peak_flops
 from memjax.runtime.files import write_bytes
@@ -24,7 +25,6 @@ from memjax.runtime.flops import flops_of
 from memjax.runtime.hosts import first_alone, is_first
 from memjax.runtime.provenance import versions
 from memjax.sampling import SamplingOptions, make_stepper, sample, timesteps
-from memjax.studies.options import AuditOptions
 from memjax.training.data import RunData, batches_of, prepare_data
 from memjax.training.loop import Speed, TrainResult, train
 from memjax.training.network import Network

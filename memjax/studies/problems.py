@@ -17,8 +17,8 @@ from memjax.detectors import Detection
 from memjax.explain import explain_states
 from memjax.mitigations import Problem, Setup
 from memjax.mitigations.base import chunk_numbers
+from memjax.runs.options import AuditOptions
 from memjax.sampling import SamplingOptions, States
-from memjax.studies.options import AuditOptions
 
 _significance = jax.jit(explain_states, static_argnames=("eps_fn",))
 

@@ -15,7 +15,7 @@ from memjax.evaluate.features.clip_score import ClipScore
 from memjax.evaluate.similarity.copy_rules import SimilarityResult
 from memjax.mitigations import Problem, Setup
 from memjax.mitigations.embedding import states_of
-from memjax.studies.options import AuditOptions
+from memjax.runs.options import AuditOptions
 from memjax.studies.problems import explain_prompts, ordinary_levels, problem_of, setup_of
 from memjax.studies.prompts.draw import HELD_OUT, MEMORIZED, ONCE, Prompts
 from memjax.studies.study import Observation, Study, observe

@@ -9,8 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from textwrap import shorten
 from typing import Any, NamedTuple
 
-from memjax.studies.fitting import fitting_size
-from memjax.studies.ladder import build_rungs, calibrated, published_rung
 from memjax.data.captions import classes_text
 from memjax.data.labels import FINDINGS
 from memjax.evaluate.features.base import FeatureFn, FindingFeatures
@@ -27,11 +25,13 @@ from memjax.evaluate.similarity.ladder import (
 from memjax.evaluate.similarity.resolution import reduced
 from memjax.evaluate.similarity.rungs import at_side, features_at_side, on_bytes
 from memjax.runs.model import Model
+from memjax.runs.options import EMBEDDING, FIRST_STEP, NOISE, AuditOptions
 from memjax.runs.train import FILMS, audit_options
 from memjax.sampling import SamplingOptions
-from memjax.studies.prompts.captions import choose_caption_prompts
+from memjax.studies.fitting import fitting_size
 from memjax.studies.gallery import Captioned, draw_prompts, read_gallery, read_pictures
-from memjax.studies.options import EMBEDDING, FIRST_STEP, NOISE, AuditOptions
+from memjax.studies.ladder import build_rungs, calibrated, published_rung
+from memjax.studies.prompts.captions import choose_caption_prompts
 from memjax.studies.prompts.draw import Gallery, PromptCounts, Prompts
 from memjax.studies.study import References, make_references
 

@@ -16,7 +16,7 @@ from memjax.evaluate.statistics.bootstrap import (
 )
 from memjax.evaluate.statistics.roc import detection_summary
 from memjax.explain.words import word_weights
-from memjax.studies.options import AuditOptions
+from memjax.runs.options import AuditOptions
 from memjax.studies.prompts.draw import HELD_OUT, ONCE, Gallery, Prompts
 from memjax.studies.run import ArmResult, Audit
 

@@ -11,7 +11,7 @@ from memjax.evaluate.similarity.ladder import RungResult
 from memjax.evaluate.similarity.patients import dar_summary, memorized_patients
 from memjax.evaluate.statistics.bootstrap import difference_interval, rate_interval, with_interval
 from memjax.evaluate.statistics.paired import paired_test
-from memjax.studies.options import AuditOptions
+from memjax.runs.options import AuditOptions
 from memjax.studies.prompts.draw import (
     HELD_OUT,
     MEMORIZED,

@@ -12,12 +12,12 @@ import jax
 import numpy as np
 import pytest
 
-from memjax.studies.published import feature_fn
 from memjax.evaluate.features.published import PREPROCESSINGS, published_features
 from memjax.interop.published import load_dinov2, load_inception, load_sscd, load_xrv
 from memjax.interop.state_dict import COUNTER, fill_params
 from memjax.interop.torch_archive import read_torch
 from memjax.models.sscd import SSCD_DISC_LARGE
+from memjax.studies.published import feature_fn
 
 torch = pytest.importorskip("torch")
 # torch and transformers warn about their own deprecations.

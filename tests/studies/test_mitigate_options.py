@@ -4,8 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from memjax.runs.options import EMBEDDING, FIRST_STEP, NOISE, AuditOptions
 from memjax.studies.mitigation.options import baseline_arms, make_setting, parse_targets
-from memjax.studies.options import EMBEDDING, FIRST_STEP, NOISE, AuditOptions
 
 OPTIONS = AuditOptions(protect=("findings",), num_iters=20, learning_rate=0.1)
 FOREIGN, OWN = SimpleNamespace(pipeline=object()), SimpleNamespace(pipeline=None)

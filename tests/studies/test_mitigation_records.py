@@ -10,8 +10,9 @@ import pytest
 from memjax.core.condition import embeddings_of
 from memjax.core.schedules import ScheduleSpec
 from memjax.core.types import Bundle
+from memjax.evaluate.similarity.resolution import small
 from memjax.evaluate.statistics.bootstrap import Interval
-from memjax.report.charts.mitigation_grid import Cell, PromptBand, repair_wall, shown_columns, small
+from memjax.report.charts.mitigation_grid import Cell, PromptBand, repair_wall, shown_columns
 from memjax.report.charts.tradeoff import legend_size, series, tradeoff_figure, tradeoff_table
 from memjax.report.pages.mitigation import RepairStudy, repair_sentences, write_repair_page
 from memjax.sampling import SamplingOptions
@@ -26,8 +27,8 @@ from memjax.studies.mitigation.records import (
     make_pictures,
     measured,
 )
-from memjax.studies.problems import problem_of
 from memjax.studies.mitigation.targets import repair_targets, trace_repair
+from memjax.studies.problems import problem_of
 from tests.closed_forms import SHAPE, Counting, noise, null_tokens, tokens, toy_eps, toy_params
 
 SCHEDULE = ScheduleSpec(num_timesteps=200, beta_end=0.08).build()

@@ -10,8 +10,8 @@ import pytest
 from memjax.core.schedules import ScheduleSpec
 from memjax.data.records import FINDINGS, Record, chexpert_label_space, labels_of
 from memjax.detectors import detect
+from memjax.runs.options import AuditOptions
 from memjax.sampling import SamplingOptions
-from memjax.studies.options import AuditOptions
 from memjax.studies.problems import chunked, may_move
 from memjax.studies.prompts.draw import (
     HELD_OUT,

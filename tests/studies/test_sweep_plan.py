@@ -6,9 +6,9 @@ import pytest
 
 from memjax.cli.config import load_config
 from memjax.cli.config_fields import arm, quick, sweep_config
+from memjax.runs.config import bundled_configs, plain
 from memjax.studies.sweep.plan import arm_config, identity, plan_arms, run_name
 from memjax.studies.sweep.rows import FILE, digest, find_row, put_row, read_rows
-from memjax.runs.config import bundled_configs, plain
 
 SWEEPS = [name for name in bundled_configs() if name.startswith("sweep_")]
 

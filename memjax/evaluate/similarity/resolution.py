@@ -13,6 +13,7 @@ from memjax.data.images import to_uint8, to_unit
 
 Pictures = Float[np.ndarray, "n h w c"] | UInt8[np.ndarray, "n h w c"]
 _CHUNK = 16
+SHOWN_SIDE = 320  # pixels of a picture that is kept for a wall
 
 
 def as_unit(images: Pictures) -> Float[np.ndarray, "n h w c"]:
@@ -54,3 +55,8 @@ def _shrink(images: Array, shape: tuple[int, ...]) -> Array:
 
 
 _shrunk = jax.jit(_shrink, static_argnums=1)
+
+
+def small(pictures: np.ndarray) -> UInt8[np.ndarray, "n h w c"]:
+    """Returns pictures at the size at which a wall keeps them."""
+    return as_bytes(reduced(pictures, SHOWN_SIDE))

@@ -7,10 +7,8 @@ import numpy as np
 from jaxtyping import UInt8
 from matplotlib.figure import Figure
 
-from memjax.evaluate.similarity.resolution import as_bytes, reduced
 from memjax.report.style import FAINT, FULL, TEXT, axes_at, new_figure, text_at, to_png, wrapped
 
-SHOWN_SIDE = 320  # pixels of a picture that is kept for a wall
 MOST_COLUMNS = 7
 _TITLE_LINES = 4
 _GAP, _LINE, _CHARS = 0.14, 0.166, 14.5  # inches, inches, characters an inch
@@ -30,11 +28,6 @@ class PromptBand(NamedTuple):
 
     caption: str
     cells: Sequence[Cell]
-
-
-def small(pictures: np.ndarray) -> UInt8[np.ndarray, "n h w c"]:
-    """Returns pictures at the size at which a wall keeps them."""
-    return as_bytes(reduced(pictures, SHOWN_SIDE))
 
 
 def shown_columns(

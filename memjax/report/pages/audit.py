@@ -35,9 +35,9 @@ from memjax.report.tables import (
     wall_table,
 )
 from memjax.report.wording import correlation_title, decimal
+from memjax.runs.options import AuditOptions
 from memjax.runs.prompts import write_rows
 from memjax.studies.audit import Audited, Clock, made
-from memjax.studies.options import AuditOptions
 from memjax.studies.prompts.draw import HELD_OUT, MEMORIZED, ONCE, Gallery, Prompts
 from memjax.studies.run import Audit
 from memjax.studies.study import Observation

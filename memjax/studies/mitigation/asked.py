@@ -7,6 +7,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from memjax.detectors import detect, null_or_refuse
+from memjax.mitigations import Chain
+from memjax.runs.model import Model
+from memjax.runs.options import AuditOptions
+from memjax.runs.outputs import progress_bar
+from memjax.runs.references import clip_score, likeness_measures
+from memjax.runs.train import audit_options
+from memjax.sampling import SamplingOptions
+from memjax.studies.mitigation.chunk import caption_of, token_pool, word_pool
 from memjax.studies.mitigation.options import (
     TEXT_BASELINES,
     Setting,
@@ -15,16 +24,7 @@ from memjax.studies.mitigation.options import (
     chain_arms,
     parse_targets,
 )
-from memjax.studies.mitigation.chunk import caption_of, token_pool, word_pool
-from memjax.detectors import detect, null_or_refuse
-from memjax.mitigations import Chain
-from memjax.runs.model import Model
-from memjax.runs.outputs import progress_bar
-from memjax.runs.references import clip_score, likeness_measures
-from memjax.runs.train import audit_options
-from memjax.sampling import SamplingOptions
 from memjax.studies.mitigation.records import Arm, Measures
-from memjax.studies.options import AuditOptions
 from memjax.studies.problems import ordinary_level
 
 
@@ -198,10 +198,6 @@ def targets_of(
     if not targets:
         own = options.target_rms or 0.0
         targets = [Target(own, own, "rms")]
-    if setting.optimises:
-        said = ", ".join(f"{t.rms:.4f}" for t in targets)
-        all_updates = "" if targets[0].rms else " (all updates are run)"
-        print(f"target: RMS magnitude {said}{all_updates}")
     return targets
 
 

@@ -10,17 +10,11 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float
 
-from memjax.studies.mitigation.options import (
-    EMBEDDING_NOISE,
-    Setting,
-    Target,
-    before_arm,
-    chain_arms,
-)
 from memjax.core.condition import embeddings_of, take_rows
 from memjax.core.registry import title_of
 from memjax.core.types import Array, Cond
 from memjax.evaluate.similarity.measures import rows_of
+from memjax.evaluate.similarity.resolution import small
 from memjax.mitigations import (
     Chain,
     Problem,
@@ -31,17 +25,23 @@ from memjax.mitigations import (
     add_random_words,
     repeat_words,
 )
-from memjax.report.charts.mitigation_grid import small
 from memjax.runs.model import Model, with_remat
+from memjax.runs.options import AuditOptions
 from memjax.runs.outputs import safe_names
 from memjax.runs.references import load_references
 from memjax.runtime.batching import over_devices
 from memjax.runtime.files import write_bytes
 from memjax.sampling import SamplingOptions
+from memjax.studies.mitigation.options import (
+    EMBEDDING_NOISE,
+    Setting,
+    Target,
+    before_arm,
+    chain_arms,
+)
 from memjax.studies.mitigation.records import NAMED, Arm, Measures, make_pictures, measured
-from memjax.studies.options import AuditOptions
-from memjax.studies.problems import may_move, problem_of, setup_of
 from memjax.studies.mitigation.targets import TargetedRepair, repair_targets
+from memjax.studies.problems import may_move, problem_of, setup_of
 from memjax.training.logging import png_bytes
 
 Row = dict[str, Any]

@@ -8,8 +8,8 @@ from typing import NamedTuple
 from memjax.core.registry import title_of
 from memjax.mitigations import Chain
 from memjax.runs.model import Model
+from memjax.runs.options import ARMS, EMBEDDING, FIRST_STEP, AuditOptions
 from memjax.studies.mitigation.records import BASELINE, BEFORE, NAMED, TARGET, Arm
-from memjax.studies.options import ARMS, EMBEDDING, FIRST_STEP, AuditOptions
 
 TEXT_BASELINES = ("random_word", "random_number", "word_repetition", "random_token")
 EMBEDDING_NOISE = "embedding_noise"
@@ -45,7 +45,7 @@ class Setting:
     """How prompts are repaired.
 
     Attributes:
-        method: One of :data:`memjax.studies.options.ARMS`.
+        method: One of :data:`memjax.runs.options.ARMS`.
         steps: Step indices to minimise over.
         num_iters: Most updates.
         learning_rate: AdamW's.

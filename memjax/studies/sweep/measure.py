@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from memjax.studies.ladder import build_rungs, calibrated
 from memjax.core.condition import take_rows
 from memjax.data.records import Record, labels_of
 from memjax.evaluate.denoising_loss import denoising_losses, loss_gap
@@ -18,6 +17,7 @@ from memjax.evaluate.statistics.bootstrap import rate_interval
 from memjax.runs.outputs import sampling_options
 from memjax.runs.train import audit_options
 from memjax.studies.gallery import draw_prompts, read_pictures
+from memjax.studies.ladder import build_rungs, calibrated
 from memjax.studies.prompts.draw import Gallery, PromptCounts
 from memjax.studies.study import References, Study, make_references
 from memjax.studies.subject import make_judge

@@ -9,7 +9,7 @@ from jaxtyping import Float, Shaped
 from memjax.evaluate.similarity.patients import memorized_patients
 from memjax.evaluate.statistics.bootstrap import Interval, cluster_weights, rate_interval
 from memjax.evaluate.statistics.roc import detection_summary
-from memjax.studies.options import AuditOptions
+from memjax.runs.options import AuditOptions
 from memjax.studies.problems import problem_of
 from memjax.studies.prompts.draw import (
     HELD_OUT,

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from memjax.cli.config_fields import base_config
 from memjax.data.labels import suggestion
 from memjax.runs.config import check_config, plain
+from memjax.runs.defaults import default_config
 from memjax.runs.train import check_sections
 
 _TRAINED = ("seed", "data", "model", "diffusion", "train")
@@ -120,7 +120,7 @@ def dotted(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def identity(config: Mapping[str, Any]) -> dict[str, Any]:
     """Returns what decides a run's weights: the trained fields that differ from the defaults."""
-    usual = dotted(plain(base_config()))
+    usual = dotted(plain(default_config()))
     chosen = dotted({name: config[name] for name in _TRAINED})
     # The folder of drawn data does not decide what is drawn.
     drawn = config["data"]["kind"] == "phantoms"

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from memjax.studies.sweep.plan import Arm, identity
 from memjax.runtime.files import write_bytes
+from memjax.studies.sweep.plan import Arm, identity
 
 FILE = "sweep.jsonl"
 

@@ -3,9 +3,9 @@
 import json
 from pathlib import Path
 
-from memjax.studies.sweep.plan import Arm, data_root, identity
 from memjax.runs.model import with_defaults
 from memjax.runs.train import train_run
+from memjax.studies.sweep.plan import Arm, data_root, identity
 from memjax.training.run import Run, open_run, read_run_file
 
 

@@ -1,4 +1,4 @@
-"""A network with its weights and null condition: what a statistic may evaluate again."""
+"""A network with its weights, null condition and schedule: what a statistic may evaluate again."""
 
 import dataclasses
 from collections.abc import Iterable
@@ -15,6 +15,7 @@ from memjax.core.guidance import (
     predict_null,
     predict_pair,
 )
+from memjax.core.schedules import NoiseSchedule
 from memjax.core.types import Array, Cond, EpsFn, Params, State
 
 
@@ -26,17 +27,19 @@ def gives_maps(eps_fn: EpsFn) -> bool:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Denoiser:
-    """A pytree: ``eps_fn`` is static, weights and null condition are traced.
+    """A pytree: ``eps_fn`` is static; weights, null condition and schedule are traced.
 
     Attributes:
         eps_fn: The network.
         params: Its weights.
         null_cond: The unconditional condition or what stands for it; None where none was trained.
+        schedule: Its noise schedule, for statistics of the score; None where it is not at hand.
     """
 
     eps_fn: EpsFn = dataclasses.field(metadata={"static": True})
     params: Params
     null_cond: Any = None
+    schedule: NoiseSchedule | None = None
 
     def eps(
         self, x_t: Float[Array, "b *d"], t: Int[Array, " b"], cond: Cond

@@ -100,8 +100,10 @@ class Detector(Protocol):
         domain: See above.
         needs: What it cannot do without: out of ``eps_uncond``, ``maps``, ``images`` (the
             trajectory's end), ``reference_model``, ``training_images``, ``shadow_models``.
-        evals: Network evaluations a state beyond those of guidance; a forward-mode derivative
-            counts as two.
+        evals: Network evaluations a state beyond those of guidance, where a null condition was
+            trained; a forward-mode derivative counts as two.
+        null_evals: How many of these are of the unconditional half; each costs k where k random
+            conditions stand for the null condition.
         differentiable: Whether its gradient with respect to the condition means something.
         is_norm: Whether it is an l2 norm over the state, which divided by ``√d`` compares between
             image sizes.
@@ -111,6 +113,7 @@ class Detector(Protocol):
     domain: ClassVar[Domain] = "state"
     needs: ClassVar[frozenset[str]] = frozenset()
     evals: ClassVar[int] = 0
+    null_evals: ClassVar[int] = 0
     differentiable: ClassVar[bool] = True
     is_norm: ClassVar[bool] = False
 

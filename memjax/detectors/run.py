@@ -45,6 +45,7 @@ def first_step_statistics(
     *,
     detectors: Named,
     null_cond: Cond | None = None,
+    schedule: NoiseSchedule | None = None,
     own_noise: bool = False,
 ) -> dict[str, Float[Array, "p g"]]:
     """Returns statistics of the initial noise, for every prompt.
@@ -59,6 +60,7 @@ def first_step_statistics(
             :func:`memjax.core.guidance.cache_null`: then each prompt costs g forwards, not 2g.
         detectors: Name and detector of states; static.
         null_cond: The null condition, for detectors that evaluate the network again.
+        schedule: The noise schedule, for detectors of the score.
         own_noise: Whether each prompt has noise of its own; static.
     """
     prompts, rows = _noises(x_T, cond, own_noise)
@@ -66,7 +68,7 @@ def first_step_statistics(
     cached = None
     if isinstance(null, CachedNull):
         cached = CachedNull(jnp.tile(null.eps, (prompts,) + (1,) * (rows.ndim - 1)))
-    net = Denoiser(eps_fn, params, null if null_cond is None else null_cond)
+    net = Denoiser(eps_fn, params, null if null_cond is None else null_cond, schedule)
     state = net.at(
         rows,
         jnp.broadcast_to(t, (len(rows),)),
@@ -202,7 +204,7 @@ class Probe:
         else:
             guided = states * (1 + self.null_evals) * self.steps
         return guided + states * sum(
-            detector.evals * (stop - start)
+            (detector.evals + detector.null_evals * (self.null_evals - 1)) * (stop - start)
             for _, detector in self.detectors
             if detector.evals
             for start, stop in [step_window(detector.steps, self.steps)]
@@ -283,7 +285,7 @@ def prepare(
         if null_cond is not None and not own_noise:
             at_first = jnp.broadcast_to(t, (x_T.shape[0],))
             null = _jit_null(eps_fn, params, x_T, at_first, null_cond)
-        traced = {**network, "t": t, "null": null}
+        traced = {**network, "t": t, "null": null, "schedule": schedule}
         if any(d.evals for _, d in named):
             traced["null_cond"] = null_cond
         return Probe(_jit_first, static, traced, **shape)
@@ -310,7 +312,7 @@ def _check_needs(named: Named, eps_fn: EpsFn, null_cond: Any, stop: int, num_ste
                 "trajectory: give it finished images instead."
             )
         if "eps_uncond" in detector.needs:
-            null_or_refuse(null_cond)
+            _null_for(name, null_cond)
         if "maps" in detector.needs:
             refuse_without_maps(eps_fn)
         if "images" in detector.needs and stop < num_steps:
@@ -319,6 +321,14 @@ def _check_needs(named: Named, eps_fn: EpsFn, null_cond: Any, stop: int, num_ste
                 "all of them (steps='all')."
             )
         step_window(detector.steps, stop)
+
+
+def _null_for(name: str, null_cond: Any) -> None:
+    """Refuses a detector of ε_∅ where there is none, by its name."""
+    try:
+        null_or_refuse(null_cond)
+    except ValueError as refused:
+        raise ValueError(f"{name}: {refused}") from None
 
 
 def detect(

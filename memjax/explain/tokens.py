@@ -40,6 +40,7 @@ def token_significance(
     statistic: Detector | None = None,
     attribution: str = "grad_norm",
     cached: CachedNull | None = None,
+    schedule: NoiseSchedule | None = None,
 ) -> Float[Array, "b l"]:
     """Returns how strongly each token moves the statistic at one state.
 
@@ -58,6 +59,7 @@ def token_significance(
         attribution: One of :data:`ATTRIBUTIONS`; static.
         cached: The unconditional prediction at ``x_t``, where it is known beside the null
             condition.
+        schedule: The noise schedule, for statistics of the score.
 
     Returns:
         Significance per token; padding is 0.
@@ -75,7 +77,8 @@ def token_significance(
     statistic = NoiseMagnitude() if statistic is None else statistic
     refuse_undifferentiable(statistic)
     embeddings = embeddings_of(cond)
-    net, maps = Denoiser(eps_fn, params, null_cond), "maps" in statistic.needs
+    net = Denoiser(eps_fn, params, null_cond, schedule)
+    maps = "maps" in statistic.needs
 
     def total(e):
         state = net.at(x_t, t, with_embeddings(cond, e), cached=cached, maps=maps)
@@ -102,6 +105,7 @@ def explain_states(
     statistic: Detector | None = None,
     attribution: str = "grad_norm",
     null_cond: Cond | None = None,
+    schedule: NoiseSchedule | None = None,
 ) -> Float[Array, "p m l"]:
     """Returns significance per prompt, state and token; one state a prompt at a time in memory.
 
@@ -113,6 +117,7 @@ def explain_states(
         statistic: See :func:`token_significance`; static.
         attribution: See :func:`token_significance`; static.
         null_cond: The null condition, for statistics that evaluate the network again.
+        schedule: The noise schedule, for statistics of the score.
     """
 
     def at_state(state: States):
@@ -126,6 +131,7 @@ def explain_states(
             statistic=statistic,
             attribution=attribution,
             cached=CachedNull(state.null),
+            schedule=schedule,
         )
 
     weights = jax.lax.map(at_state, jax.tree.map(lambda a: jnp.swapaxes(a, 0, 1), states))
@@ -187,6 +193,7 @@ def explain_tokens(
         statistic=statistic,
         attribution=attribution,
         null_cond=null_cond,
+        schedule=schedule,
     )
     by_step = weights.reshape(num_rows(cond), len(steps), x_T.shape[0], -1)
     return jnp.swapaxes(by_step, 1, 2)

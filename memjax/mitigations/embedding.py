@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float, Int
 from memjax.core.condition import embeddings_of, repeat_cond, token_mask, with_embeddings
 from memjax.core.denoiser import Denoiser
 from memjax.core.guidance import CachedNull
+from memjax.core.schedules import NoiseSchedule
 from memjax.core.types import Array, Cond, Detector, EpsFn, Params
 from memjax.detectors import DETECTORS
 from memjax.detectors.base import refuse_undifferentiable
@@ -76,6 +77,7 @@ def optimize_targets(
     trainable: Bool[Array, "#p l"] | None = None,
     group: int | None = None,
     null_cond: Cond | None = None,
+    schedule: NoiseSchedule | None = None,
 ) -> TargetsResult:
     """Minimises a statistic over each prompt's embedding, once for all targets.
 
@@ -101,6 +103,7 @@ def optimize_targets(
             are added up, so that memory does not grow with the number of states. None: all of
             them; static.
         null_cond: The null condition, for statistics that evaluate the network again.
+        schedule: The noise schedule, for statistics of the score.
 
     Returns:
         Embeddings, statistic and updates per target and prompt.
@@ -126,7 +129,7 @@ def optimize_targets(
     targets = targets[:, None] if targets.ndim == 1 else targets
     targets = jnp.broadcast_to(targets, (len(targets), prompts))
     value_and_gradient = _value_and_gradient(
-        statistic, Denoiser(eps_fn, params, null_cond), states, cond, group or per_prompt
+        statistic, Denoiser(eps_fn, params, null_cond, schedule), states, cond, group or per_prompt
     )
     tx = optax.adamw(learning_rate, weight_decay=weight_decay)
 
@@ -233,6 +236,7 @@ def optimize_embedding(
     weight_decay: Array | float = 0.0,
     trainable: Bool[Array, "#p l"] | None = None,
     null_cond: Cond | None = None,
+    schedule: NoiseSchedule | None = None,
 ) -> EmbeddingResult:
     """Minimises a statistic over each prompt's embedding with AdamW.
 
@@ -256,6 +260,7 @@ def optimize_embedding(
             (BOS). Padding never moves. Keeping the tokens of what was asked for fixed protects
             what the image should show.
         null_cond: The null condition, for statistics that evaluate the network again.
+        schedule: The noise schedule, for statistics of the score.
 
     Returns:
         The conditions and the course of the statistic.
@@ -278,6 +283,7 @@ def optimize_embedding(
         weight_decay=weight_decay,
         trainable=trainable,
         null_cond=null_cond,
+        schedule=schedule,
     )
     moved = with_embeddings(cond, found.embeddings[0])
     return EmbeddingResult(moved, found.losses, found.loss[0], found.iterations[0])
@@ -400,6 +406,7 @@ class EmbeddingOptimization(Mitigation):
                 radius=self.radius,
                 trainable=movable[numbers],
                 null_cond=problem.null_cond if self.statistic.evals else None,
+                schedule=setup.schedule,
             )
             done.append(found.cond)
         return problem._replace(cond=concatenated(done, problem.size))

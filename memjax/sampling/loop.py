@@ -229,7 +229,7 @@ def sample(
             f"guidance={type(guidance).__name__} was given without a null condition: give "
             "null_cond, or leave guidance out."
         )
-    net, taps = Denoiser(eps_fn, params, null_cond), _taps(tap)
+    net, taps = Denoiser(eps_fn, params, null_cond, schedule), _taps(tap)
     guidance = ClassifierFree(guidance_scale) if guidance is None else guidance
     steps = timesteps(schedule.num_timesteps, num_steps, spacing, steps_offset)
     grid = make_grid(schedule, steps, set_alpha_to_one=set_alpha_to_one)

@@ -91,6 +91,7 @@ def repair_targets(
         trainable=None if trainable is None else jnp.asarray(trainable),
         group=group,
         null_cond=bundle.null_cond if statistic.evals else None,
+        schedule=bundle.schedule,
     )
     after = np.asarray(found.loss)
     return TargetedRepair(

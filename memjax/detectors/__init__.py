@@ -18,6 +18,7 @@ DETECTORS: Registry[Detector] = Registry(
     "detector",
     {
         "noise_magnitude": "memjax.detectors.noise_magnitude:NoiseMagnitude",
+        "sharpness": "memjax.detectors.sharpness:Sharpness",
     },
 )
 

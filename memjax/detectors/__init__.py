@@ -19,6 +19,9 @@ DETECTORS: Registry[Detector] = Registry(
     {
         "noise_magnitude": "memjax.detectors.noise_magnitude:NoiseMagnitude",
         "sharpness": "memjax.detectors.sharpness:Sharpness",
+        "trajectory_decomposition": (
+            "memjax.detectors.trajectory_decomposition:TrajectoryDecomposition"
+        ),
     },
 )
 

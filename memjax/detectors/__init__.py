@@ -22,6 +22,7 @@ DETECTORS: Registry[Detector] = Registry(
         "trajectory_decomposition": (
             "memjax.detectors.trajectory_decomposition:TrajectoryDecomposition"
         ),
+        "update_norm": "memjax.detectors.update_norm:UpdateNorm",
     },
 )
 

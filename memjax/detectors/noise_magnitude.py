@@ -28,7 +28,7 @@ class NoiseMagnitude(Detector):
         generations, which grows with ``√n``.
 
     References:
-        Wen et al., ICLR 2024, Eq. 3.
+        Wen et al., ICLR 2024, arXiv 2407.21720, Eq. 3.
     """
 
     cost: ClassVar[str] = "free along sampling; at the first step 1 forward evaluation a noise"

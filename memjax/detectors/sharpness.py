@@ -47,7 +47,7 @@ class Sharpness(Detector):
         Jeon, Kim and No, ICML 2025, arXiv 2412.04140, Table 1 (detection at the first steps).
     """
 
-    cost: ClassVar[str] = "1 forward-mode derivative of both halves a step (4 evaluations)"
+    cost: ClassVar[str] = "4 evaluations a state: a forward-mode derivative of both halves"
     needs: ClassVar[frozenset[str]] = frozenset({"eps_uncond"})
     evals: ClassVar[int] = 4
     null_evals: ClassVar[int] = 2

@@ -51,6 +51,25 @@ def toy_eps(params, x_t, t, cond):
     return (hidden @ params.out).reshape(x_t.shape)
 
 
+@dataclasses.dataclass(frozen=True)
+class ToyWithMaps:
+    """The toy network as an adapter that tells the attention of two layers, in which the state and
+    every real token matter."""
+
+    layers: int = 2
+
+    def __call__(self, params, x_t, t, cond):
+        return toy_eps(params, x_t, t, cond)
+
+    def with_maps(self, params, x_t, t, cond):
+        flat = x_t.reshape(x_t.shape[0], -1)
+        heat = 1 + jnp.tanh(flat @ params.mix[:, : self.layers])
+        keys = params.token[:, :, : self.layers]
+        logits = heat[:, :, None] * jnp.einsum("bld,ldk->bkl", cond.embeddings, keys)
+        logits = jnp.where(cond.mask[:, None, :], logits, -jnp.inf)
+        return toy_eps(params, x_t, t, cond), jax.nn.softmax(logits, axis=-1)
+
+
 def tokens(seed, rows, *, padded=0, dtype=np.float32):
     """Random token conditions; the last ``padded`` tokens are padding."""
     rng = np.random.default_rng(seed)

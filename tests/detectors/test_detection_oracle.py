@@ -8,7 +8,6 @@ import pytest
 from memjax.core.schedules import ScheduleSpec
 from memjax.core.types import TokenCond
 from memjax.detectors import detect
-from memjax.models.empirical import PlantedCond, PlantedData, PlantedOracle
 from tests.closed_forms import Mixture, MixtureEps, auc
 
 SPEC = ScheduleSpec("cosine", 200)
@@ -79,17 +78,3 @@ def test_a_generalising_oracle_stays_at_chance():
     scores = found.scores("all")
     # Ten against ten exchangeable conditions: .5 with a standard deviation of .13.
     assert 0.1 < auc(scores[: COUNT // 2], scores[COUNT // 2 :]) < 0.9
-
-
-def test_the_planted_oracle_is_separated_by_all_its_steps():
-    rng = np.random.default_rng(3)
-    centres = rng.normal(size=(COUNT, 4, 4, 1)).astype(np.float32)
-    images = (centres + 0.3 * rng.normal(size=centres.shape)).astype(np.float32)
-    params = PlantedData(images, np.arange(COUNT), centres)
-    strength = np.where(np.arange(COUNT) < COUNT // 2, 0.9, 1e-6).astype(np.float32)
-    cond = PlantedCond(jnp.arange(COUNT), jnp.asarray(strength))
-    x_T = jax.random.normal(jax.random.key(2), (4, 4, 4, 1))
-    oracle = PlantedOracle(SPEC, bandwidth=0.3)
-    args = (params, x_T, cond, oracle.null_cond(), SPEC.build())
-    scores = detect(oracle, *args, guidance_scale=3.0, num_steps=50).scores("all")
-    assert auc(scores[: COUNT // 2], scores[COUNT // 2 :]) == 1.0

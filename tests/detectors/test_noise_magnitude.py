@@ -16,7 +16,6 @@ from memjax.detectors import (
 from memjax.sampling import DPMSolverPP2M, sample
 from tests.closed_forms import (
     DIM,
-    Counting,
     first_step,
     noise,
     null_tokens,
@@ -92,12 +91,6 @@ def test_first_step_equals_two_halves_and_shares_the_null():
     cached = cache_null(toy_eps, PARAMS, x_T, jnp.full((2,), t), NULL)
     again = first_step(toy_eps, PARAMS, x_T, t, cond, cached)
     np.testing.assert_allclose(again, got, rtol=1e-5)
-
-
-def test_first_step_mode_is_the_first_column_of_the_whole_run():
-    first, whole = _detect(steps="first"), _detect()
-    assert first.per_step.shape == (5, 2, 1)
-    np.testing.assert_allclose(first.per_step, whole.per_step[..., :1], rtol=1e-4)
 
 
 def test_trajectory_magnitudes_are_those_of_each_visited_state():
@@ -212,34 +205,6 @@ def test_without_a_null_condition_everything_refuses():
 def test_a_window_beyond_the_trajectory_is_refused():
     with pytest.raises(ValueError, match="sample more steps or choose fewer"):
         _detect(steps=5)
-
-
-@pytest.mark.parametrize("steps", ["first", 3])
-def test_one_trace_while_numbers_change(steps):
-    counting = Counting(toy_eps)
-
-    def call(seed, scale, spec):
-        return detect(
-            counting,
-            toy_params(seed),
-            noise(seed, 2),
-            tokens(seed, 5),
-            NULL,
-            spec.build(),
-            steps=steps,
-            num_steps=4,
-            chunk=2,
-            guidance_scale=scale,
-        ).scores()
-
-    first = call(0, 2.0, ScheduleSpec(num_timesteps=200))
-    traces = counting.traces
-    # One for the network; in first-step mode one more for the null half that is computed once.
-    assert traces == (2 if steps == "first" else 1)
-    for args in ((1, 2.0, ScheduleSpec(num_timesteps=200)), (0, 5.0, ScheduleSpec("cosine", 200))):
-        call(*args)
-    assert counting.traces == traces
-    assert first.shape == (5,)
 
 
 def test_cached_null_must_be_a_prediction():

@@ -12,7 +12,7 @@ from memjax.core.denoiser import Denoiser
 from memjax.core.guidance import CachedNull, RandomNull, cache_null
 from memjax.core.schedules import ScheduleSpec
 from memjax.core.types import TokenCond
-from memjax.detectors import DETECTORS, detect
+from memjax.detectors import DETECTORS, detect, prepare
 from memjax.detectors.sharpness import Sharpness
 from memjax.explain import explain_tokens, token_significance
 from memjax.mitigations import first_step_states, optimize_embedding
@@ -129,8 +129,8 @@ def test_random_conditions_for_the_null_are_differentiated_and_counted():
     expected = np.linalg.norm((slopes * (delta @ EXACT.out @ EXACT.mix)) @ EXACT.out, axis=1)
     np.testing.assert_allclose(measure(EPS, X, T, COND, net), expected, rtol=1e-5)
     job = {"steps": "first", "num_steps": 4, "detectors": {"sharpness": EPS}}
-    found = detect(toy_eps, PARAMS, X, COND, null, SCHEDULE, **job)
-    assert found.forward_evals == 9 + 3 * k + 9 * 2 * (1 + k)
+    probe = prepare(toy_eps, PARAMS, X, null, SCHEDULE, **job)
+    assert probe.forward_evals(3) == 9 + 3 * k + 9 * 2 * (1 + k)
 
 
 def significance(detector, null_cond=NULL, **given):

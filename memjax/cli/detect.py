@@ -282,7 +282,7 @@ def _entry(
     detector: Detector, score: float, per_step: Float[np.ndarray, "g s"], dim: int
 ) -> dict[str, Any]:
     """Returns what a row says of one detector; steps at which it was not evaluated are null."""
-    rms = {"score_rms": score / math.sqrt(dim)} if detector.is_norm else {}
+    rms = {"score_rms": score / _scale(detector, dim)} if detector.is_norm else {}
     curve = np.round(per_step.astype(float), 6).tolist()
     known = [[None if math.isnan(v) else v for v in of_noise] for of_noise in curve]
     return {"score": score, **rms, "per_step": known}
@@ -314,6 +314,11 @@ def _companion(model: Model) -> CompanionNull:
     return CompanionNull(jax.tree_util.Partial(other.bundle.eps_fn, other.bundle.params), null)
 
 
+def _scale(detector: Detector, dim: int) -> float:
+    """Returns what a norm is divided by for its RMS; 1 where it is one already."""
+    return 1.0 if getattr(detector, "rms", False) else math.sqrt(dim)
+
+
 def _print_top(rows: list[dict], most: int = 10) -> None:
     rms = bool(rows) and "score_rms" in rows[0]
     print(f"{'score':>9}{'rms':>10}  prompt" if rms else f"{'score':>9}  prompt")
@@ -335,7 +340,8 @@ def _summarise(
     figures = {}
     for name, values in scores.items():
         at = fit_threshold(values[count:], _FPR.value)
-        rms = {"threshold_rms": at / math.sqrt(found.dim)} if detectors[name].is_norm else {}
+        detector = detectors[name]
+        rms = {"threshold_rms": at / _scale(detector, found.dim)} if detector.is_norm else {}
         memorized = np.arange(len(values)) < count
         figures[name] = {**detection_summary(values, memorized), "threshold": at, **rms}
     own = figures[found.name]

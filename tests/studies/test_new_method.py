@@ -7,8 +7,14 @@ import sys
 
 import pytest
 
+from memjax.cli.config_fields import sweep_config
 from memjax.detectors import DETECTORS
 from memjax.mitigations import MITIGATIONS
+from memjax.runs.config import plain
+from memjax.runs.model import with_defaults
+from memjax.studies.store import Store
+from memjax.studies.sweep.measure import make_studio, measure_arm
+from memjax.training.run import open_run
 from tests.commands import memjax, read_rows
 
 DETECTOR = '''
@@ -64,6 +70,10 @@ class Shrink(Mitigation):
         smaller = (1.0 - self.by) * embeddings_of(problem.cond)
         return problem._replace(cond=with_embeddings(problem.cond, smaller))
 '''
+TEXTS = (
+    *("name", "title", "question", "expected_time", "expected_picture", "factor"),
+    "factor_label",
+)
 QUICK = ("--num_steps=3", "--generations=1")
 
 
@@ -140,12 +150,19 @@ def test_the_audit_and_its_report_show_both(audited):
     assert "All detectors on the same trajectories" in page
 
 
-def test_a_sweep_measures_it(run, tmp_path):
-    """The row of an arm, measured on the run that is there already."""
-    from memjax.runs.model import load_model
-    from memjax.studies.sweep.metrics import measure_conditional
-
-    del run, tmp_path, load_model, measure_conditional
+def test_a_sweep_measures_it(run):
+    """An arm's row, measured on the run that is there."""
+    record = open_run(run)
+    config = with_defaults(record.config)
+    config["audit"]["options"] |= {"detectors": ("toy_energy",)}
+    config["audit"]["rungs"] = ("pixel_l2",)
+    record = record._replace(config=config)
+    measure = plain(sweep_config(**dict.fromkeys(TEXTS, "")).measure)
+    measure |= {"generations": 1, "near_miss": 0, "random": 0, "loss_rows": 2, "loss_timesteps": 1}
+    look = measure_arm(record, make_studio(record, lambda text: None), measure)
+    found = look.metrics["auc_toy_energy"]
+    assert 0 <= found["low"] <= found["value"] <= found["high"] <= 1
+    assert found["n"] == look.metrics["auc_all_steps"]["n"]
 
 
 def test_the_tables_of_the_readmes_have_a_row_of_it():
@@ -167,8 +184,6 @@ def test_a_typo_is_told_with_the_nearest_name(run, prompts, tmp_path):
 
 def test_an_audit_that_was_stopped_goes_on_and_ends_alike(run, audited, tmp_path, monkeypatch):
     """Stopped at the second part: the same command finishes, and its report says the same."""
-    from memjax.studies.store import Store
-
     flags = (
         f"--model={run}",
         f"--workdir={tmp_path}",

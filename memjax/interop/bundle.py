@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from memjax.core.types import Array, Bundle, EpsFn, Params, PromptRow, TokenCond
 from memjax.interop.pipeline import Pipeline
 from memjax.models.adapters import EpsFromV, LinenEps
-from memjax.models.clip_text import CLIPText
+from memjax.models.clip.text import CLIPText
 from memjax.models.vae import AutoencoderKL
 
 TEXTS_AT_ONCE = 16

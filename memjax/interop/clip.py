@@ -25,8 +25,8 @@ from memjax.interop.json_files import read_json
 from memjax.interop.state_dict import Path
 from memjax.interop.tokenizer import PromptTokenizer, load_tokenizer
 from memjax.interop.weight_files import WeightFiles
-from memjax.models.clip_text import CLIPText
-from memjax.models.clip_vision import CLIPVision
+from memjax.models.clip.text import CLIPText
+from memjax.models.clip.vision import CLIPVision
 
 OPEN_CLIP = ("open_clip_config.json", "open_clip_model.safetensors")
 TRANSFORMERS = ("config.json", "model.safetensors")

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 from memjax.interop.fields import Fields
 from memjax.interop.json_files import read_json
 from memjax.interop.network_settings import compute_dtype, text_config
-from memjax.models.clip_text import ARGMAX_EOS, CLIPTextConfig
-from memjax.models.clip_vision import CLIPVisionConfig
+from memjax.models.clip.text import ARGMAX_EOS, CLIPTextConfig
+from memjax.models.clip.vision import CLIPVisionConfig
 
 Settings = Mapping[str, Any]
 Configs = tuple[CLIPTextConfig, CLIPVisionConfig]

@@ -35,8 +35,8 @@ from memjax.interop.scheduler_settings import scheduling
 from memjax.interop.single_file import load_single_file
 from memjax.interop.tokenizer import load_tokenizer
 from memjax.interop.weight_files import WeightFiles
-from memjax.models.clip_text import CLIPText
-from memjax.models.unet import UNet
+from memjax.models.clip.text import CLIPText
+from memjax.models.unet.network import UNet
 from memjax.models.vae import AutoencoderKL
 
 

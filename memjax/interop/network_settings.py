@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from memjax.interop.fields import Fields, shown
-from memjax.models.clip_text import CLIPTextConfig
-from memjax.models.unet import UNetConfig
+from memjax.models.clip.text import CLIPTextConfig
+from memjax.models.unet.network import UNetConfig
 from memjax.models.vae import VAEConfig
 
 Settings = Mapping[str, Any]

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 from memjax.interop.original_names import TEXT, UNET, VAE, is_open_clip
 from memjax.interop.weight_files import Stored
-from memjax.models.clip_text import CLIPTextConfig
-from memjax.models.unet import UNetConfig
+from memjax.models.clip.text import CLIPTextConfig
+from memjax.models.unet.network import UNetConfig
 from memjax.models.vae import VAEConfig
 
 HEADS, HEAD_WIDTH, GROUPS = 8, 64, 32

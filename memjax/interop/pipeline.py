@@ -16,8 +16,8 @@ from memjax.core.types import Params, TokenCond
 from memjax.interop.fields import shown
 from memjax.interop.scheduler_settings import Scheduling
 from memjax.interop.tokenizer import PromptTokenizer
-from memjax.models.clip_text import CLIPText
-from memjax.models.unet import UNet
+from memjax.models.clip.text import CLIPText
+from memjax.models.unet.network import UNet
 from memjax.models.vae import AutoencoderKL
 
 TITLES = {"unet": "the U-Net", "vae": "the autoencoder", "text_encoder": "the text encoder"}

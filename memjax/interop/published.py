@@ -16,10 +16,10 @@ from safetensors.numpy import load, load_file
 
 from memjax.interop.state_dict import COUNTER, Path, Published, State, fill_params
 from memjax.interop.torch_archive import read_torch
-from memjax.models.densenet import DenseNet
-from memjax.models.dinov2 import DINOv2
-from memjax.models.inception import InceptionV3
-from memjax.models.sscd import SSCD
+from memjax.models.published.densenet import DenseNet
+from memjax.models.published.dinov2 import DINOv2
+from memjax.models.published.inception import InceptionV3
+from memjax.models.published.sscd import SSCD
 
 
 def read_weights(path: Path) -> dict[str, np.ndarray]:

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from memjax.interop.network_settings import DOWN_BLOCKS, MIDDLE_BLOCKS, UNET_FIXED, UP_BLOCKS
-from memjax.models.clip_text import CLIPTextConfig
-from memjax.models.unet import UNetConfig
+from memjax.models.clip.text import CLIPTextConfig
+from memjax.models.unet.network import UNetConfig
 from memjax.models.vae import VAEConfig
 
 

@@ -35,8 +35,8 @@ from memjax.interop.settings_writer import text_settings, unet_settings, vae_set
 from memjax.interop.stated_prediction import choose_prediction
 from memjax.interop.tokenizer import PromptTokenizer, load_tokenizer
 from memjax.interop.weight_files import FLOATS, Stored, WeightFiles, read_metadata
-from memjax.models.clip_text import CLIPText
-from memjax.models.unet import UNet
+from memjax.models.clip.text import CLIPText
+from memjax.models.unet.network import UNet
 from memjax.models.vae import AutoencoderKL
 
 SIZES = {"eps": 64, "v": 96}

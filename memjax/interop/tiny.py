@@ -15,9 +15,9 @@ from memjax.interop.pipeline import Networks, Pipeline, assemble, check_parts
 from memjax.interop.scheduler_settings import SPEC, scheduler_settings, scheduling
 from memjax.interop.settings_writer import text_settings, unet_settings, vae_settings
 from memjax.interop.tiny_tokenizer import EOS_TOKEN, WORDS, tiny_tokenizer
-from memjax.models.clip_text import CLIPText, CLIPTextConfig
+from memjax.models.clip.text import CLIPText, CLIPTextConfig
 from memjax.models.initial import draw_params
-from memjax.models.unet import UNet, UNetConfig
+from memjax.models.unet.network import UNet, UNetConfig
 from memjax.models.vae import AutoencoderKL, VAEConfig
 
 _UNET = UNetConfig(
@@ -53,7 +53,7 @@ def tiny_pipeline(
         latent_size: Side of a latent.
         dtype: Of the parameters.
         words: Words that the tokenizer writes as one token; anything else is written in bytes.
-        unet: Changes to the U-Net's :class:`memjax.models.unet.UNetConfig`, by field.
+        unet: Changes to the U-Net's :class:`memjax.models.unet.network.UNetConfig`, by field.
         vae: Changes to the autoencoder's recipe.
         text: Changes to the text encoder's recipe; its width is the U-Net's
             ``cross_attention_dim``, and the tokenizer's prompts have its ``max_length``.

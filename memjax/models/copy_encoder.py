@@ -11,7 +11,7 @@ from jaxtyping import Float
 
 from memjax.core.types import Array, Params
 from memjax.models.initial import draw_params
-from memjax.models.layers import Conv, Dense, GroupNorm
+from memjax.models.unet.layers import Conv, Dense, GroupNorm
 
 GRID = 4
 MIN_SIDE = 16

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from memjax.core.types import Array
-from memjax.models.layers import Conv, Dense, Dtype, GroupNorm, UpsampleConv
+from memjax.models.unet.layers import Conv, Dense, Dtype, GroupNorm, UpsampleConv
 from memjax.models.vae_layers import EPSILON, HalvingConv, PlainMidBlock, PlainResnetBlock
 
 

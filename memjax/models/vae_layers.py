@@ -11,10 +11,10 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from memjax.core.types import Array
-from memjax.models.attention import attend
-from memjax.models.convolution import convolve
 from memjax.models.initial import initializer
-from memjax.models.layers import Conv, Dense, Dtype, GroupNorm
+from memjax.models.ops.convolution import convolve
+from memjax.models.unet.attention import attend
+from memjax.models.unet.layers import Conv, Dense, Dtype, GroupNorm
 
 EPSILON = 1e-6
 

@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 from memjax.core.types import Bundle
 from memjax.data.records import LabelSpace
 from memjax.models.adapters import EpsFromV, LinenEps
-from memjax.models.unet import UNetConfig
+from memjax.models.unet.network import UNetConfig
 from memjax.runs.config import plain
 from memjax.runs.defaults import default_config
 from memjax.runtime.devices import keep_compiled

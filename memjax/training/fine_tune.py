@@ -17,7 +17,7 @@ from memjax.core.schedules import NoiseSchedule
 from memjax.core.types import Array, Params, TokenCond
 from memjax.models.adapters import LinenEps
 from memjax.models.lora import ATTENTION, init_lora, merge_lora
-from memjax.models.unet import UNet
+from memjax.models.unet.network import UNet
 from memjax.training.latents import LatentBatch
 from memjax.training.objective import TrainOptions
 from memjax.training.sharding import Sharding

@@ -23,7 +23,7 @@ from memjax.data.images import OPENERS, READING, Square, load_image, to_unit
 from memjax.data.order import RowDraws, row_draws, row_order
 from memjax.data.planted_duplicates import Planted
 from memjax.data.records import Record
-from memjax.models.clip_text import CLIPText
+from memjax.models.clip.text import CLIPText
 from memjax.models.vae import AutoencoderKL
 from memjax.runtime.array_cache import ProgressFn, cached_array, padded_rows
 from memjax.training.state import state_hash

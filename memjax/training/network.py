@@ -14,8 +14,8 @@ from memjax.core.types import Array, Bundle, Cond, EpsFn, Params, PromptRow
 from memjax.data.captions import labels_from_caption
 from memjax.data.records import LabelSpace
 from memjax.models.adapters import EpsFromV, LinenEps
-from memjax.models.denoiser import Denoiser
-from memjax.models.unet import UNetConfig
+from memjax.models.unet.denoiser import Denoiser
+from memjax.models.unet.network import UNetConfig
 
 
 @dataclasses.dataclass(frozen=True)

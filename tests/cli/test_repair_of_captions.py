@@ -13,8 +13,8 @@ from tests.commands import memjax, read_rows, write_prompts
 from tests.interop.clip_folders import TEXT, VISION
 from tests.interop.pipelines import folder as tiny_folder
 from tests.interop.test_clip import write as write_clip
-from tests.models.clip_cases import text_weights, vision_weights
-from tests.models.published_cases import state
+from tests.models.clip.clip_cases import text_weights, vision_weights
+from tests.models.published.published_cases import state
 
 STEPS, GENERATIONS = 3, 2
 QUICK = (f"--num_steps={STEPS}", f"--generations={GENERATIONS}", "--num_iters=4")

@@ -4,8 +4,8 @@ import dataclasses
 import json
 import pathlib
 
-from memjax.models.clip_text import CLIPTextConfig
-from memjax.models.clip_vision import CLIPVisionConfig
+from memjax.models.clip.text import CLIPTextConfig
+from memjax.models.clip.vision import CLIPVisionConfig
 
 MERGES = (("c", "a"), ("ca", "t</w>"), ("t", "h"), ("th", "e</w>"))
 CAPTIONS = ["a cat", "", "the cat and the other cat on a mat", "edema of the left lung"]

@@ -15,8 +15,8 @@ from memjax.interop.clip_settings import (
     transformers_configs,
     transformers_preprocessing,
 )
-from memjax.models.clip_text import CLIPText
-from memjax.models.clip_vision import CLIPVision
+from memjax.models.clip.text import CLIPText
+from memjax.models.clip.vision import CLIPVision
 from tests.interop.clip_folders import (
     CAPTIONS,
     OPEN_CLIP_SETTINGS,
@@ -25,7 +25,7 @@ from tests.interop.clip_folders import (
     transformers_settings,
     write_tokenizer,
 )
-from tests.models.clip_cases import pictures, text_weights, vision_weights
+from tests.models.clip.clip_cases import pictures, text_weights, vision_weights
 
 LAYOUTS = {"transformers": transformers_layout, "open_clip": open_clip_layout()}
 WEIGHTS = {"transformers": "model.safetensors", "open_clip": "open_clip_model.safetensors"}

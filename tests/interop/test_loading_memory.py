@@ -11,7 +11,7 @@ import pytest
 
 from memjax.interop import save
 from memjax.interop.pipeline import Networks
-from memjax.models.unet import UNet
+from memjax.models.unet.network import UNet
 from tests.interop.pipelines import folder, tiny
 
 # Warm first: the runtime and the tokenizer's library take their memory once.

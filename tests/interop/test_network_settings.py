@@ -6,8 +6,8 @@ import pytest
 
 from memjax.interop.network_settings import text_config, unet_config, vae_config
 from memjax.interop.settings_writer import text_settings, unet_settings, vae_settings
-from memjax.models.clip_text import CLIPTextConfig
-from memjax.models.unet import UNetConfig
+from memjax.models.clip.text import CLIPTextConfig
+from memjax.models.unet.network import UNetConfig
 from memjax.models.vae import VAEConfig
 from tests.interop.pipelines import assert_sentence
 

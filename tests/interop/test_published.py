@@ -14,7 +14,7 @@ from memjax.interop.published import (
     load_xrv,
     read_weights,
 )
-from tests.models.published_cases import CASES, state, weights
+from tests.models.published.published_cases import CASES, state, weights
 
 LOADERS = {"sscd": load_sscd, "sscd_large": load_sscd, "xrv": load_xrv, "dinov2": load_dinov2}
 CONFIG = {"num_attention_heads": 4, "layer_norm_eps": 1e-6}

@@ -10,8 +10,8 @@ import numpy as np
 from memjax.core.schedules import ScheduleSpec
 from memjax.core.types import Array, TokenCond
 from memjax.models.adapters import EpsFromV, LinenEps
-from memjax.models.clip_text import CLIPText, CLIPTextConfig
-from memjax.models.unet import UNet, UNetConfig
+from memjax.models.clip.text import CLIPText, CLIPTextConfig
+from memjax.models.unet.network import UNet, UNetConfig
 from memjax.models.vae import AutoencoderKL, VAEConfig
 from tests.models.drawn import draw
 

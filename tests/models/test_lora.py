@@ -9,7 +9,7 @@ from memjax.core.types import TokenCond
 from memjax.models.adapters import LinenEps
 from memjax.models.initial import draw_params
 from memjax.models.lora import LowRank, init_lora, merge_lora
-from memjax.models.unet import UNet, UNetConfig
+from memjax.models.unet.network import UNet, UNetConfig
 
 UNET = UNet(
     UNetConfig(

@@ -10,7 +10,7 @@ import pytest
 
 from memjax.core.types import TokenCond
 from memjax.detectors import NoiseMagnitude
-from memjax.models.clip_text import CLIPText
+from memjax.models.clip.text import CLIPText
 from memjax.models.vae import AutoencoderKL
 from memjax.sampling import sample
 from tests.models.stable_diffusion_cases import (

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 
 from memjax.core.types import TokenCond
-from memjax.models.layers import space_to_depth
-from memjax.models.unet import UNetConfig
+from memjax.models.unet.layers import space_to_depth
+from memjax.models.unet.network import UNetConfig
 
 
 def diffusers_unet(config: UNetConfig, linear: bool = False) -> diffusers.UNet2DConditionModel:

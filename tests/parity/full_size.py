@@ -22,8 +22,8 @@ import transformers
 from flax import traverse_util
 
 from memjax.core.types import TokenCond
-from memjax.models.clip_text import CLIPText, CLIPTextConfig
-from memjax.models.unet import UNet, UNetConfig
+from memjax.models.clip.text import CLIPText, CLIPTextConfig
+from memjax.models.unet.network import UNet, UNetConfig
 from memjax.models.vae import AutoencoderKL, VAEConfig
 from tests.parity.diffusers_unet import diffusers_unet
 from tests.parity.diffusers_vae import diffusers_vae

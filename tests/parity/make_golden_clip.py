@@ -1,7 +1,7 @@
-"""Writes tests/models/golden_clip.npz: ``python -m tests.parity.make_golden_clip``.
+"""Writes models/clip/golden_clip.npz: ``python -m tests.parity.make_golden_clip``.
 
 The file holds what transformers' CLIP towers return for the weights and inputs of
-``tests/models/clip_cases.py``, and the versions that made it.
+``tests/models/clip/clip_cases.py``, and the versions that made it.
 """
 
 import pathlib
@@ -10,17 +10,10 @@ import numpy as np
 import torch
 import transformers
 
-from tests.models.clip_cases import (
-    TEXTS,
-    VISIONS,
-    ids,
-    pictures,
-    text_weights,
-    vision_weights,
-)
+from tests.models.clip.clip_cases import TEXTS, VISIONS, ids, pictures, text_weights, vision_weights
 from tests.parity.torch_clip import clip_state, text_tower, vision_tower
 
-TARGET = pathlib.Path(__file__).parents[1] / "models" / "golden_clip.npz"
+TARGET = pathlib.Path(__file__).parents[1] / "models" / "clip" / "golden_clip.npz"
 
 
 def fill(net: torch.nn.Module, params: dict) -> torch.nn.Module:

@@ -1,7 +1,7 @@
-"""Writes tests/models/golden_published.npz: ``python -m tests.parity.make_golden_published``.
+"""Writes models/published/golden_published.npz: ``python -m tests.parity.make_golden_published``.
 
-The file holds what torch returns for the weights and inputs of ``tests/models/published_cases.py``,
-and the versions that made it.
+The file holds what torch returns for the weights and inputs of
+``tests/models/published/published_cases.py``, and the versions that made it.
 """
 
 import pathlib
@@ -10,10 +10,10 @@ import numpy as np
 import torch
 import transformers
 
-from tests.models.published_cases import CASES, inputs, state
+from tests.models.published.published_cases import CASES, inputs, state
 from tests.parity.torch_networks import TorchDenseNet, TorchInception, TorchSSCD
 
-TARGET = pathlib.Path(__file__).parents[1] / "models" / "golden_published.npz"
+TARGET = pathlib.Path(__file__).parents[1] / "models" / "published" / "golden_published.npz"
 
 
 def _dinov2() -> torch.nn.Module:

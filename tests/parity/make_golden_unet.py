@@ -1,7 +1,7 @@
-"""Writes tests/models/golden_unet.npz: ``python -m tests.parity.make_golden_unet``.
+"""Writes models/unet/golden_unet.npz: ``python -m tests.parity.make_golden_unet``.
 
 The file holds what diffusers' network returns for the weights and inputs of
-``tests/models/unet_cases.py``, and the versions that made it.
+``tests/models/unet/unet_cases.py``, and the versions that made it.
 """
 
 import pathlib
@@ -11,12 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 
-from memjax.models.layers import depth_to_space
-from tests.models.unet_cases import CONFIGS, GOLDEN, inputs, weights
+from memjax.models.unet.layers import depth_to_space
+from tests.models.unet.unet_cases import CONFIGS, GOLDEN, inputs, weights
 from tests.parity.diffusers_unet import diffusers_unet, run_torch
 from tests.parity.torch_weights import torch_state
 
-TARGET = pathlib.Path(__file__).parents[1] / "models" / "golden_unet.npz"
+TARGET = pathlib.Path(__file__).parents[1] / "models" / "unet" / "golden_unet.npz"
 
 
 def golden(name: str) -> np.ndarray:

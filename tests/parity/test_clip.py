@@ -10,10 +10,10 @@ from safetensors.numpy import load_file, save_file
 from memjax.interop.clip import load_clip
 from memjax.interop.clip_layouts import IGNORED, fill_towers, transformers_layout
 from memjax.interop.weight_files import WeightFiles
-from memjax.models.clip_text import CLIPText
-from memjax.models.clip_vision import CLIPVision
+from memjax.models.clip.text import CLIPText
+from memjax.models.clip.vision import CLIPVision
 from tests.interop.clip_folders import CAPTIONS, TEXT, VISION, write_tokenizer
-from tests.models.clip_cases import TEXTS, VISIONS, ids, pictures
+from tests.models.clip.clip_cases import TEXTS, VISIONS, ids, pictures
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

@@ -16,7 +16,7 @@ from memjax.evaluate.features.published import PREPROCESSINGS, published_feature
 from memjax.interop.published import load_dinov2, load_inception, load_sscd, load_xrv
 from memjax.interop.state_dict import COUNTER, fill_params
 from memjax.interop.torch_archive import read_torch
-from memjax.models.sscd import SSCD_DISC_LARGE
+from memjax.models.published.sscd import SSCD_DISC_LARGE
 from memjax.studies.published import feature_fn
 
 torch = pytest.importorskip("torch")

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from memjax.models.layers import depth_to_space
-from memjax.models.unet import UNet
-from tests.models.unet_cases import CONFIGS, inputs, template
+from memjax.models.unet.layers import depth_to_space
+from memjax.models.unet.network import UNet
+from tests.models.unet.unet_cases import CONFIGS, inputs, template
 from tests.parity.torch_weights import flax_params
 
 torch = pytest.importorskip("torch")

@@ -13,8 +13,8 @@ from transformers import (
     CLIPVisionModelWithProjection,
 )
 
-from memjax.models.clip_text import CLIPTextConfig
-from memjax.models.clip_vision import CLIPVisionConfig
+from memjax.models.clip.text import CLIPTextConfig
+from memjax.models.clip.vision import CLIPVisionConfig
 from tests.parity.diffusers_vae import shaken
 
 

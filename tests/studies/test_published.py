@@ -7,7 +7,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from memjax.studies.published import SOURCES, feature_fn
-from tests.models.published_cases import state
+from tests.models.published.published_cases import state
 
 
 @pytest.mark.parametrize("name", SOURCES)

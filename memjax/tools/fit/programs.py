@@ -18,7 +18,7 @@ from memjax.data.records import Batch
 from memjax.detectors import prepare
 from memjax.interop.scheduler_settings import SPEC
 from memjax.models.adapters import LinenEps
-from memjax.models.unet import UNet, UNetConfig
+from memjax.models.unet.network import UNet, UNetConfig
 from memjax.models.vae import VAEConfig
 from memjax.runs.train import optimizer_of, options_of
 from memjax.runtime.batching import usual_size

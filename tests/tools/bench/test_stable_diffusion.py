@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from memjax.core.types import TokenCond
-from memjax.models.convolution import convolve
-from memjax.models.unet import UNet
+from memjax.models.ops.convolution import convolve
+from memjax.models.unet.network import UNet
 from memjax.runtime.flops import count_flops
 from memjax.tools.bench.stable_diffusion.run import comparisons, difference, measure_side
 from memjax.tools.bench.stable_diffusion.tables import gpu_table

@@ -16,7 +16,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from memjax.cli.fit import measure
 from memjax.core.chips import chip_of
 from memjax.core.mesh import announced, make_mesh, row_shards, rows_over
-from memjax.models.attention import attend
+from memjax.models.unet.attention import attend
 from memjax.tools.fit.compile import Refused, compile_at
 from memjax.tools.fit.programs import Program
 from memjax.tools.fit.topology import EXAMPLES, devices_of, parse_topology, prepare_compiler

@@ -13,7 +13,7 @@ from memjax.cli.config import load_config
 from memjax.cli.fit import measure
 from memjax.core.guidance import predict_pair
 from memjax.core.mesh import make_mesh, rows_over
-from memjax.models.attention import FeedForward
+from memjax.models.unet.attention import FeedForward
 from memjax.runs.config import plain
 from memjax.tools.fit.collectives import KINDS
 from memjax.tools.fit.programs import Program, detect_program, train_program

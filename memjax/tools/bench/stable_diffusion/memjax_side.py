@@ -16,7 +16,7 @@ from memjax.detectors import NoiseMagnitude, detect
 from memjax.interop.scheduler_settings import SPEC
 from memjax.mitigations import first_step_states, optimize_embedding
 from memjax.models.adapters import LinenEps
-from memjax.models.unet import UNet
+from memjax.models.unet.network import UNet
 from memjax.runtime.allocator import fill_holes_after_compilation
 from memjax.runtime.flops import count_flops
 from memjax.tools.bench.stable_diffusion.task import (

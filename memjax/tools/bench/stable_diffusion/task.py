@@ -14,7 +14,7 @@ from jaxtyping import Float
 
 from memjax.core.types import TokenCond
 from memjax.models.initial import moments
-from memjax.models.unet import UNet, UNetConfig
+from memjax.models.unet.network import UNet, UNetConfig
 from memjax.tools.bench.timing import Case
 
 SD_CASES = {

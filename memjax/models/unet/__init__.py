@@ -1,0 +1,1 @@
+"""The U-Net, its layers and attention, and its label encoder."""

@@ -122,7 +122,7 @@ def test_every_file_linked_is_there():
 
 
 def test_prompt_rows_shown_are_read(tmp_path):
-    from memjax.data.labels import chexpert_label_space
+    from memjax.data.labels.space import chexpert_label_space
     from memjax.runs.prompts import read_prompts
     from memjax.training.network import prompt_ids
 

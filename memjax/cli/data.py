@@ -13,8 +13,8 @@ from absl import flags
 from ml_collections import config_flags
 
 from memjax.cli.flags import require
-from memjax.data.chexpert import check_images
 from memjax.data.dataset import encode_records
+from memjax.data.readers.chexpert import check_images
 from memjax.data.statistics import HELD_OUT, TRAIN
 from memjax.evaluate.dataset.survey import Looked, draw_rows, survey
 from memjax.evaluate.similarity.near_duplicates import THRESHOLD

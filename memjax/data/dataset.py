@@ -8,7 +8,7 @@ from jaxtyping import Int, Int32, UInt8
 
 from memjax.data.duplication import content_groups
 from memjax.data.images import Square, load_image
-from memjax.data.labels import LabelSpace
+from memjax.data.labels.space import LabelSpace
 from memjax.data.records import Record, encode_records
 
 

@@ -24,7 +24,10 @@ READING = 2  # raised where the same file gives other pixels than before; caches
 DEPTHS = (8, 10, 12, 14, 16)
 # Where ``open_picture`` stands for addresses of this kind; by name, so that a worker process knows
 # it too and a library is imported only when one of its pictures is read.
-OPENERS: dict[str, str] = {"tfds": "memjax.data.tfds", "digits": "memjax.data.digits"}
+OPENERS: dict[str, str] = {
+    "tfds": "memjax.data.readers.tfds",
+    "digits": "memjax.data.readers.digits",
+}
 _TURNS: dict[int, Image.Transpose] = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float, Float32, Int, Int32, UInt8
 
 from memjax.data.images import CorruptImageError, Square, load_image, to_unit
-from memjax.data.labels import NEGATIVE, POSITIVE
+from memjax.data.labels.space import NEGATIVE, POSITIVE
 from memjax.data.order import row_order
 from memjax.data.records import Batch, Record
 
@@ -162,7 +162,7 @@ def make_batches(
             the next readable row in its place (``row`` says which).
         resample: Chance that a finding's token is drawn as "positive" (else "negative"), anew each
             time its row is read; NaN keeps the token. See
-            :func:`memjax.data.uncertainty.resample_table`.
+            :func:`memjax.data.labels.uncertainty.resample_table`.
 
     Returns:
         An iterator of :class:`Batch` with ``image`` float32 in [-1, 1].

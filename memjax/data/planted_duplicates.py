@@ -13,8 +13,8 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int
 
 from memjax.data.duplication import duplicate_weights
+from memjax.data.labels.slots import suggestion
 from memjax.data.records import Record
-from memjax.data.slots import suggestion
 
 BY_REPEATS = "repeats"
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float32, Int32
 
-from memjax.data.labels import (
+from memjax.data.labels.space import (
     BLANK,
     FINDINGS,
     IGNORED,

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int, Int32
 
-from memjax.data.labels import FINDINGS, IGNORED, POSITIVE, STATES, UNCERTAIN
+from memjax.data.labels.space import FINDINGS, IGNORED, POSITIVE, STATES, UNCERTAIN
 from memjax.data.records import Record
 
 TRAIN, HELD_OUT = "train", "held_out"

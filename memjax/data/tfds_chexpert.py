@@ -7,7 +7,7 @@ read by ``--config.data.kind=tfds --config.data.tfds_name=memjax_chexpert`` and
 
 The stock ``chexpert`` of tensorflow-datasets 4.9.10 keeps pictures, the 14 findings and
 frontal/lateral; sex, age and AP/PA are lost, and its builder needs TensorFlow. This one keeps them
-and skips bad rows as :func:`memjax.data.chexpert.read_chexpert` does.
+and skips bad rows as :func:`memjax.data.readers.chexpert.read_chexpert` does.
 """
 
 import argparse
@@ -22,8 +22,9 @@ from typing import Any
 import numpy as np
 
 from memjax.data import storage
-from memjax.data.chexpert import base_folder, read_chexpert, table_path
 from memjax.data.problems import Problems
+from memjax.data.readers.chexpert import base_folder, read_chexpert, table_path
+from memjax.data.readers.tfds_folder import import_tfds
 from memjax.data.records import (
     BLANK,
     FINDINGS,
@@ -34,7 +35,6 @@ from memjax.data.records import (
     VIEWS,
     Record,
 )
-from memjax.data.tfds_folder import import_tfds
 
 NAME = "memjax_chexpert"
 FOLDERS: tuple[str, ...] = ("CheXpert-v1.0", "CheXpert-v1.0-small")

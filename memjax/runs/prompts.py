@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from memjax.core.types import Bundle, Cond
-from memjax.data.captions import caption_of
+from memjax.data.labels.captions import caption_of
 from memjax.data.records import Record
 from memjax.runs.model import Model
 from memjax.runtime.files import write_bytes

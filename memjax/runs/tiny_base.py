@@ -16,7 +16,7 @@ from jaxtyping import Float
 from memjax import interop
 from memjax.core.types import Params
 from memjax.data.images import to_unit
-from memjax.data.scenes import draw_scenes, scene_words
+from memjax.data.phantoms.scenes import draw_scenes, scene_words
 from memjax.models.vae import AutoencoderKL
 from memjax.runs.outputs import progress_bar
 from memjax.training.autoencoder import averaging_start, train_autoencoder

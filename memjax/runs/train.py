@@ -13,7 +13,7 @@ import numpy as np
 
 from memjax.core.types import Params
 from memjax.data.dataset import encode_records
-from memjax.data.labels import chexpert_label_space
+from memjax.data.labels.space import chexpert_label_space
 from memjax.data.planted_duplicates import Planted, plant_duplicates
 from memjax.data.records import Batch
 from memjax.evaluate.similarity.ladder import check_rungs

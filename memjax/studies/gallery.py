@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool
 
-from memjax.data.captioned_folder import read_folder
-from memjax.data.chexpert import check_images
 from memjax.data.dataset import load_images
 from memjax.data.images import load_image
+from memjax.data.labels.uncertainty import likeliest
+from memjax.data.readers.chexpert import check_images
+from memjax.data.readers.folder import read_folder
 from memjax.data.records import Record, picture_record
-from memjax.data.uncertainty import likeliest
 from memjax.runs.model import Model
 from memjax.runs.prompts import read_prompts
 from memjax.runs.references import reference_paths

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from memjax.core.condition import num_rows, take_rows
 from memjax.core.guidance import ClassifierFree
 from memjax.core.types import Array, Bundle, Cond, Detector, PromptRow
-from memjax.data.labels import FINDINGS, suggestion
+from memjax.data.labels.space import FINDINGS, suggestion
 from memjax.detectors import Detection
 from memjax.explain import explain_states
 from memjax.mitigations import Problem, Setup

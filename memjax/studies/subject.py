@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from textwrap import shorten
 from typing import Any, NamedTuple
 
-from memjax.data.captions import classes_text
-from memjax.data.labels import FINDINGS
+from memjax.data.labels.captions import classes_text
+from memjax.data.labels.space import FINDINGS
 from memjax.evaluate.features.base import FeatureFn, FindingFeatures
 from memjax.evaluate.features.clip_score import ClipScore
 from memjax.evaluate.features.copy_encoder import CopyEncoder, train_copy_encoder

@@ -9,15 +9,15 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from jaxtyping import UInt8
 
-from memjax.data.chexpert import check_images
 from memjax.data.dataset import encode_records, load_images
 from memjax.data.duplication import duplicate_weights
 from memjax.data.images import Square
-from memjax.data.label_spaces import label_space_of
+from memjax.data.labels.of_data import label_space_of
+from memjax.data.labels.uncertainty import apply_policies, keep_rows, parse_policies, resample_table
 from memjax.data.pipeline import ImageFiles, Places, make_batches
 from memjax.data.problems import Problems
+from memjax.data.readers.chexpert import check_images
 from memjax.data.records import Batch, LabelSpace, Record
-from memjax.data.uncertainty import apply_policies, keep_rows, parse_policies, resample_table
 from memjax.training.readers import READERS, read_kind
 
 logger = logging.getLogger(__name__)
@@ -71,8 +71,8 @@ def prepare_data(
         kind: One of :data:`KINDS`.
         strict: Refuse data with any problem.
         check: Decode every picture.
-        uncertainty: What uncertain labels mean, see :mod:`memjax.data.uncertainty`; a policy for
-            all findings, a policy per finding, or that as JSON text.
+        uncertainty: What uncertain labels mean, see :mod:`memjax.data.labels.uncertainty`; a
+            policy for all findings, a policy per finding, or that as JSON text.
         rows_with: Keep rows that are positive for one of these findings; none keeps all.
         **settings: The other fields of a configuration's ``data`` section, and ``seed``.
 

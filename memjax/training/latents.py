@@ -17,9 +17,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Int, Int32
 
 from memjax.core.types import Array, Params
-from memjax.data.captions import caption_of
 from memjax.data.file_tree import content_key
 from memjax.data.images import OPENERS, READING, Square, load_image, to_unit
+from memjax.data.labels.captions import caption_of
 from memjax.data.order import RowDraws, row_draws, row_order
 from memjax.data.planted_duplicates import Planted
 from memjax.data.records import Record

@@ -11,7 +11,7 @@ from jaxtyping import Int
 from memjax.core.process import PREDICTIONS
 from memjax.core.schedules import NoiseSchedule, ScheduleSpec
 from memjax.core.types import Array, Bundle, Cond, EpsFn, Params, PromptRow
-from memjax.data.captions import labels_from_caption
+from memjax.data.labels.captions import labels_from_caption
 from memjax.data.records import LabelSpace
 from memjax.models.adapters import EpsFromV, LinenEps
 from memjax.models.unet.denoiser import Denoiser
@@ -88,7 +88,7 @@ def prompt_ids(rows: Sequence[PromptRow], space: LabelSpace) -> Int[np.ndarray, 
 
     Args:
         rows: Each with ``labels`` (a mapping) or ``caption`` (text, see
-            :func:`memjax.data.captions.labels_from_caption`).
+            :func:`memjax.data.labels.captions.labels_from_caption`).
         space: The model's label space.
 
     Raises:

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from memjax.data import storage
-from memjax.data.chexpert import patient_split, read_chexpert, table_path
-from memjax.data.labels import suggestion
-from memjax.data.phantoms import write_phantoms
+from memjax.data.labels.space import suggestion
+from memjax.data.phantoms.folder import write_phantoms
 from memjax.data.problems import Problems
+from memjax.data.readers.chexpert import patient_split, read_chexpert, table_path
 from memjax.data.records import Record
 
 
@@ -95,7 +95,7 @@ def _mimic(workdir: Path, settings: Mapping[str, Any]) -> Read:
 
 
 def _chest(root: str, settings: Mapping[str, Any], kind: str, split: str, with_valid: bool) -> Read:
-    read = getattr(importlib.import_module(f"memjax.data.{kind}"), f"read_{kind}")
+    read = getattr(importlib.import_module(f"memjax.data.readers.{kind}"), f"read_{kind}")
     frontal = settings["frontal_only"]
     train, problems = read(root, split, frontal_only=frontal)
     train, held = patient_split(train, settings["held_out_fraction"], settings["seed"])
@@ -107,7 +107,7 @@ def _chest(root: str, settings: Mapping[str, Any], kind: str, split: str, with_v
 
 
 def _folder(workdir: Path, settings: Mapping[str, Any]) -> Read:
-    from memjax.data.captioned_folder import read_folder
+    from memjax.data.readers.folder import read_folder
 
     root = _root(settings, "the pictures", "/data/pictures")
     train, held, problems = read_folder(
@@ -120,7 +120,7 @@ def _folder(workdir: Path, settings: Mapping[str, Any]) -> Read:
 
 
 def _scenes(workdir: Path, settings: Mapping[str, Any]) -> Read:
-    from memjax.data.scenes import write_scenes
+    from memjax.data.phantoms.scenes import write_scenes
 
     folder = settings["root"] or str(workdir / "data" / "scenes")
     write_scenes(folder, **settings["scenes"])
@@ -128,7 +128,7 @@ def _scenes(workdir: Path, settings: Mapping[str, Any]) -> Read:
 
 
 def _tfds(workdir: Path, settings: Mapping[str, Any]) -> Read:
-    from memjax.data.tfds import read_tfds
+    from memjax.data.readers.tfds import read_tfds
 
     train, held, problems, folder = read_tfds(
         settings["tfds_name"],
@@ -141,7 +141,7 @@ def _tfds(workdir: Path, settings: Mapping[str, Any]) -> Read:
 
 
 def _digits(workdir: Path, settings: Mapping[str, Any]) -> Read:
-    from memjax.data.digits import read_digits
+    from memjax.data.readers.digits import read_digits
 
     given: dict[str, Any] = dict(settings["digits"])
     if "classes" in given:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from memjax.data.phantoms import write_phantoms
+from memjax.data.phantoms.folder import write_phantoms
 from tests.commands import memjax
 
 pytestmark = pytest.mark.thorough

@@ -9,7 +9,7 @@ from ml_collections import config_flags
 from memjax.cli.config import resolve_config_flags
 from memjax.cli.config_fields import base_config, fine_tune_config
 from memjax.cli.main import COMMANDS
-from memjax.data.labels import chexpert_label_space
+from memjax.data.labels.space import chexpert_label_space
 from memjax.runs.config import bundled_configs, check_config, config_folder, find_config, plain
 from memjax.runs.fine_tune import check_fine_tune
 from memjax.runs.train import check_sections

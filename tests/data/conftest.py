@@ -2,7 +2,7 @@
 
 import pytest
 
-from memjax.data.phantoms import write_phantoms
+from memjax.data.phantoms.folder import write_phantoms
 
 SETTINGS = {
     "seed": 5,

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from memjax.data.chexpert import check_images
 from memjax.data.images import CorruptImageError, load_image, reading_notes, to_uint8, to_unit
+from memjax.data.readers.chexpert import check_images
 from memjax.data.records import picture_record
 
 

@@ -6,9 +6,9 @@ import sys
 import numpy as np
 import pytest
 
-from memjax.data.chexpert import read_chexpert
 from memjax.data.images import CorruptImageError
 from memjax.data.pipeline import ImageFiles, make_batches
+from memjax.data.readers.chexpert import read_chexpert
 from memjax.data.records import Batch
 
 NUM = 23
@@ -168,7 +168,7 @@ def test_settings_that_do_not_fit_are_named(options, message):
 WORKERS = """
 import sys
 import numpy as np
-from memjax.data.chexpert import read_chexpert
+from memjax.data.readers.chexpert import read_chexpert
 from memjax.data.pipeline import ImageFiles, make_batches
 
 if __name__ == "__main__":

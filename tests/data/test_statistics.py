@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from memjax.data import statistics
-from memjax.data.labels import BLANK, FINDINGS, IGNORED, NEGATIVE, POSITIVE, UNCERTAIN
+from memjax.data.labels.space import BLANK, FINDINGS, IGNORED, NEGATIVE, POSITIVE, UNCERTAIN
 from memjax.data.records import Record
 
 

@@ -9,11 +9,11 @@ import pytest
 from etils.epath import backend, gpath
 
 from memjax.data import storage
-from memjax.data.chexpert import check_images, read_chexpert
 from memjax.data.dataset import load_images
-from memjax.data.mimic import read_mimic
-from memjax.data.nih import read_nih
-from tests.data.chest_folders import write_chexpert, write_mimic, write_nih
+from memjax.data.readers.chexpert import check_images, read_chexpert
+from memjax.data.readers.mimic import read_mimic
+from memjax.data.readers.nih import read_nih
+from tests.data.readers.chest_folders import write_chexpert, write_mimic, write_nih
 
 BUCKET = "gs://hospital/films"
 

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from memjax.data.labels import chexpert_label_space
+from memjax.data.labels.space import chexpert_label_space
 from memjax.detectors import detect, prepare
 from memjax.training.network import build_network
 from tests.compilations import compilations

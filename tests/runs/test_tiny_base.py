@@ -6,7 +6,7 @@ import pytest
 
 from memjax import interop
 from memjax.data.images import to_unit
-from memjax.data.scenes import draw_scenes
+from memjax.data.phantoms.scenes import draw_scenes
 from memjax.runs.tiny_base import pretrain
 from tests.training.latent_sets import tiny_base
 

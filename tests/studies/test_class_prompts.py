@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from memjax.data.label_spaces import class_slots
+from memjax.data.labels.of_data import class_slots
 from memjax.data.records import LabelSpace, picture_record
 from memjax.studies.prompts.draw import (
     HELD_OUT,

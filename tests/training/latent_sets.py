@@ -7,10 +7,10 @@ from typing import NamedTuple
 import numpy as np
 
 from memjax import interop
-from memjax.data.captioned_folder import read_folder
+from memjax.data.phantoms.scenes import scene_words, write_scenes
 from memjax.data.planted_duplicates import Planted, plant_duplicates
+from memjax.data.readers.folder import read_folder
 from memjax.data.records import Record
-from memjax.data.scenes import scene_words, write_scenes
 from memjax.models.vae import AutoencoderKL
 from memjax.training.latents import LatentData, make_latents
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from memjax.data.images import to_unit
-from memjax.data.scenes import draw_scenes
+from memjax.data.phantoms.scenes import draw_scenes
 from memjax.models.initial import draw_params
 from memjax.models.vae import AutoencoderKL, VAEConfig
 from memjax.training.autoencoder import autoencoder_loss, averaging_start, train_autoencoder

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from memjax.cli.config_fields import base_config
-from memjax.data.labels import FINDINGS, NEGATIVE, POSITIVE
-from memjax.data.phantoms import write_phantoms
+from memjax.data.labels.space import FINDINGS, NEGATIVE, POSITIVE
+from memjax.data.phantoms.folder import write_phantoms
 from memjax.runs.config import plain
 from memjax.training.data import KINDS, batches_of, policies_of, prepare_data
 

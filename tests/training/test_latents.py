@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from latent_sets import full_moments, latent_set, tiny_base, write_set
 
-from memjax.data.captioned_folder import read_folder
 from memjax.data.images import load_image, to_unit
+from memjax.data.readers.folder import read_folder
 from memjax.data.records import picture_record
 from memjax.training import latents as module
 from memjax.training.latents import FOLDER, distinct_captions, latent_batches, make_latents

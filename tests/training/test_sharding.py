@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from memjax.data.labels import chexpert_label_space
+from memjax.data.labels.space import chexpert_label_space
 from memjax.training.network import build_network
 from memjax.training.optimizer import make_optimizer
 from memjax.training.sharding import (

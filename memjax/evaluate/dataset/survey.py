@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Int, UInt8
 
 from memjax.data import statistics
-from memjax.data.labels import FINDINGS, LabelSpace
+from memjax.data.labels.space import FINDINGS, LabelSpace
 from memjax.data.problems import Problems
 from memjax.data.records import Record
 from memjax.data.statistics import HELD_OUT, TRAIN

@@ -17,10 +17,10 @@ import optax
 from jaxtyping import Bool, Float, Int
 
 from memjax.core.types import Array, Params
-from memjax.data.label_spaces import class_slots
-from memjax.data.labels import UNKNOWN
+from memjax.data.labels.of_data import class_slots
+from memjax.data.labels.space import UNKNOWN
+from memjax.data.labels.words import words_of
 from memjax.data.records import FINDINGS, NEGATIVE, POSITIVE, Record
-from memjax.data.words import words_of
 from memjax.evaluate.statistics.roc import auc, roc_curve
 from memjax.models.classifier import FindingClassifier
 from memjax.models.initial import draw_params

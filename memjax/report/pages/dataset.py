@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from memjax.data.labels import FINDINGS, POSITIVE
+from memjax.data.labels.space import FINDINGS, POSITIVE
 from memjax.data.records import Record
 from memjax.data.statistics import HELD_OUT, STATE_COLUMNS, TRAIN
 from memjax.runtime.json import to_plain

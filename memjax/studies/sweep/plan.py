@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from memjax.data.labels import suggestion
+from memjax.data.labels.space import suggestion
 from memjax.runs.config import check_config, plain
 from memjax.runs.defaults import default_config
 from memjax.runs.train import check_sections

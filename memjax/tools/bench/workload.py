@@ -14,7 +14,7 @@ from memjax.core.condition import embeddings_of, repeat_cond, with_embeddings
 from memjax.core.denoiser import Denoiser
 from memjax.core.guidance import CachedNull
 from memjax.core.types import Array, Cond, EpsFn, Params
-from memjax.data.labels import FINDINGS, LabelSpace, chexpert_label_space
+from memjax.data.labels.space import FINDINGS, LabelSpace, chexpert_label_space
 from memjax.detectors import NoiseMagnitude
 from memjax.runtime.flops import count_flops
 from memjax.sampling import timesteps

@@ -13,7 +13,7 @@ from jaxtyping import PyTree
 
 from memjax.core.mesh import announced, check_rows, row_shards, rows_over
 from memjax.core.types import Params, TokenCond
-from memjax.data.labels import chexpert_label_space
+from memjax.data.labels.space import chexpert_label_space
 from memjax.data.records import Batch
 from memjax.detectors import prepare
 from memjax.interop.scheduler_settings import SPEC

@@ -6,11 +6,11 @@ import json
 import numpy as np
 import pytest
 
-from memjax.data.chexpert import read_chexpert
 from memjax.data.dataset import load_images
-from memjax.data.labels import BLANK, FINDINGS, POSITIVE
-from memjax.data.phantoms import write_phantoms
+from memjax.data.labels.space import BLANK, FINDINGS, POSITIVE
+from memjax.data.phantoms.folder import write_phantoms
 from memjax.data.problems import Problems
+from memjax.data.readers.chexpert import read_chexpert
 from memjax.data.records import Record, chexpert_label_space, encode_records
 from memjax.data.statistics import HELD_OUT, TRAIN
 from memjax.evaluate.dataset.at_risk import ISOLATED, RARE, REPEATED, local_coverage, rows_at_risk

@@ -6,11 +6,11 @@ import jax
 import numpy as np
 import pytest
 
-from memjax.data.chexpert import read_chexpert
 from memjax.data.dataset import load_images
 from memjax.data.images import to_unit
-from memjax.data.labels import FINDINGS
-from memjax.data.phantoms import write_phantoms
+from memjax.data.labels.space import FINDINGS
+from memjax.data.phantoms.folder import write_phantoms
+from memjax.data.readers.chexpert import read_chexpert
 from memjax.evaluate.features import copy_encoder
 from memjax.evaluate.features.copy_encoder import (
     info_nce,

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from memjax.data.chexpert import read_chexpert
 from memjax.data.dataset import load_images
-from memjax.data.phantoms import write_phantoms
+from memjax.data.phantoms.folder import write_phantoms
+from memjax.data.readers.chexpert import read_chexpert
 from memjax.evaluate.similarity.near_duplicates import (
     components,
     find_duplicates,

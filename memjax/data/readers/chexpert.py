@@ -16,11 +16,10 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 from memjax.data import storage
-from memjax.data.demographics import age_of, sex_of
 from memjax.data.images import CorruptImageError, reading_notes
 from memjax.data.labels.space import FINDINGS, state_of
 from memjax.data.problems import Problems
-from memjax.data.readers.tables import Table, read_table, surplus_cells
+from memjax.data.readers.tables import Table, age_of, read_table, sex_of, surplus_cells
 from memjax.data.records import Record
 
 COLUMNS: tuple[str, ...] = ("Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", *FINDINGS)

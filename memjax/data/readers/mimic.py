@@ -17,11 +17,17 @@ from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
 from memjax.data import storage
-from memjax.data.demographics import OLDEST, sex_of
 from memjax.data.labels.space import FINDINGS, state_of, suggestion
 from memjax.data.problems import Problems
 from memjax.data.readers.chexpert import present
-from memjax.data.readers.tables import Table, first_that_exists, read_table, surplus_cells
+from memjax.data.readers.tables import (
+    OLDEST,
+    Table,
+    first_that_exists,
+    read_table,
+    sex_of,
+    surplus_cells,
+)
 from memjax.data.records import Record
 
 METADATA: tuple[str, ...] = ("dicom_id", "subject_id", "study_id", "ViewPosition", "StudyDate")

@@ -28,14 +28,15 @@ from collections.abc import Sequence
 from typing import Literal
 
 from memjax.data import storage
-from memjax.data.demographics import age_of, sex_of
 from memjax.data.labels.space import BLANK, FINDINGS, NEGATIVE, POSITIVE, suggestion
 from memjax.data.problems import Problems
 from memjax.data.readers.tables import (
     Table,
+    age_of,
     first_that_exists,
     read_lines,
     read_table,
+    sex_of,
     surplus_cells,
 )
 from memjax.data.records import Record

@@ -85,7 +85,7 @@ class _Bars:
 
 def main() -> int:
     """Runs the command."""
-    from memjax.interop.converting import convert
+    from memjax.interop.stable_diffusion.converting import convert
 
     require(**{"from": _FROM.value, "to": _TO.value})
     if (Path(str(_FROM.value)) / RUN_FILE).is_file() and str(_TO.value).endswith(".safetensors"):

@@ -1,7 +1,7 @@
 """Foreign models and weights, read and written without torch.
 
 ``load``, ``save``, ``convert``, ``make_bundle`` and ``tiny_pipeline`` are for Stable Diffusion
-models; :mod:`memjax.interop.published` and :mod:`memjax.interop.clip` read published encoders.
+models; :mod:`memjax.interop.published` and :mod:`memjax.interop.clip.load` read published encoders.
 """
 
 import importlib

@@ -14,8 +14,8 @@ from etils import epath
 from safetensors import SafetensorError
 from safetensors.numpy import load, load_file
 
-from memjax.interop.state_dict import COUNTER, Path, Published, State, fill_params
-from memjax.interop.torch_archive import read_torch
+from memjax.interop.torch.archive import read_torch
+from memjax.interop.torch.state_dict import COUNTER, Path, Published, State, fill_params
 from memjax.models.published.densenet import DenseNet
 from memjax.models.published.dinov2 import DINOv2
 from memjax.models.published.inception import InceptionV3

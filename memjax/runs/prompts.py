@@ -128,7 +128,7 @@ def say_cut(cut: Sequence[int] | None) -> None:
 
 def encoder(model: Model, rows: Sequence[Mapping[str, Any]]) -> Callable[[Sequence[int]], Cond]:
     """Returns row numbers → conditions; what is cut off was said by :func:`say_cut`."""
-    log = logging.getLogger("memjax.interop.bundle")
+    log = logging.getLogger("memjax.interop.stable_diffusion.bundle")
 
     def encode(numbers: Sequence[int]) -> Cond:
         before, log.disabled = log.disabled, True

@@ -139,7 +139,7 @@ def clip_score(folder: str) -> ClipScore | None:
     """Returns the CLIP score of a folder of weights, or None where none is given."""
     if not folder:
         return None
-    from memjax.interop.clip import load_clip
+    from memjax.interop.clip.load import load_clip
 
     if not Path(folder).is_dir():
         raise ValueError(

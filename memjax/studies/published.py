@@ -16,7 +16,7 @@ from memjax.interop.published import (
     load_xrv,
     read_settings,
 )
-from memjax.interop.state_dict import Published
+from memjax.interop.torch.state_dict import Published
 
 Loader = Callable[[str | os.PathLike[str]], Published]
 

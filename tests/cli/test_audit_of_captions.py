@@ -13,9 +13,9 @@ from memjax.cli.config_fields import fine_tune_config
 from memjax.runs.config import plain
 from memjax.studies.gallery import from_fine_tuning, from_folder, from_prompts, read_gallery
 from tests.commands import memjax, read_rows, write_prompts
-from tests.interop.clip_folders import TEXT, VISION
-from tests.interop.pipelines import folder as tiny_folder
-from tests.interop.test_clip import write as write_clip
+from tests.interop.clip.clip_folders import TEXT, VISION
+from tests.interop.clip.test_clip import write as write_clip
+from tests.interop.stable_diffusion.pipelines import folder as tiny_folder
 from tests.models.clip.clip_cases import text_weights, vision_weights
 from tests.models.published.published_cases import state
 

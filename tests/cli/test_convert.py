@@ -10,7 +10,7 @@ import pytest
 from memjax.cli import main as main_module
 from memjax.cli.main import main
 from memjax.interop import load
-from tests.interop.pipelines import assert_same, folder, tiny
+from tests.interop.stable_diffusion.pipelines import assert_same, folder, tiny
 
 
 def convert(capsys, *arguments):

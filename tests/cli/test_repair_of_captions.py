@@ -10,9 +10,9 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from tests.commands import memjax, read_rows, write_prompts
-from tests.interop.clip_folders import TEXT, VISION
-from tests.interop.pipelines import folder as tiny_folder
-from tests.interop.test_clip import write as write_clip
+from tests.interop.clip.clip_folders import TEXT, VISION
+from tests.interop.clip.test_clip import write as write_clip
+from tests.interop.stable_diffusion.pipelines import folder as tiny_folder
 from tests.models.clip.clip_cases import text_weights, vision_weights
 from tests.models.published.published_cases import state
 

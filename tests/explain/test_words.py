@@ -81,7 +81,7 @@ def test_labels_are_words_as_they_are():
 
 
 def test_what_a_real_tokenizer_gives_is_found_in_hostile_captions():
-    from memjax.interop.tiny_tokenizer import WORDS, tiny_tokenizer
+    from memjax.interop.clip.tiny_tokenizer import WORDS, tiny_tokenizer
 
     tokenizer = tiny_tokenizer(WORDS, pad_token="!")
     for caption in (

@@ -11,7 +11,14 @@ import pytest
 
 from memjax.interop import load
 from memjax.interop.json_files import read_json
-from tests.interop.pipelines import WEIGHTS, assert_sentence, change, folder, put, tensors
+from tests.interop.stable_diffusion.pipelines import (
+    WEIGHTS,
+    assert_sentence,
+    change,
+    folder,
+    put,
+    tensors,
+)
 
 UNET, VAE, TEXT = (WEIGHTS[part] for part in ("unet", "vae", "text_encoder"))
 INDEX = "unet/diffusion_pytorch_model.safetensors.index.json"

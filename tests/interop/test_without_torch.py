@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from tests.interop.pipelines import folder
+from tests.interop.stable_diffusion.pipelines import folder
 
 LIGHT = """
 import sys

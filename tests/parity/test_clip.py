@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from memjax.interop.clip import load_clip
-from memjax.interop.clip_layouts import IGNORED, fill_towers, transformers_layout
+from memjax.interop.clip.layouts import IGNORED, fill_towers, transformers_layout
+from memjax.interop.clip.load import load_clip
 from memjax.interop.weight_files import WeightFiles
 from memjax.models.clip.text import CLIPText
 from memjax.models.clip.vision import CLIPVision
-from tests.interop.clip_folders import CAPTIONS, TEXT, VISION, write_tokenizer
+from tests.interop.clip.clip_folders import CAPTIONS, TEXT, VISION, write_tokenizer
 from tests.models.clip.clip_cases import TEXTS, VISIONS, ids, pictures
 
 torch = pytest.importorskip("torch")
@@ -119,7 +119,7 @@ def test_older_files_with_position_ids_and_nested_towers(whole, tmp_path):
 
 @pytest.mark.parametrize("prefix", ["", "text."])
 def test_folder_of_open_clip(whole, tmp_path, prefix):
-    from tests.interop.clip_folders import OPEN_CLIP_SETTINGS
+    from tests.interop.clip.clip_folders import OPEN_CLIP_SETTINGS
     from tests.parity.torch_clip import open_clip_state
 
     state = open_clip_state({key: v.numpy() for key, v in whole.state_dict().items()})

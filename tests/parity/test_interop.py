@@ -8,8 +8,8 @@ import pytest
 
 from memjax.core.types import TokenCond
 from memjax.interop import load, save, tiny_pipeline
-from tests.interop.original_files import TEXT, UNET, VAE, original_state, state
-from tests.interop.pipelines import assert_same, tiny
+from tests.interop.stable_diffusion.original_files import TEXT, UNET, VAE, original_state, state
+from tests.interop.stable_diffusion.pipelines import assert_same, tiny
 
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")

@@ -14,8 +14,8 @@ import pytest
 
 from memjax.evaluate.features.published import PREPROCESSINGS, published_features
 from memjax.interop.published import load_dinov2, load_inception, load_sscd, load_xrv
-from memjax.interop.state_dict import COUNTER, fill_params
-from memjax.interop.torch_archive import read_torch
+from memjax.interop.torch.archive import read_torch
+from memjax.interop.torch.state_dict import COUNTER, fill_params
 from memjax.models.published.sscd import SSCD_DISC_LARGE
 from memjax.studies.published import feature_fn
 

@@ -6,7 +6,7 @@ import pytest
 
 from memjax.detectors import detect
 from memjax.interop import load, make_bundle
-from tests.interop.clip_folders import CAPTIONS
+from tests.interop.clip.clip_folders import CAPTIONS
 from tests.models.stable_diffusion_cases import CASES, SCALE, noise, to_bytes, weights
 
 torch = pytest.importorskip("torch")

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from memjax.interop.tiny_tokenizer import tiny_tokenizer
-from memjax.interop.tokenizer import load_tokenizer
+from memjax.interop.clip.tiny_tokenizer import tiny_tokenizer
+from memjax.interop.clip.tokenizer import load_tokenizer
 
 transformers = pytest.importorskip("transformers")
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 import transformers
 
-from tests.interop.clip_folders import write_tokenizer
+from tests.interop.clip.clip_folders import write_tokenizer
 from tests.models.stable_diffusion_cases import CASES, LENGTH, SCALE, SIZE, SPEC, weights
 from tests.parity.diffusers_unet import diffusers_unet
 from tests.parity.diffusers_vae import diffusers_vae

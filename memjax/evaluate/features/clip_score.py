@@ -26,7 +26,7 @@ class Tokenizer(Protocol):
 
 
 class ClipParts(Protocol):
-    """What a CLIP model is made of, as :func:`memjax.interop.clip.load_clip` returns it.
+    """What a CLIP model is made of, as :func:`memjax.interop.clip.load.load_clip` returns it.
 
     Attributes:
         name: Name of the weights.

@@ -16,7 +16,7 @@ from memjax.core.types import Params, TokenCond
 from memjax.data.labels.space import chexpert_label_space
 from memjax.data.records import Batch
 from memjax.detectors import prepare
-from memjax.interop.scheduler_settings import SPEC
+from memjax.interop.stable_diffusion.scheduler_settings import SPEC
 from memjax.models.adapters import LinenEps
 from memjax.models.unet.network import UNet, UNetConfig
 from memjax.models.vae import VAEConfig

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from memjax.interop.state_dict import torch_name
+from memjax.interop.torch.state_dict import torch_name
 from memjax.models.published.densenet import DenseNet
 from memjax.models.published.dinov2 import DINOv2
 from memjax.models.published.inception import InceptionV3

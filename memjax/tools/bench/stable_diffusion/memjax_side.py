@@ -13,7 +13,7 @@ from memjax.core.condition import embeddings_of
 from memjax.core.guidance import predict_pair
 from memjax.core.types import TokenCond
 from memjax.detectors import NoiseMagnitude, detect
-from memjax.interop.scheduler_settings import SPEC
+from memjax.interop.stable_diffusion.scheduler_settings import SPEC
 from memjax.mitigations import first_step_states, optimize_embedding
 from memjax.models.adapters import LinenEps
 from memjax.models.unet.network import UNet

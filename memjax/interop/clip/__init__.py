@@ -1,0 +1,1 @@
+"""CLIP models and tokenizers, read from folders of their published layouts."""

@@ -1,0 +1,214 @@
+"""Stable Diffusion in one ``.safetensors`` file, in the layout of the original repositories."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from memjax.core.types import Params
+from memjax.interop.clip.tokenizer import PromptTokenizer, load_tokenizer
+from memjax.interop.fill import Entry, fill, listed
+from memjax.interop.progress import Progress, counter
+from memjax.interop.stable_diffusion.folder import model_index
+from memjax.interop.stable_diffusion.network_settings import compute_dtype
+from memjax.interop.stable_diffusion.original_names import (
+    TEXT,
+    UNET,
+    VAE,
+    is_ignored,
+    text_entries,
+    unet_name,
+    vae_name,
+)
+from memjax.interop.stable_diffusion.original_shapes import (
+    UnknownShapesError,
+    is_linear,
+    text_recipe,
+    unet_recipe,
+    vae_recipe,
+)
+from memjax.interop.stable_diffusion.pipeline import (
+    TITLES,
+    Networks,
+    Pipeline,
+    assemble,
+    check_parts,
+    padding_notes,
+)
+from memjax.interop.stable_diffusion.scheduler_settings import SPEC, scheduler_settings, scheduling
+from memjax.interop.stable_diffusion.settings_writer import (
+    text_settings,
+    unet_settings,
+    vae_settings,
+)
+from memjax.interop.stated_prediction import choose_prediction
+from memjax.interop.weight_files import FLOATS, Stored, WeightFiles, read_metadata
+from memjax.models.clip.text import CLIPText
+from memjax.models.unet.network import UNet
+from memjax.models.vae import AutoencoderKL
+
+SIZES = {"eps": 64, "v": 96}
+_OTHER_MODELS = {
+    "conditioner.embedders.": "Stable Diffusion XL",
+    "model.diffusion_model.joint_blocks.": "Stable Diffusion 3",
+    "model.diffusion_model.double_blocks.": "Flux",
+    "double_blocks.": "Flux",
+    "control_model.": "a ControlNet",
+    "lora_": "a LoRA",
+}
+
+
+def load_single_file(
+    path: Path,
+    dtype: str,
+    tokenizer: str | os.PathLike[str] | None,
+    prediction: str | None,
+    progress: Progress | None = None,
+) -> Pipeline:
+    """Loads a single file; see :func:`memjax.interop.load`.
+
+    .. note:: Whether Stable Diffusion 2 predicts ε (the base models) or v (768 pixels) is not in
+        the weights: where neither ``prediction`` nor the file's metadata nor a ``.yaml`` beside it
+        say so, it is taken to be v, with latents of 96 × 96, and ``info["notes"]`` says so.
+
+    Raises:
+        ValueError: Also without ``tokenizer``, and for files of other models.
+    """
+    if prediction not in (None, "eps", "v"):
+        raise ValueError(f"prediction is {prediction!r}, expected 'eps' or 'v'.")
+    if tokenizer is None:
+        raise ValueError(
+            f"The file {path} holds no tokenizer; give the folder of one as tokenizer "
+            "(--tokenizer), for instance the tokenizer folder of the same model in the layout of "
+            "diffusers."
+        )
+    files = WeightFiles([path])
+    networks = _networks(path, files, dtype)
+    words = load_tokenizer(tokenizer)
+    check_parts(networks, words, str(path))
+    entries = _entries(path, files.stored, networks)
+    _check_schedule(path, files)
+    second = is_linear(files.stored)
+    predicted, notes = choose_prediction(path, read_metadata(path), prediction, second)
+    notes += padding_notes(networks, words, converted=False)
+    settings = _settings(networks, words, second, predicted)
+    params = _read(path, files, entries, networks, second, dtype, progress)
+    schedule = scheduling(settings["scheduler"], str(path))
+    size = settings["unet"]["sample_size"]
+    info: dict[str, Any] = {
+        "kind": "single file",
+        "model": str(path),
+        "dtype": dtype,
+        "notes": notes,
+    }
+    info["weights"] = {path.name: path.stat().st_size}
+    return assemble(networks, params, words, schedule, (size, size), settings, info)
+
+
+def _networks(path: Path, files: WeightFiles, dtype: str) -> Networks:
+    for start, model in _OTHER_MODELS.items():
+        if any(name.startswith(start) for name in files.stored):
+            raise ValueError(
+                f"The file {path} holds {model}, which is not supported; choose a model of Stable "
+                "Diffusion 1 or 2."
+            )
+    compute = compute_dtype(dtype)
+    try:
+        return Networks(
+            UNet(unet_recipe(files.stored, compute)),
+            AutoencoderKL(vae_recipe(files.stored, compute)),
+            CLIPText(text_recipe(files.stored, compute)),
+        )
+    except UnknownShapesError as error:
+        raise ValueError(
+            f"The file {path} is not a whole Stable Diffusion 1 or 2 in one file: it lacks "
+            f"{error}; give a file that holds {UNET}…, {VAE}… and {TEXT}…, or a diffusers folder."
+        ) from error
+    except ValueError as error:
+        raise ValueError(f"The weights in {path} cannot be right: {error}") from error
+
+
+def _entries(
+    path: Path, stored: Mapping[str, Stored], networks: Networks
+) -> dict[str, dict[str, Entry]]:
+    """Gives every tensor to its network; those of none are refused by name."""
+    layers = networks.unet.config.layers_per_block
+    levels = len(networks.vae.config.block_out_channels)
+    unet: dict[str, Entry] = {}
+    vae: dict[str, Entry] = {}
+    others = []
+    for name in stored:
+        if is_ignored(name) or name.startswith(TEXT):
+            continue
+        if name.startswith(UNET):
+            unet[unet_name(name.removeprefix(UNET), layers) or name] = Entry(name)
+        elif name.startswith(VAE):
+            vae[vae_name(name.removeprefix(VAE), levels)] = Entry(name)
+        else:
+            others.append(name)
+    if others:
+        raise ValueError(
+            f"The file {path} has tensors of no part of Stable Diffusion: {listed(others)}; give a "
+            "file of the model alone."
+        )
+    text = text_entries(stored, networks.text.config.num_layers)
+    return {"unet": unet, "vae": vae, "text_encoder": text}
+
+
+def _check_schedule(path: Path, files: WeightFiles) -> None:
+    """Compares the schedule, where a training run left it in the file, as rounded there."""
+    stored = files.stored.get("alphas_cumprod")
+    if stored is None or stored.dtype.startswith("F8"):  # Weights of 8 bits are refused by name.
+        return
+    found, usual = files.read("alphas_cumprod"), SPEC.build().alphas_bar
+    rounding = float(jnp.finfo(found.dtype).eps) / 2 if stored.dtype in FLOATS else 0.0
+    found = found.astype(np.float32)
+    if found.shape != usual.shape or not np.allclose(found, usual, rtol=rounding, atol=1e-3):
+        raise ValueError(
+            f"The file {path} holds another noise schedule than Stable Diffusion's "
+            "(scaled_linear, 1000 steps, 0.00085 to 0.012); convert it to a diffusers folder with "
+            "its scheduler."
+        )
+
+
+def _settings(
+    networks: Networks, words: PromptTokenizer, second: bool, prediction: str
+) -> dict[str, dict[str, Any]]:
+    size = SIZES[prediction] if second else SIZES["eps"]
+    vae = networks.vae.config
+    return {
+        "model_index": model_index({}),
+        "unet": unet_settings(networks.unet.config, (size, size), linear=second),
+        "vae": vae_settings(vae, size * vae.downscale),
+        "text_encoder": text_settings(networks.text.config, words.special_ids),
+        "scheduler": scheduler_settings(SPEC, prediction),
+    }
+
+
+def _read(
+    path: Path,
+    files: WeightFiles,
+    entries: Mapping[str, Mapping[str, Entry]],
+    networks: Networks,
+    second: bool,
+    dtype: str,
+    progress: Progress | None,
+) -> dict[str, Params]:
+    told = counter(progress, files.num_bytes)
+    templates = networks.templates()
+    return {
+        part: fill(
+            files,
+            entries[part],
+            templates[part],
+            linear_projection=second,
+            dtype=dtype,
+            what=TITLES[part],
+            where=str(path),
+            progress=told,
+        )
+        for part in templates
+    }

@@ -1,0 +1,1 @@
+"""PyTorch's weights files, read without torch."""

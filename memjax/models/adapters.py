@@ -2,17 +2,38 @@
 
 Each adapter is a frozen dataclass: hashable by value, so it may be a static argument of a jitted
 function and two equal ones share a trace.
+
+Where the network tells its cross-attention, an adapter has the method ``with_maps(params, x_t, t,
+cond) → (eps, maps [b, layers, tokens])``, and elsewhere no such attribute
+(:func:`memjax.core.denoiser.gives_maps` asks).
 """
 
 import dataclasses
+import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
+import jax
+import jax.numpy as jnp
 from jaxtyping import Float, Int
 
 from memjax.core import process
+from memjax.core.denoiser import gives_maps
 from memjax.core.schedules import ScheduleSpec
 from memjax.core.types import Array, Cond, EpsFn, Params
+
+WithMaps: TypeAlias = Callable[[Params, Array, Array, Cond], tuple[Array, Array]]
+
+
+def _maps_of(network: Any) -> WithMaps:
+    """Returns a network's ``with_maps``.
+
+    Raises:
+        AttributeError: If it has none, which makes an adapter's property no attribute either.
+    """
+    if not gives_maps(network):
+        raise AttributeError(f"{type(network).__name__} does not tell its cross-attention.")
+    return network.with_maps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,15 +43,44 @@ class LinenEps:
     Attributes:
         module: Called as ``module(x_t, t, cond)``; Linen modules compare and hash by value.
         method: Name of the method to call instead, for example ``"denoise"``.
+
+    .. note:: ``with_maps`` is there if the module's ``num_cross_attentions`` says that it attends
+        to the condition through :class:`memjax.models.attention.Attention`, which averages over
+        heads and pixels inside the layer. Layers stand in the order of their names, numbers by
+        their value: for a :class:`memjax.models.unet.UNet` from input to output.
     """
 
     module: Any
     method: str | None = None
 
+    @property
+    def with_maps(self) -> WithMaps:
+        if not getattr(self.module, "num_cross_attentions", 0):
+            raise AttributeError(
+                f"{type(self.module).__name__} does not tell its cross-attention: "
+                "num_cross_attentions is not there, or 0."
+            )
+        return self._with_maps
+
+    def _with_maps(
+        self, params: Params, x_t: Float[Array, "b *d"], t: Int[Array, " b"], cond: Cond
+    ) -> tuple[Float[Array, "b *d"], Float[Array, "b k l"]]:
+        eps, written = self.module.apply(
+            {"params": params}, x_t, t, cond, method=self.method, mutable=["maps"]
+        )
+        leaves = jax.tree_util.tree_leaves_with_path(written["maps"])
+        leaves.sort(key=lambda leaf: _by_number(jax.tree_util.keystr(leaf[0])))
+        return eps, jnp.stack([weights for _, weights in leaves], axis=1)
+
     def __call__(
         self, params: Params, x_t: Float[Array, "b *d"], t: Int[Array, " b"], cond: Cond
     ) -> Float[Array, "b *d"]:
         return self.module.apply({"params": params}, x_t, t, cond, method=self.method)
+
+
+def _by_number(name: str) -> list[str | int]:
+    """Sorts ``block_2`` before ``block_10``: texts and numbers in turn."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +119,10 @@ class PlainEps:
 
     fn: Callable[[Params, Array, Array, Cond], Array]
 
+    @property
+    def with_maps(self) -> WithMaps:
+        return _maps_of(self.fn)
+
     def __call__(
         self, params: Params, x_t: Float[Array, "b *d"], t: Int[Array, " b"], cond: Cond
     ) -> Float[Array, "b *d"]:
@@ -91,6 +145,15 @@ class EpsFromV:
     ) -> Float[Array, "b *d"]:
         return process.eps_from_v(self.spec.build(), x_t, t, self.v_fn(params, x_t, t, cond))
 
+    @property
+    def with_maps(self) -> WithMaps:
+        _maps_of(self.v_fn)
+        return self._with_maps
+
+    def _with_maps(self, params, x_t, t, cond):
+        v, maps = _maps_of(self.v_fn)(params, x_t, t, cond)
+        return process.eps_from_v(self.spec.build(), x_t, t, v), maps
+
 
 @dataclasses.dataclass(frozen=True)
 class EpsFromX0:
@@ -103,3 +166,12 @@ class EpsFromX0:
         self, params: Params, x_t: Float[Array, "b *d"], t: Int[Array, " b"], cond: Cond
     ) -> Float[Array, "b *d"]:
         return process.eps_from_x0(self.spec.build(), x_t, t, self.x0_fn(params, x_t, t, cond))
+
+    @property
+    def with_maps(self) -> WithMaps:
+        _maps_of(self.x0_fn)
+        return self._with_maps
+
+    def _with_maps(self, params, x_t, t, cond):
+        x0, maps = _maps_of(self.x0_fn)(params, x_t, t, cond)
+        return process.eps_from_x0(self.spec.build(), x_t, t, x0), maps

@@ -1,4 +1,4 @@
-"""Softmax attention without a score matrix larger than the processor's cache.
+"""Softmax attention without a score matrix larger than the processor's cache; its mean weights.
 
 References:
     Vaswani et al. 2017, arXiv 1706.03762, Eq. 1; Rabe and Staats 2021, arXiv 2112.05682 (queries in
@@ -115,7 +115,46 @@ def _in_blocks(query: Array, key: Array, value: Array, mask: Array | None) -> Ar
     return y.reshape(b, h, n, d).transpose(0, 2, 1, 3)
 
 
-def block_rows(queries: int, keys: int) -> int:
-    """Returns the most queries a block that divide them evenly and keep within ``BLOCK``."""
-    most = max(1, min(queries, BLOCK // keys))
+def mean_weights(
+    query: Float[Array, "b n h d"],
+    key: Float[Array, "b l h d"],
+    mask: Bool[Array, "b l"] | None = None,
+) -> Float[Array, "b l"]:
+    """Returns the softmax weight of every key, averaged over heads and queries.
+
+    ``1/(h n) Σ_{h,n} softmax_l(q kᵀ / √d)``: float32 whatever the dtype of the inputs, exactly 0
+    where ``mask`` forbids a key, and otherwise of sum 1.
+
+    .. note:: :func:`attend` may never form the weights, and what it computes must not depend on
+        whether they are asked for. So they are made a second time, behind a barrier that keeps XLA
+        from merging the two. Above ``SMALL`` pairs they are made in blocks of queries whose scores
+        are no larger than the queries themselves, and made again for the gradient.
+    """
+    query, key = jax.lax.optimization_barrier((query, key))
+    n, d = query.shape[1], query.shape[3]
+    rows = n if n * key.shape[1] <= SMALL else block_rows(n, key.shape[1], n * d)
+
+    @jax.checkpoint
+    def block(start: Array | int) -> Float[Array, "b l"]:
+        q = jax.lax.dynamic_slice_in_dim(query, start, rows, axis=1)
+        scores = jnp.einsum("bnhd,blhd->bhln", q, key, preferred_element_type=jnp.float32)
+        scores = scores * d**-0.5
+        if mask is not None:
+            scores = jnp.where(mask[:, None, :, None], scores, -1e30)
+        return jnp.mean(jax.nn.softmax(scores, axis=2), axis=(1, 3))
+
+    whole = rows == n
+    weights = block(0) if whole else jnp.mean(jax.lax.map(block, jnp.arange(0, n, rows)), axis=0)
+    return weights if mask is None else jnp.where(mask, weights, 0.0)
+
+
+def block_rows(queries: int, keys: int, pairs: int | None = None) -> int:
+    """Returns the most queries a block that divide them evenly and keep within ``pairs``.
+
+    Args:
+        queries: Queries in all.
+        keys: Keys that each of them meets.
+        pairs: The most pairs of a block; default ``BLOCK``.
+    """
+    most = max(1, min(queries, (BLOCK if pairs is None else pairs) // keys))
     return next(rows for rows in range(most, 0, -1) if queries % rows == 0)

@@ -13,14 +13,27 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
 from memjax.core.types import Array, TokenCond
-from memjax.models.ops.softmax_attention import attend
 from memjax.models.unet.layers import Dense, Dtype, GroupNorm, Halves
+from memjax.models.ops.softmax_attention import attend, mean_weights
 
-__all__ = ["Attention", "FeedForward", "SpatialTransformer", "TransformerBlock", "attend", "gelu"]
+__all__ = [
+    "MAPS",
+    "Attention",
+    "FeedForward",
+    "SpatialTransformer",
+    "TransformerBlock",
+    "attend",
+    "gelu",
+]
+MAPS = "maps"  # the collection into which cross-attention is written, where it is mutable
 
 
 class Attention(nn.Module):
     """Multi-head attention; keys and values from ``context``, or from ``x`` where it is None.
+
+    Where the collection ``maps`` is mutable, attention to a ``context`` writes into it how much of
+    it each token draws, averaged over heads and pixels (see
+    :func:`memjax.models.softmax_attention.mean_weights`); elsewhere nothing more is computed.
 
     .. note:: Query, key and value projections have no bias, the output projection has one.
     """
@@ -35,14 +48,17 @@ class Attention(nn.Module):
         context: Float[Array, "b l d"] | None = None,
         mask: Bool[Array, "b l"] | None = None,
     ) -> Float[Array, "b n c"]:
-        channels = x.shape[-1]
+        channels, crosses = x.shape[-1], context is not None
         context = x if context is None else context
 
         def project(name: str, source: Array) -> Array:
             y = Dense(channels, use_bias=False, dtype=self.dtype, name=name)(source)
             return y.reshape(*y.shape[:2], self.num_heads, -1)
 
-        y = attend(project("to_q", x), project("to_k", context), project("to_v", context), mask)
+        query, key = project("to_q", x), project("to_k", context)
+        y = attend(query, key, project("to_v", context), mask)
+        if crosses and not self.is_initializing() and self.is_mutable_collection(MAPS):
+            self.sow(MAPS, "tokens", mean_weights(query, key, mask))
         return Dense(channels, dtype=self.dtype, name="to_out_0")(y.reshape(x.shape))
 
 

@@ -60,6 +60,10 @@ class Denoiser(nn.Module):
         return self.net(x, t, cond)
 
     @property
+    def num_cross_attentions(self) -> int:
+        return self.unet.num_cross_attentions
+
+    @property
     def sample_shape(self) -> tuple[int, int, int]:
         """Shape of one state, without batch axis."""
         return (self.image_size, self.image_size, self.unet.in_channels)

@@ -122,6 +122,13 @@ class UNetConfig:
         """What height and width must be divisible by: ``patch_size · 2^(levels − 1)``."""
         return self.patch_size * 2 ** (self.num_levels - 1)
 
+    @property
+    def num_cross_attentions(self) -> int:
+        """How many layers attend to the condition: 16 in Stable Diffusion."""
+        each = [(2 * self.layers_per_block + 1) * self.depth(i) for i in range(self.num_levels)]
+        levels = sum(n for n, attends in zip(each, self.attention_blocks, strict=True) if attends)
+        return levels + (self.depth(self.num_levels - 1) if self.mid_attention else 0)
+
     def heads(self, level: int) -> int:
         return self.num_heads if isinstance(self.num_heads, int) else self.num_heads[level]
 
@@ -222,6 +229,10 @@ class UNet(nn.Module):
     """Predicts the noise (or v) in ``x`` at timesteps ``t`` under a token condition."""
 
     config: UNetConfig
+
+    @property
+    def num_cross_attentions(self) -> int:
+        return self.config.num_cross_attentions
 
     @nn.compact
     def __call__(

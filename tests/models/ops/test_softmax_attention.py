@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from memjax.models.ops import softmax_attention
-from memjax.models.ops.softmax_attention import attend, block_rows
+from memjax.models.ops.softmax_attention import attend, block_rows, mean_weights
 
 SIZE = (2, 6, 5, 2, 4)  # batch, queries, keys, heads, channels
 
@@ -18,13 +18,16 @@ def inputs(seed=0):
     return q, k, v, np.arange(keys)[None, :] < np.array([keys, 3])[:, None]
 
 
-def in_float64(q, k, v, mask=None):
+def weights_in_float64(q, k, mask=None):
     scores = np.einsum("bnhd,blhd->bhnl", q.astype(np.float64), k) / np.sqrt(q.shape[-1])
     if mask is not None:
         scores = np.where(mask[:, None, None, :], scores, -np.inf)
     weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
-    weights /= weights.sum(axis=-1, keepdims=True)
-    return np.einsum("bhnl,blhd->bnhd", weights, v)
+    return weights / weights.sum(axis=-1, keepdims=True)
+
+
+def in_float64(q, k, v, mask=None):
+    return np.einsum("bhnl,blhd->bnhd", weights_in_float64(q, k, mask), v)
 
 
 @pytest.fixture(autouse=True)
@@ -107,6 +110,64 @@ def test_blocks_keep_the_gradient_from_storing_the_scores(monkeypatch):
     scores = 4 * 512 * 512
     assert temporary_bytes(whole=2**30) > scores
     assert temporary_bytes(whole=0) < scores / 2
+
+
+@pytest.fixture(params=["whole", "blocks"])
+def pieces(request, monkeypatch):
+    """Makes :func:`mean_weights` go through the queries in one piece or in several."""
+    if request.param == "blocks":
+        monkeypatch.setattr(softmax_attention, "SMALL", 0)
+        assert block_rows(6, 5, 6 * 4) == 3  # of the six queries, by their four channels
+    return request.param
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_mean_weights_equal_the_formula(pieces, dtype):
+    q, k, _, mask = inputs()
+    q, k = (np.asarray(jnp.asarray(3 * a, dtype), np.float32) for a in (q, k))
+    found = jax.jit(lambda *qk: [mean_weights(*qk, m) for m in (None, mask)])(
+        q.astype(dtype), k.astype(dtype)
+    )
+    for actual, given in zip(found, (None, mask), strict=True):
+        assert actual.dtype == jnp.float32
+        # Products of 8-bit mantissas are exact in float32, so 16 bits of input lose no precision.
+        expected = weights_in_float64(q, k, given).mean(axis=(1, 2))
+        np.testing.assert_allclose(actual, expected, atol=1e-6)
+        np.testing.assert_allclose(np.sum(actual, axis=1), 1.0, atol=1e-6)
+    np.testing.assert_array_equal(np.asarray(found[1])[~mask], 0.0)
+
+
+def test_gradients_of_mean_weights_equal_those_of_the_formula(pieces):
+    q, k, _, mask = inputs()
+
+    def plain(q, k):
+        scores = jnp.einsum("bnhd,blhd->bhnl", q, k) / 2.0
+        scores = jnp.where(mask[:, None, None, :], scores, -1e30)
+        return jnp.mean(jax.nn.softmax(scores), axis=(1, 2))
+
+    def gradient(fn):
+        return jax.jit(jax.grad(lambda *qk: jnp.sum(jnp.sin(3 * fn(*qk))), argnums=(0, 1)))(q, k)
+
+    ours = gradient(lambda q, k: mean_weights(q, k, mask))
+    for a, b in zip(ours, gradient(plain), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)  # values up to 0.2
+
+
+def test_a_row_without_any_key_has_no_weights():
+    q, k, _, mask = inputs()
+    none = mask & np.array([[True], [False]])
+    weights = np.asarray(jax.jit(mean_weights)(q, k, none))
+    np.testing.assert_array_equal(weights[1], 0.0)
+    np.testing.assert_allclose(weights[0].sum(), 1.0, atol=1e-6)
+
+
+def test_mean_weights_need_no_more_memory_than_the_queries(monkeypatch):
+    q = jax.ShapeDtypeStruct((1, 4096, 2, 8), jnp.float32)
+    k = jax.ShapeDtypeStruct((1, 64, 2, 8), jnp.float32)
+    compiled = jax.jit(lambda q, k: mean_weights(q, k)).lower(q, k).compile()
+    assert softmax_attention.SMALL < 4096 * 64
+    # All weights would be eight times as large as the queries; a block's are as large.
+    assert compiled.memory_analysis().temp_size_in_bytes < 3 * (4 * 4096 * 2 * 8)
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,9 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
-from memjax.core.types import Array, Cond, TokenCond
+from memjax.core.types import Array, Cond, TextCond, TokenCond
 
 
 def embeddings_of(cond: Cond) -> Float[Array, "b l d"]:
@@ -27,7 +27,7 @@ def embeddings_of(cond: Cond) -> Float[Array, "b l d"]:
 
 def with_embeddings(cond: Cond, embeddings: Float[Array, "b l d"]) -> Cond:
     """Returns the condition with its embeddings replaced."""
-    if isinstance(cond, TokenCond):
+    if isinstance(cond, TokenCond | TextCond):
         return cond._replace(embeddings=embeddings)
     return (embeddings, *cond[1:]) if isinstance(cond, tuple) else embeddings
 
@@ -37,6 +37,11 @@ def token_mask(cond: Cond) -> Bool[Array, "b l"]:
     if isinstance(cond, tuple) and len(cond) > 1:
         return cond[1].astype(bool)
     return jnp.ones(embeddings_of(cond).shape[:2], bool)
+
+
+def text_length(cond: Cond) -> Int[Array, " b"] | None:
+    """Returns how many tokens a text has up to and including its end token; None where unsaid."""
+    return cond.length if isinstance(cond, TextCond) else None
 
 
 def repeat_cond(cond: Cond, times: int) -> Cond:

@@ -32,6 +32,23 @@ class TokenCond(NamedTuple):
     mask: Bool[Array, "b l"]
 
 
+class TextCond(NamedTuple):
+    """A :class:`TokenCond` of a text whose padding the network attends to, as Stable Diffusion's.
+
+    The mask cannot tell where such a text ends, so it is said beside it. A null condition that
+    stands beside this one is of the same type.
+
+    Attributes:
+        embeddings: Contextual token embeddings.
+        mask: True where a token is attended to.
+        length: Tokens up to and including the end-of-text token.
+    """
+
+    embeddings: Float[Array, "b l d"]
+    mask: Bool[Array, "b l"]
+    length: Int[Array, " b"]
+
+
 class EpsFn(Protocol):
     """Any network as a pure function that predicts the noise ε in ``x_t``.
 
@@ -74,6 +91,7 @@ class Trajectory(NamedTuple):
         signal: ``√ᾱ`` of each step.
         sigma: ``√(1 − ᾱ)`` of each step.
         maps: Attention of each step, see :class:`State`; None where no detector asked for it.
+        cond: The conditions, the same at each step.
     """
 
     x_t: Float[Array, "s b *d"]
@@ -82,6 +100,7 @@ class Trajectory(NamedTuple):
     signal: Float[Array, " s"]
     sigma: Float[Array, " s"]
     maps: Float[Array, "s b k l"] | None = None
+    cond: Cond | None = None
 
 
 Steps: TypeAlias = str | int | tuple[int, int]

@@ -260,15 +260,20 @@ def sample(
     (x, _, _), (seen, values, kept) = jax.lax.scan(body, start, inputs)
     if not isinstance(tap, Mapping):
         return Sample(x, seen)
-    return Sample(x, values | _whole(taps.trajectories, kept, x, inputs[1], net))
+    return Sample(x, values | _whole(taps.trajectories, kept, x, inputs[1], cond, net))
 
 
 def _whole(
-    detectors: Mapping[str, Detector], kept: Any, x_end: Array, grid: GridStep, net: Denoiser
+    detectors: Mapping[str, Detector],
+    kept: Any,
+    x_end: Array,
+    grid: GridStep,
+    cond: Cond,
+    net: Denoiser,
 ) -> dict[str, Float[Array, "s b"]]:
     """Returns the statistics of the trajectory as a whole."""
     if not detectors:
         return {}
     x_t, maps = kept
-    seen = Trajectory(x_t, x_end, grid.t, grid.signal, grid.sigma, maps)
+    seen = Trajectory(x_t, x_end, grid.t, grid.signal, grid.sigma, maps, cond)
     return {name: detector(seen, net) for name, detector in detectors.items()}

@@ -3,14 +3,19 @@ import numpy as np
 import pytest
 
 from memjax.core import condition
+from memjax.core.guidance import broadcast_cond
+from memjax.core.types import TextCond
 from tests.closed_forms import tokens
 
 COND = tokens(0, 2, padded=1)
 PLAIN = COND.embeddings
 PAIR = (COND.embeddings, COND.mask)
+TEXT = TextCond(*COND, jnp.array([2, 4]))
 
 
-@pytest.mark.parametrize("cond", [COND, PAIR, PLAIN], ids=["token_cond", "pair", "array"])
+@pytest.mark.parametrize(
+    "cond", [COND, TEXT, PAIR, PLAIN], ids=["token_cond", "text_cond", "pair", "array"]
+)
 def test_embeddings_are_read_and_replaced_in_place(cond):
     np.testing.assert_array_equal(condition.embeddings_of(cond), PLAIN)
     replaced = condition.with_embeddings(cond, 2 * PLAIN)
@@ -32,6 +37,18 @@ def test_rows_are_repeated_in_place_not_tiled():
     taken = condition.take_rows(repeated, slice(3, 4))
     np.testing.assert_array_equal(taken.embeddings, PLAIN[1:])
     np.testing.assert_array_equal(condition.take_rows(COND, jnp.array([1])).mask, COND.mask[1:])
+
+
+def test_where_a_text_ends_goes_along_with_its_rows():
+    assert condition.text_length(COND) is None
+    assert condition.text_length(PAIR) is None
+    repeated = condition.repeat_cond(TEXT, 2)
+    np.testing.assert_array_equal(condition.text_length(repeated), [2, 2, 4, 4])
+    last = condition.take_rows(repeated, jnp.array([3]))
+    np.testing.assert_array_equal(condition.text_length(last), [4])
+    np.testing.assert_array_equal(condition.text_length(broadcast_cond(last, 3)), [4, 4, 4])
+    moved = condition.with_embeddings(TEXT, 2 * PLAIN)
+    np.testing.assert_array_equal(condition.text_length(moved), [2, 4])
 
 
 @pytest.mark.parametrize("cond", [None, {"tokens": PLAIN}, PLAIN[0], (COND.mask,)])

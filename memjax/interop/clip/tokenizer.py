@@ -66,6 +66,13 @@ class PromptTokenizer:
         cut = [max(len(pieces) - room, 0) for pieces in rows]
         return Tokens(ids, np.asarray(cut, np.int32))
 
+    def lengths(self, ids: Int[np.ndarray, "n l"]) -> Int[np.ndarray, " n"]:
+        """Returns how many tokens each row of ids has up to and including its first end token.
+
+        Where an end token is what pads, too, only the first of them ends the text.
+        """
+        return (np.argmax(ids == self._clip.eos_token_id, axis=1) + 1).astype(np.int32)
+
     def words(self, text: str) -> list[str]:
         """Returns one name for each position of :meth:`encode`'s row.
 

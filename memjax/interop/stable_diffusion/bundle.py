@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from memjax.core.types import Array, Bundle, EpsFn, Params, PromptRow, TokenCond
+from memjax.core.types import Array, Bundle, EpsFn, Params, PromptRow, TextCond
 from memjax.interop.stable_diffusion.pipeline import Pipeline
 from memjax.models.adapters import EpsFromV, LinenEps
 from memjax.models.clip.text import CLIPText
@@ -26,8 +26,9 @@ def make_bundle(pipeline: Pipeline) -> Bundle:
     """Returns what every command works on.
 
     ``encode`` takes rows with a ``caption``; every position is attended to, padding as well, as
-    Stable Diffusion was trained. ``decode`` takes scaled latents and returns images in [−1, 1], a
-    few at a time. ``describe`` gives the tokenizer's words.
+    Stable Diffusion was trained, and the condition says beside it where each text ends. ``decode``
+    takes scaled latents and returns images in [−1, 1], a few at a time. ``describe`` gives the
+    tokenizer's words.
 
     .. note:: Prompts that are longer than the text encoder reads are cut; a warning is logged with
         how many, once for each prompt.
@@ -67,13 +68,15 @@ def caption(row: PromptRow) -> str:
     return text
 
 
-def _encode(pipeline: Pipeline, told: set[str], rows: Sequence[PromptRow]) -> TokenCond:
+def _encode(pipeline: Pipeline, told: set[str], rows: Sequence[PromptRow]) -> TextCond:
     texts = [caption(row) for row in rows]
     tokens = pipeline.tokenizer.encode(texts)
     _tell_cut(told, texts, tokens.cut, pipeline.tokenizer.max_length)
     run = functools.partial(_hidden, pipeline.text, pipeline.text_params)
     embeddings = in_parts(run, tokens.ids, TEXTS_AT_ONCE)
-    return TokenCond(jnp.asarray(embeddings), jnp.ones(embeddings.shape[:2], bool))
+    seen = jnp.ones(embeddings.shape[:2], bool)
+    length = jnp.asarray(pipeline.tokenizer.lengths(tokens.ids))
+    return TextCond(jnp.asarray(embeddings), seen, length)
 
 
 def _tell_cut(told: set[str], texts: Sequence[str], cut: np.ndarray, length: int) -> None:

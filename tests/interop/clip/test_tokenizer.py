@@ -26,6 +26,9 @@ def test_rows_begin_end_and_are_padded(tokenizer):
     assert ids[3, -1] == end
     assert ids[3, -2] != end
     np.testing.assert_array_equal(cut, [0, 0, 0, 25, 0, 0])
+    lengths = tokenizer.lengths(ids)
+    np.testing.assert_array_equal(lengths[[0, 1, 3, 5]], [4, 2, 77, 2])  # the last by its first end
+    assert [tokenizer.words(text).index("EOS") + 1 for text in TEXTS[:5]] == lengths[:5].tolist()
 
 
 def test_pieces_are_those_of_byte_pair_encoding(tokenizer):

@@ -2,6 +2,7 @@
 
 from memjax.core.registry import Registry
 from memjax.core.types import Detector
+from memjax.detectors.attention_entropy import AttentionEntropy, AttentionEntropyChange
 from memjax.detectors.base import Detection, fit_threshold, null_or_refuse, reduce_steps
 from memjax.detectors.noise_magnitude import NoiseMagnitude
 from memjax.detectors.run import (
@@ -23,12 +24,16 @@ DETECTORS: Registry[Detector] = Registry(
             "memjax.detectors.trajectory_decomposition:TrajectoryDecomposition"
         ),
         "update_norm": "memjax.detectors.update_norm:UpdateNorm",
+        "attention_entropy": "memjax.detectors.attention_entropy:AttentionEntropy",
+        "attention_entropy_change": "memjax.detectors.attention_entropy:AttentionEntropyChange",
     },
 )
 
 __all__ = [
     "DEFAULT_DETECTORS",
     "DETECTORS",
+    "AttentionEntropy",
+    "AttentionEntropyChange",
     "Detection",
     "Detector",
     "NoiseMagnitude",

@@ -8,11 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from memjax.core.condition import repeat_cond
+from memjax.detectors import AttentionEntropyChange
 from memjax.interop import make_bundle
 from memjax.interop.stable_diffusion import bundle as bundle_module
 from memjax.interop.stable_diffusion.scheduler_settings import SPEC
 from memjax.models.adapters import EpsFromV, LinenEps
 from tests.interop.stable_diffusion.pipelines import tiny
+from memjax.sampling import sample
 
 
 @pytest.fixture(scope="module")
@@ -31,8 +34,38 @@ def test_encoding_is_the_text_encoder_and_attends_to_padding(pair):
     assert cond.embeddings.dtype == np.float32
     assert cond.mask.shape == (3, 77)
     assert bool(jnp.all(cond.mask))
+    np.testing.assert_array_equal(cond.length, [4, 2, _length(bundle, "zebras on a beach")])
+    np.testing.assert_array_equal(bundle.null_cond.length, [2])
     np.testing.assert_allclose(bundle.null_cond.embeddings[0], cond.embeddings[1], atol=2e-6)
     assert bundle.null_cond.embeddings.shape == (1, 77, 32)
+
+
+def _length(bundle, text):
+    """Tokens up to and including the end token, by their names."""
+    return bundle.describe({"caption": text}).index("EOS") + 1
+
+
+def test_a_prompt_that_is_cut_ends_at_the_last_token(pair):
+    assert pair[1].encode([{"caption": "y" * 90}]).length.tolist() == [77]
+
+
+@pytest.mark.parametrize("kind", ["sd1", "sd2"])
+def test_detectors_are_given_the_attention_of_every_layer(kind):
+    bundle = make_bundle(tiny(kind))
+    cond, x_T = bundle.encode([{"caption": "a cat"}]), jnp.zeros((2, *bundle.sample_shape))
+    inputs = (bundle.params, x_T, repeat_cond(cond, 2), bundle.null_cond, bundle.schedule)
+    seen = []
+
+    class Look(AttentionEntropyChange):
+        def __call__(self, trajectory, net):
+            seen.append((trajectory.maps.shape, trajectory.cond.length.shape))
+            return super().__call__(trajectory, net)
+
+    run = functools.partial(sample, bundle.eps_fn, num_steps=3, tap={"change": Look()})
+    found = jax.eval_shape(run, *inputs).taps["change"]
+    layers = tiny(kind).unet.num_cross_attentions
+    assert seen == [((3, 2, layers, 77), (2,))]
+    assert found.shape == (3, 2)
 
 
 def test_many_prompts_are_encoded_in_parts(pair, monkeypatch):

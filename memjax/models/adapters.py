@@ -45,9 +45,9 @@ class LinenEps:
         method: Name of the method to call instead, for example ``"denoise"``.
 
     .. note:: ``with_maps`` is there if the module's ``num_cross_attentions`` says that it attends
-        to the condition through :class:`memjax.models.attention.Attention`, which averages over
-        heads and pixels inside the layer. Layers stand in the order of their names, numbers by
-        their value: for a :class:`memjax.models.unet.UNet` from input to output.
+        to the condition through :class:`memjax.models.unet.attention.Attention`, which averages
+        over heads and pixels inside the layer. Layers stand in the order of their names, numbers by
+        their value: for a :class:`memjax.models.unet.network.UNet` from input to output.
     """
 
     module: Any

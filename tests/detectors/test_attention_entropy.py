@@ -17,11 +17,11 @@ from memjax.detectors import (
     detect,
 )
 from memjax.models.adapters import LinenEps
-from memjax.models.unet import UNet
+from memjax.models.unet.network import UNet
 from memjax.sampling import sample
 from tests.closed_forms import noise, null_tokens, tokens, toy_eps, toy_params
 from tests.models.test_attention_maps import TINY
-from tests.models.unet_cases import inputs, weights
+from tests.models.unet.unet_cases import inputs, weights
 
 SCHEDULE = ScheduleSpec(num_timesteps=200, beta_end=0.08).build()
 PARAMS, NULL, LAYERS = toy_params(), null_tokens(), 5

@@ -14,13 +14,13 @@ from memjax.core.denoiser import Denoiser as Net
 from memjax.core.denoiser import gives_maps
 from memjax.core.schedules import ScheduleSpec
 from memjax.models.adapters import EpsFromV, EpsFromX0, LinenEps, PlainEps, nnx_eps
-from memjax.models.attention import Attention
-from memjax.models.denoiser import Denoiser
-from memjax.models.unet import UNet, UNetConfig
+from memjax.models.unet.attention import Attention
+from memjax.models.unet.denoiser import Denoiser
+from memjax.models.unet.network import UNet, UNetConfig
 from memjax.training.network import LinenEncode
 from tests.models.test_adapters import LinenToy, NnxToy, plain
-from tests.models.test_softmax_attention import weights_in_float64
-from tests.models.unet_cases import CONFIGS, inputs, weights
+from tests.models.ops.test_softmax_attention import weights_in_float64
+from tests.models.unet.unet_cases import CONFIGS, inputs, weights
 
 SPEC = ScheduleSpec("cosine")
 KEY = jax.random.key(0)

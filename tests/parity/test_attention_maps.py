@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from memjax.models.adapters import LinenEps
-from memjax.models.unet import UNet
-from tests.models.unet_cases import CONFIGS, inputs
+from memjax.models.unet.network import UNet
+from tests.models.unet.unet_cases import CONFIGS, inputs
 from tests.parity.test_unet import build
 
 torch = pytest.importorskip("torch")

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
 from memjax.core.types import Array, TokenCond
-from memjax.models.unet.layers import Dense, Dtype, GroupNorm, Halves
 from memjax.models.ops.softmax_attention import attend, mean_weights
+from memjax.models.unet.layers import Dense, Dtype, GroupNorm, Halves
 
 __all__ = [
     "MAPS",
@@ -33,7 +33,7 @@ class Attention(nn.Module):
 
     Where the collection ``maps`` is mutable, attention to a ``context`` writes into it how much of
     it each token draws, averaged over heads and pixels (see
-    :func:`memjax.models.softmax_attention.mean_weights`); elsewhere nothing more is computed.
+    :func:`memjax.models.ops.softmax_attention.mean_weights`); elsewhere nothing more is computed.
 
     .. note:: Query, key and value projections have no bias, the output projection has one.
     """

@@ -14,8 +14,8 @@ from memjax.interop import make_bundle
 from memjax.interop.stable_diffusion import bundle as bundle_module
 from memjax.interop.stable_diffusion.scheduler_settings import SPEC
 from memjax.models.adapters import EpsFromV, LinenEps
-from tests.interop.stable_diffusion.pipelines import tiny
 from memjax.sampling import sample
+from tests.interop.stable_diffusion.pipelines import tiny
 
 
 @pytest.fixture(scope="module")

@@ -98,6 +98,7 @@ def default_config() -> dict[str, Any]:
         "filter_threshold": None,  # Wen's training-time filter
         "filter_mode": "kept",
         "filter_rms": True,
+        "filter_detector": "noise_magnitude",  # or any other detector of single states
         "checkpoint_every": 400,
         "keep_checkpoints": 3,  # the newest so many; at least 2
         "log_every": 50,

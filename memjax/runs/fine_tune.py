@@ -24,6 +24,7 @@ from memjax.runs.train import (
     optimizer_of,
     options_of,
     planted_of,
+    sealed,
     write_summary,
 )
 from memjax.runtime.devices import keep_compiled
@@ -179,8 +180,7 @@ def _decisive(job: Job) -> dict[str, Any]:
     """What decides the weights; the base by its content, not by where it lies."""
     config = job.config
     section = {**config["fine_tune"], "base": job.base_key}
-    names = ("seed", "data", "model", "diffusion", "train")
-    return {**{name: config[name] for name in names}, "fine_tune": section}
+    return {**sealed(config), "fine_tune": section}
 
 
 def _write_records(job: Job) -> None:

@@ -17,6 +17,7 @@ from memjax.data.labels.space import chexpert_label_space
 from memjax.data.planted_duplicates import Planted, plant_duplicates
 from memjax.data.records import Batch
 from memjax.evaluate.similarity.ladder import check_rungs
+from memjax.runs.defaults import default_config
 from memjax.runs.options import AuditOptions
 from memjax.runs.outputs import out_folder
 from memjax.runtime.devices import keep_compiled, peak_flops
@@ -80,6 +81,19 @@ def optimizer_of(train_config: Mapping[str, Any]):
     return tx, rate
 
 
+def sealed(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what of a configuration decides the weights, as checkpoints hold it.
+
+    A field that version 0.1 did not have is left out at its default, so that its runs go on.
+    """
+    kept = {name: config[name] for name in _TRAINED}
+    usual = default_config()["train"]["filter_detector"]
+    if config["train"]["filter_detector"] == usual:
+        train = {k: v for k, v in config["train"].items() if k != "filter_detector"}
+        kept["train"] = train
+    return kept
+
+
 def options_of(config: Mapping[str, Any], prediction: str) -> TrainOptions:
     """Unpacks what of ``config.train`` a step needs; ``prediction`` is ``eps`` or ``v``."""
     names = (
@@ -90,6 +104,7 @@ def options_of(config: Mapping[str, Any], prediction: str) -> TrainOptions:
         "filter_threshold",
         "filter_mode",
         "filter_rms",
+        "filter_detector",
     )
     return TrainOptions(
         prediction=prediction,
@@ -224,7 +239,7 @@ def train_run(
         max_to_keep=train_config["keep_checkpoints"],
         sample_every=sample_every,
         sample_fn=_sampler(config, network, data, spread) if sample_every else None,
-        config={name: config[name] for name in _TRAINED},
+        config=sealed(config),
         allow_config_change=allow_config_change,
         profile_steps=profile_steps,
         speed=speed_of(step, state, _batch_shapes(config, data), network.module.unet.dtype),

@@ -8,10 +8,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
 
+from memjax.core.denoiser import Denoiser
 from memjax.core.guidance import broadcast_cond
-from memjax.core.process import PREDICTIONS, q_sample, v_from_eps
+from memjax.core.process import PREDICTIONS, eps_from_v, q_sample, v_from_eps
 from memjax.core.schedules import NoiseSchedule
-from memjax.core.types import Array, Cond, Params
+from memjax.core.types import Array, Cond, Detector, Params, State
+from memjax.detectors import DETECTORS, NoiseMagnitude
 from memjax.training import memorization_filter as mf
 from memjax.training.memorization_filter import MODES
 
@@ -97,6 +99,8 @@ class TrainOptions:
             equal bucket of timesteps, cleanest first.
         filter_mode: ``kept`` (mean over the kept) or ``all`` (sum of the kept over the batch).
         filter_rms: Compare the magnitude divided by ``√d`` with τ.
+        filter_detector: What is compared with τ: any detector of states, see
+            :data:`memjax.detectors.DETECTORS`.
         filter_decay: Decay of the per-row moving average of the magnitude.
         null_label: The id of every slot's null.
     """
@@ -109,6 +113,7 @@ class TrainOptions:
     filter_threshold: float | tuple[float, ...] | None = None
     filter_mode: str = "kept"
     filter_rms: bool = False
+    filter_detector: str = "noise_magnitude"
     filter_decay: float = 0.9
     null_label: int = 0
 
@@ -126,6 +131,17 @@ class TrainOptions:
             object.__setattr__(self, "filter_threshold", tuple(self.filter_threshold))
         if self.filter_threshold == ():
             raise ValueError("filter_threshold is empty, expected a number, numbers or None.")
+        detector = self.detector
+        if detector.domain != "state" or "maps" in detector.needs:
+            raise ValueError(
+                f"filter_detector is {self.filter_detector!r}, expected a detector of single "
+                "states without attention maps, such as noise_magnitude."
+            )
+
+    @property
+    def detector(self) -> Detector:
+        """What the filter measures."""
+        return DETECTORS.parse(self.filter_detector)
 
 
 class TrainBatch(Protocol):
@@ -226,22 +242,57 @@ class Objective:
             losses *= snr_weights(self.schedule, noised.t, options.snr_gamma, options.prediction)
         if null_output is None:
             return losses, None
-        return losses, self.judge(jax.lax.stop_gradient(output), null_output, noised)
+        fixed = jax.lax.stop_gradient((output, params, cond))
+        return losses, self.judge(fixed[0], null_output, noised, *fixed[1:])
 
     def judge(
-        self, output: Float[Array, "b *d"], null_output: Float[Array, "b *d"], noised: Noised
+        self,
+        output: Float[Array, "b *d"],
+        null_output: Float[Array, "b *d"],
+        noised: Noised,
+        params: Params | None = None,
+        cond: Cond | None = None,
     ) -> Judged:
-        """Measures each example's guidance and decides which stay."""
+        """Measures each example and decides which stay.
+
+        Args:
+            output: The network's raw prediction with the condition.
+            null_output: The same without.
+            noised: The batch.
+            params: The network's weights, for detectors other than the magnitude.
+            cond: The batch's conditions, likewise.
+        """
         options = self.options
-        magnitude = mf.guidance_magnitude(
-            output,
-            null_output,
-            self.schedule,
-            noised.t,
-            prediction=options.prediction,
-            rms=options.filter_rms,
-        )
+        if isinstance(options.detector, NoiseMagnitude):
+            magnitude = mf.guidance_magnitude(
+                output,
+                null_output,
+                self.schedule,
+                noised.t,
+                prediction=options.prediction,
+                rms=options.filter_rms or options.detector.rms,
+            )
+        else:
+            magnitude = self._statistic(output, null_output, noised, params, cond)
         magnitude = jnp.where(noised.dropped, 0.0, magnitude)
         threshold = float("inf") if options.filter_threshold is None else options.filter_threshold
         tau = mf.threshold_at(threshold, noised.t, self.schedule.num_timesteps)
         return Judged(magnitude, mf.filter_weights(magnitude, tau, noised.dropped))
+
+    def _statistic(self, output, null_output, noised: Noised, params, cond) -> Float[Array, " b"]:
+        """Returns any other detector at the batch's states, in units of ε."""
+
+        def eps(x_t: Array, t: Array, prediction: Array) -> Array:
+            if self.options.prediction == "eps":
+                return prediction
+            return eps_from_v(self.schedule, x_t, t, prediction)
+
+        def eps_fn(params: Params, x_t: Array, t: Array, cond: Cond) -> Array:
+            return eps(x_t, t, self.denoise_fn(params, x_t, t, cond))
+
+        null_labels = jnp.full_like(noised.labels[:1], self.options.null_label)
+        null = jax.lax.stop_gradient(self.encode_fn(params, null_labels))
+        net = Denoiser(eps_fn, params, null, self.schedule)
+        x_t, t = noised.x_t, noised.t
+        state = State(x_t, t, cond, eps(x_t, t, output), eps(x_t, t, null_output))
+        return jax.lax.stop_gradient(self.options.detector(state, net))

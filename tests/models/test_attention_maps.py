@@ -18,8 +18,8 @@ from memjax.models.unet.attention import Attention
 from memjax.models.unet.denoiser import Denoiser
 from memjax.models.unet.network import UNet, UNetConfig
 from memjax.training.network import LinenEncode
-from tests.models.test_adapters import LinenToy, NnxToy, plain
 from tests.models.ops.test_softmax_attention import weights_in_float64
+from tests.models.test_adapters import LinenToy, NnxToy, plain
 from tests.models.unet.unet_cases import CONFIGS, inputs, weights
 
 SPEC = ScheduleSpec("cosine")

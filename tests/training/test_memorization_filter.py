@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -160,3 +162,25 @@ def test_a_threshold_needs_a_record():
         step(state._replace(filter=None), toy_run.batch_at(0))
     with pytest.raises(ValueError, match="num_rows is 0"):
         mf.empty_record(0)
+
+
+def test_any_detector_of_states_may_be_compared_with_the_threshold():
+    """The magnitude by way of the detectors' door, and one that evaluates the network again."""
+    usual = TrainOptions(cond_dropout=0.0, filter_threshold=1.0)
+    plain = Objective(toy_run.denoise_fn, toy_run.encode_fn, toy_run.SCHEDULE, usual)
+    batch, params = toy_run.batch_at(0), toy_run.init_params()
+    noised = plain.noise(jax.random.key(3), batch)
+    null = plain.null_output(params, noised)
+    _, expected = plain.loss(params, noised, null)
+    for text, scale in (("noise_magnitude:rms=true", 4.0), ("sharpness:form=eps", None)):
+        options = dataclasses.replace(usual, filter_detector=text)
+        objective = dataclasses.replace(plain, options=options)
+        _, judged = objective.loss(params, noised, null)
+        assert judged.magnitude.shape == expected.magnitude.shape
+        assert np.isfinite(judged.magnitude).all()
+        if scale is not None:
+            np.testing.assert_allclose(scale * judged.magnitude, expected.magnitude, rtol=1e-6)
+        else:
+            assert not np.allclose(judged.magnitude, expected.magnitude)
+    with pytest.raises(ValueError, match="expected a detector of single states"):
+        TrainOptions(filter_detector="update_norm")

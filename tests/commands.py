@@ -7,16 +7,7 @@ import shutil
 from pathlib import Path
 from typing import NamedTuple
 
-import jax
-from jax.experimental.compilation_cache import compilation_cache
-
 from memjax.cli.main import main
-
-QUICK = {
-    "jax_compilation_cache_dir": None,
-    "jax_persistent_cache_min_compile_time_secs": 0.2,
-    "jax_disable_most_optimizations": True,
-}
 
 
 class Done(NamedTuple):
@@ -27,25 +18,10 @@ class Done(NamedTuple):
     err: str
 
 
-@contextlib.contextmanager
-def quick_programs():
-    """Compiles less thoroughly and each program once, although commands are imported afresh."""
-    before = {name: jax.config.values[name] for name in QUICK}
-    for name, value in QUICK.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            jax.config.update(name, value)
-        compilation_cache.reset_cache()
-
-
 def memjax(*arguments: object) -> Done:
     """Runs a command in this process, as the console script does."""
     out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), quick_programs():
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         code = main([str(a) for a in arguments])
     return Done(code, out.getvalue(), err.getvalue())
 

@@ -1,15 +1,36 @@
 """Strict defaults for every test, and one short demo run for all of them."""
 
 import gc
+import importlib.metadata
 import os
+import tempfile
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
+# Nearly all of the tests' time is XLA's compiling of programs that then run for milliseconds. These
+# flags make that four times as fast; processes that a test starts inherit them. XLA ends a process
+# that names a flag it does not know, hence the version they were read in.
+_QUICKLY = ["--xla_backend_optimization_level=0"]
+if importlib.metadata.version("jaxlib").startswith("0.10."):
+    _QUICKLY += [
+        "--xla_cpu_use_fusion_emitters=false",
+        "--xla_cpu_experimental_ynn_fusion_type=",
+        "--xla_cpu_parallel_codegen_split_count=1",
+    ]
+
+if "PYTEST_XDIST_WORKER" not in os.environ:  # or else set by the process that started this one
+    os.environ["XLA_FLAGS"] = " ".join((*_QUICKLY, os.environ.get("XLA_FLAGS", "")))
+    # One folder of compiled programs for all processes of a run.
+    _programs = tempfile.TemporaryDirectory(prefix="memjax-programs-", ignore_cleanup_errors=True)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _programs.name
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+
 import jax
 import pytest
 
-from tests.commands import QUICK, memjax, read_rows, write_prompts
+from tests.commands import memjax, read_rows, write_prompts
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_key_reuse", True)
@@ -39,12 +60,6 @@ def _bounded_memory():
     if _resident_bytes() > _ENOUGH:
         jax.clear_caches()
         gc.collect()
-
-
-@pytest.fixture(scope="session", autouse=True)
-def kept_programs(tmp_path_factory):
-    """Where compiled programs are kept; the notebook's kernel looks there too."""
-    QUICK["jax_compilation_cache_dir"] = str(tmp_path_factory.getbasetemp() / "programs")
 
 
 @pytest.fixture(scope="session")

@@ -38,12 +38,7 @@ def test_badge_opens_this_notebook_and_the_install_is_guarded(name):
     assert guard < line
 
 
-def set_environment(monkeypatch, tmp_path_factory) -> None:
-    """Programs that tests/cli compiled already, with the same settings, are not compiled again."""
-    programs = tmp_path_factory.getbasetemp() / "programs"
-    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(programs))
-    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+def set_environment(monkeypatch) -> None:
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     monkeypatch.setenv("MPLBACKEND", "module://matplotlib_inline.backend_inline")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(COLAB.parent)]))
@@ -72,8 +67,8 @@ def shown(notebook, kind: str) -> list:
 
 @pytest.mark.thorough
 @pytest.mark.filterwarnings("default")  # the kernel's own sockets; what runs is another process
-def test_notebook_runs_in_its_short_setting(tmp_path, tmp_path_factory, monkeypatch):
-    set_environment(monkeypatch, tmp_path_factory)
+def test_notebook_runs_in_its_short_setting(tmp_path, monkeypatch):
+    set_environment(monkeypatch)
     notebook = nbformat.read(COLAB / "quickstart.ipynb", as_version=4)
     settings = next(c for c in notebook.cells if c.source.startswith("# @title Settings"))
     assert 'CONFIG = "phantoms_demo"  #' in settings.source
@@ -90,10 +85,8 @@ def test_notebook_runs_in_its_short_setting(tmp_path, tmp_path_factory, monkeypa
 
 @pytest.mark.thorough
 @pytest.mark.filterwarnings("default")
-def test_stable_diffusion_notebook_runs_on_a_tiny_random_pipeline(
-    tmp_path, tmp_path_factory, monkeypatch
-):
-    set_environment(monkeypatch, tmp_path_factory)
+def test_stable_diffusion_notebook_runs_on_a_tiny_random_pipeline(tmp_path, monkeypatch):
+    set_environment(monkeypatch)
     notebook = nbformat.read(COLAB / "stable_diffusion.ipynb", as_version=4)
     settings = next(c for c in notebook.cells if c.source.startswith("# @title Settings"))
     for name, usual, small in (

@@ -13,8 +13,11 @@ WIDTH = 64
 
 @jax.jit
 def _square(cond):
-    """Outer products: memory grows with the rows, and much faster than they do."""
-    return jnp.sum(jnp.tanh(cond[:, :, None] * cond[:, None, :]), axis=(1, 2))
+    """Outer products: memory grows with the rows, and much faster than they do.
+
+    Their largest entry, which no order of rounded sums decides.
+    """
+    return jnp.max(jnp.tanh(cond[:, :, None] * cond[:, None, :]), axis=(1, 2))
 
 
 class Program:
@@ -51,7 +54,7 @@ def measured(program, count, **options):
 
 def expected(count):
     rows = np.arange(count) + 1.0
-    return dict(enumerate(np.tanh(rows**2) * WIDTH**2))
+    return dict(enumerate(np.tanh(rows**2)))
 
 
 @pytest.mark.parametrize("count", [1, 3, 7, 8, 9, 21])

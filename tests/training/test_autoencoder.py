@@ -19,15 +19,6 @@ VAE = AutoencoderKL(
 IMAGES = to_unit(np.stack([scene.image for scene in draw_scenes(3, 12, 16)]))
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_programs():
-    """Compiles less thoroughly, since most of a test's time goes into compiling."""
-    before = jax.config.values["jax_disable_most_optimizations"]
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
-
-
 @pytest.fixture(scope="module")
 def drawn():
     return draw_params(VAE, jax.random.key(0), jnp.zeros((1, 16, 16, 3)))

@@ -27,15 +27,6 @@ from memjax.training.state import create_state, state_hash
 LORA = Tuning("lora", rank=2, alpha=4.0)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_programs():
-    """Compiles less thoroughly, since most of a test's time goes into compiling."""
-    before = jax.config.values["jax_disable_most_optimizations"]
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
-
-
 @pytest.fixture(scope="module")
 def sd1(tmp_path_factory):
     return latent_set(tmp_path_factory.mktemp("sd1"))

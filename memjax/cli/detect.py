@@ -15,6 +15,7 @@ import json
 import math
 from collections.abc import Mapping
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,11 +56,12 @@ from memjax.runs.prompts import (
     say_cut,
     write_rows,
 )
-from memjax.runtime.batching import over_rows, usual_size
+from memjax.runtime.batching import usual_size
 from memjax.runtime.devices import mesh_of_prompts
 from memjax.runtime.files import write_bytes
-from memjax.runtime.hosts import barrier, first_alone, is_first
+from memjax.runtime.hosts import is_first
 from memjax.sampling import SamplingOptions
+from memjax.studies.rows import measure_rows
 from memjax.studies.store import Store, content_digest, text_digest
 
 FLAGS = flags.FlagValues()
@@ -188,40 +190,29 @@ def _job(
 
 def _measure(model: Model, probe: Probe, rows: list[dict], parts: Store) -> np.ndarray:
     """Returns ``[row, detector, generation, step]``, those of an earlier, stopped run included."""
-    with first_alone("parts"):
-        values, todo = parts.read_rows(len(rows), print)
-    barrier("parts read")
-    if len(todo) < len(rows):
-        print(f"{len(rows) - len(todo)} of {len(rows)} prompts were scored by an earlier run")
-    if is_first():
-        parts.start()
-    update, done = progress_bar("detecting", len(rows) - len(todo)), len(rows) - len(todo)
-    batches = over_rows(
-        probe,
-        encoder(model, rows),
-        todo,
-        size=_CHUNK.value,
-        most=usual_size(probe.generations),
-        mesh=mesh_of_prompts(model.bundle.params, len(todo)),
-    )
-    for numbers, (found, _) in batches:
-        scores = np.stack(list(found.values()), axis=1)
+
+    def values_of(numbers: np.ndarray, out: Any) -> np.ndarray:
+        found, _ = out
         measured = [reduce_steps(v, probe.windows[name] or "all") for name, v in found.items()]
         if not np.isfinite(measured).all():
             raise ValueError(
                 f"the scores of {rows[int(numbers[0])]['id']} and those after it are not finite: "
                 "compute in --dtype=float32, or look at the model's weights."
             )
-        if is_first():
-            parts.keep_rows(numbers, scores)
-        if values is None:
-            values = np.zeros((len(rows), *scores.shape[1:]), np.float32)
-        values[numbers] = scores
-        done += len(numbers)
-        update(done, len(rows))
-    if values is None:
-        raise ValueError("there is no prompt to score: give some.")
-    return values
+        return np.stack(list(found.values()), axis=1)
+
+    return measure_rows(
+        probe,
+        encoder(model, rows),
+        len(rows),
+        parts,
+        values_of,
+        size=_CHUNK.value,
+        most=usual_size(probe.generations),
+        mesh=mesh_of_prompts(model.bundle.params, len(rows)),
+        progress=partial(progress_bar, "detecting"),
+        say=print,
+    )
 
 
 def _made(

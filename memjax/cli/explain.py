@@ -6,7 +6,7 @@ memjax run, a diffusers folder, a single .safetensors file or a hub id.
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -43,9 +43,11 @@ from memjax.runs.prompts import (
     say_cut,
     write_rows,
 )
-from memjax.runtime.batching import certainly_fits, over_rows, usual_size
+from memjax.runtime.batching import certainly_fits, usual_size
 from memjax.runtime.files import write_bytes
 from memjax.sampling import STATIC_ARGUMENTS, SamplingOptions
+from memjax.studies.rows import measure_rows
+from memjax.studies.store import Store, content_digest, text_digest
 
 FLAGS = flags.FlagValues()
 _MODEL = model_flags(FLAGS)
@@ -68,6 +70,9 @@ _EXPLANATION = flags.DEFINE_string(
     flag_values=FLAGS,
 )
 _CHUNK = chunk_flag(FLAGS)
+_RESTART = flags.DEFINE_boolean(
+    "restart", False, "Discard the parts that a stopped run has kept.", flag_values=FLAGS
+)
 _PRINTED = 20  # prompts; the page has them all
 
 
@@ -115,23 +120,33 @@ def main() -> int:
         steps=steps,
         initial_noise=Path(_INITIAL.value).name if _INITIAL.value else None,
     )
-    out, shown = [], []
-    stems, update = safe_names([row["id"] for row in rows]), progress_bar("explaining")
-    for i, weights in enumerate(_weights(model, program, rows)):
-        entry, page = _explained(model, rows[i], weights, None if cut is None else cut[i])
-        write_bytes(folder / f"{stems[i]}.png", _bars(page.words))
-        out.append({**rows[i], **entry, "picture": f"{stems[i]}.png", "provenance": made})
-        shown.append(page)
-        if i < _PRINTED:
-            _print_top(page)
-        update(i + 1, len(rows))
-    write_rows(folder / "tokens.jsonl", out)
-    title = f"Which words drive the copying: {model.name}"
-    attribution, facts = explanation.attribution, _facts(made)
-    html = render_token_page(shown, title=title, attribution=attribution, facts=facts)
-    write_bytes(folder / "words.html", html.encode())
+    store = Store(folder / "parts", _job(model, rows, program))
+    with store.held():
+        store.check(_RESTART.value)
+        every = _weights(model, program, rows, store)
+        out, shown = [], []
+        stems = safe_names([row["id"] for row in rows])
+        for i, weights in enumerate(every):
+            entry, page = _explained(model, rows[i], weights, None if cut is None else cut[i])
+            write_bytes(folder / f"{stems[i]}.png", _bars(page.words))
+            out.append({**rows[i], **entry, "picture": f"{stems[i]}.png", "provenance": made})
+            shown.append(page)
+            if i < _PRINTED:
+                _print_top(page)
+        _write(folder, out, shown, made, f"Which words drive the copying: {model.name}")
+        store.remove()
     print(f"{len(rows)} prompts explained: {folder / 'words.html'}")
     return 0
+
+
+def _write(
+    folder: Path, out: list[dict], shown: list[Explained], made: Mapping[str, Any], title: str
+) -> None:
+    write_rows(folder / "tokens.jsonl", out)
+    html = render_token_page(
+        shown, title=title, attribution=made["attribution"], facts=_facts(made)
+    )
+    write_bytes(folder / "words.html", html.encode())
 
 
 def _print_top(page: Explained) -> None:
@@ -173,22 +188,39 @@ def _program(
     return program
 
 
-def _weights(model: Model, program: TokenProgram, rows: list[dict]) -> Iterator[np.ndarray]:
-    """Yields the mean significance of each row's tokens over generations and steps, in order."""
-    batches = over_rows(
-        program,
-        encoder(model, rows),
-        np.arange(len(rows)),
-        size=_CHUNK.value,
-        most=usual_size(_NOISE.generations.value),
-    )
-    for numbers, weights in batches:
+def _weights(model: Model, program: TokenProgram, rows: list[dict], store: Store) -> np.ndarray:
+    """Returns the mean significance of each row's tokens over generations and steps."""
+
+    def values_of(numbers: np.ndarray, weights: np.ndarray) -> np.ndarray:
         if not np.isfinite(weights).all():
             raise ValueError(
                 f"the gradients of {rows[int(numbers[0])]['id']} and those after it are not "
                 "finite: compute in --dtype=float32, or look at the model's weights."
             )
-        yield from np.asarray(weights, np.float32).mean(axis=(1, 2))
+        return np.asarray(weights, np.float32).mean(axis=(1, 2), keepdims=True)
+
+    return measure_rows(
+        program,
+        encoder(model, rows),
+        len(rows),
+        store,
+        values_of,
+        size=_CHUNK.value,
+        most=usual_size(_NOISE.generations.value),
+        progress=partial(progress_bar, "explaining"),
+        say=print,
+    )[:, 0, 0]
+
+
+def _job(model: Model, rows: list[dict], program: TokenProgram) -> dict[str, Any]:
+    """Returns everything that decides the weights; how many are computed at once does not."""
+    static = {name: str(value) for name, value in program.static.items() if name != "eps_fn"}
+    return {
+        **static,
+        "dtype": model.dtype,
+        "numbers": content_digest(program.traced),
+        "prompts": text_digest([[row.get("labels"), row.get("caption")] for row in rows]),
+    }
 
 
 def _explained(

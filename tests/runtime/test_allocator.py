@@ -10,7 +10,7 @@ pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="gl
 
 _BEGIN = """
 import ctypes
-from memjax.cli import allocator
+from memjax.runtime import allocator
 
 if not allocator.keep_freed_memory() or not hasattr(ctypes.CDLL(None), "mallinfo2"):
     raise SystemExit(77)
@@ -113,7 +113,7 @@ def test_holes_are_filled_after_long_compilations_only():
 def test_nothing_is_filled_where_nothing_is_kept():
     program = "print(allocator.fill_holes_after_compilation())"
     done = subprocess.run(
-        [sys.executable, "-c", f"from memjax.cli import allocator\n{program}"],
+        [sys.executable, "-c", f"from memjax.runtime import allocator\n{program}"],
         capture_output=True,
         text=True,
         check=True,

@@ -1,10 +1,12 @@
 """A method is one file and one registry line: then every command, audit, sweep and table has it."""
 
+import csv
 import importlib
 import json
 import shutil
 import sys
 
+import numpy as np
 import pytest
 
 from memjax.cli.config_fields import sweep_config
@@ -148,6 +150,36 @@ def test_the_audit_and_its_report_show_both(audited):
     page = (audited / "report.html").read_text()
     assert "toy_energy:power=1" in page
     assert "All detectors on the same trajectories" in page
+
+
+def test_every_value_stands_in_the_tidy_table(audited):
+    with (audited / "table.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["arm"] for row in rows} == {
+        "as_asked",
+        "toy_shrink:by=0.25+embedding_noise",
+        "toy_shrink",
+    }
+    assert {row["metric"] for row in rows} >= {
+        "copy_distance",
+        "noise_magnitude",
+        "toy_energy:power=1",
+    }
+    report = json.loads((audited / "report.json").read_text())
+    values = [
+        float(row["value"])
+        for row in rows
+        if row["metric"] == "copy_distance" and row["arm"] == "as_asked"
+        if row["family"] == "memorized"
+    ]
+    share = np.mean(np.asarray(values) <= 1)
+    assert share == pytest.approx(report["similarity"]["copy_rate_memorized"])
+    steps = [
+        (row["prompt"], row["generation"], row["step"])
+        for row in rows
+        if row["metric"] == "noise_magnitude" and row["arm"] == "as_asked"
+    ]
+    assert len(set(steps)) == len(steps)
 
 
 def test_a_sweep_measures_it(run):

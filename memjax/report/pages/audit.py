@@ -37,11 +37,13 @@ from memjax.report.tables import (
 from memjax.report.wording import correlation_title, decimal
 from memjax.runs.options import AuditOptions
 from memjax.runs.prompts import write_rows
+from memjax.runtime.files import write_bytes
 from memjax.studies.audit import Audited, Clock, made
 from memjax.studies.prompts.draw import HELD_OUT, MEMORIZED, ONCE, Gallery, Prompts
 from memjax.studies.run import Audit
 from memjax.studies.study import Observation
 from memjax.studies.summary import found_magnitudes, ordinary_prompts
+from memjax.studies.table import audit_rows, csv_bytes
 
 Caption = Callable[[Mapping[str, Any]], str]
 Columns = dict[str, list[Any]]
@@ -293,7 +295,8 @@ def write_audit(workdir: Path, audited: Audited, clock: Clock, began: float) -> 
     """Writes the report of an audit, and its prompts for use with the other commands.
 
     Args:
-        workdir: Folder for ``report.html``, ``report.json``, ``figures/`` and the prompts.
+        workdir: Folder for ``report.html``, ``report.json``, ``figures/``, ``table.csv`` with every
+            value behind them, and the prompts.
         audited: What was measured.
         clock: Told what is being done.
         began: When the audit began, ``time.monotonic()``.
@@ -312,6 +315,7 @@ def write_audit(workdir: Path, audited: Audited, clock: Clock, began: float) -> 
     clock.stop()
     results |= made(subject, clock, time.monotonic() - began)
     paths = write_report(workdir, results, figures.pictures, tables=figures.tables)
+    write_bytes(workdir / "table.csv", csv_bytes(audit_rows(subject, audited.audit)))
     text = subject.model.pipeline is not None  # a fine-tuned run's own prompts name its images
     write_prompt_files(workdir / ("audit_prompts" if text else "prompts"), subject.prompts)
     return paths

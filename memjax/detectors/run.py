@@ -177,9 +177,9 @@ class Probe:
             out = self.program(**rows, **self.static, **self.traced)
         else:
             out = compiled(**rows, **self.traced)
-        if isinstance(out, tuple):
-            return out
-        return {name: value[..., None] for name, value in out.items()}, None
+        found, end = out if isinstance(out, tuple) else (out, None)
+        values = {name: found[name] for name, _ in self.detectors}  # jit gives them by name
+        return {n: v if end is not None else v[..., None] for n, v in values.items()}, end
 
     def _rows(self, cond: Any) -> dict[str, Any]:
         return {"cond": cond[0], "x_T": cond[1]} if self.own_noise else {"cond": cond}

@@ -7,7 +7,7 @@ import pytest
 
 from memjax.core.guidance import CachedNull
 from memjax.core.schedules import ScheduleSpec
-from memjax.detectors import detect, prepare
+from memjax.detectors import NoiseMagnitude, detect, prepare
 from memjax.models.adapters import PlainEps
 
 SHAPE = (4, 4, 2)
@@ -45,6 +45,20 @@ def test_a_compiled_program_gives_what_detect_gives(inputs, steps):
     np.testing.assert_allclose(found, expected.per_step, rtol=1e-6)
     assert probe.forward_evals(5) == expected.forward_evals
     assert (probe.dim, probe.generations) == (32, 3)
+
+
+@pytest.mark.parametrize("steps", ["first", "all"])
+def test_each_detector_keeps_its_name_and_its_place(inputs, steps):
+    """The first one named is the one that decides, whatever the alphabet says."""
+    x_T, cond, null = inputs
+    asked = {"z": NoiseMagnitude(rms=True), "a": NoiseMagnitude()}
+    args = (EPS, jnp.float32(0.3), x_T, cond, null, SCHEDULE)
+    both = detect(*args, detectors=asked, steps=steps, num_steps=3)
+    assert list(both.statistics) == ["z", "a"]
+    for name, detector in asked.items():
+        alone = detect(*args, detectors={name: detector}, steps=steps, num_steps=3)
+        np.testing.assert_allclose(both.statistics[name], alone.per_step, rtol=1e-6)
+    np.testing.assert_array_equal(both.scores(), both.scores(name="z"))
 
 
 def test_the_first_steps_unconditional_half_runs_once_for_all_batches(inputs):

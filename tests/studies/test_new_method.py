@@ -121,6 +121,8 @@ def test_detect_scores_with_it_beside_others(run, prompts, tmp_path):
     for row in read_rows(out):
         assert set(row["detectors"]) == {"toy_energy", "noise_magnitude:rms=true"}
         assert row["score"] == row["detectors"]["toy_energy"]["score"] > 0
+        magnitude = row["detectors"]["noise_magnitude:rms=true"]
+        assert magnitude["score"] == magnitude["score_rms"] < 0.5 * row["score"]
         assert "score_rms" not in row  # no norm
         assert row["provenance"]["detectors"] == ["toy_energy", "noise_magnitude:rms=true"]
 

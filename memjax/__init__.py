@@ -1,4 +1,4 @@
-"""memjax: train diffusion models, find what they memorised, explain it, take it away again.
+"""memjax: train diffusion models, find what they memorized, explain it, take it away again.
 
 Submodules load on first use: ``import memjax`` touches neither a backend nor a heavy library.
 """
@@ -6,7 +6,7 @@ Submodules load on first use: ``import memjax`` touches neither a backend nor a 
 import importlib
 from typing import Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _SUBMODULES = (
     "core",

@@ -1,4 +1,4 @@
-"""What the README shows, runs; what it names, exists."""
+"""What the README shows, runs; what it and the pages in the folders name, exists."""
 
 import re
 from pathlib import Path
@@ -13,7 +13,18 @@ from memjax.cli.main import COMMANDS
 from memjax.core.types import TokenCond
 from memjax.runs.config import bundled_configs
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text("utf-8")
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "configs/README.md",
+    *sorted((ROOT / "launch").glob("*.md")),
+    *sorted((ROOT / "memjax").glob("*/README.md")),
+]
+of_each_page = pytest.mark.parametrize(
+    "page", PAGES, ids=lambda page: str(page.relative_to(ROOT)).removesuffix(".md")
+)
 EXAMPLE = re.compile(r"<!-- example: (\w+) -->\n```python\n(.*?)```", re.DOTALL)
 EXAMPLES = dict(EXAMPLE.findall(README))
 PROMPTS, TOKENS, FEATURES = 3, 5, 4
@@ -89,36 +100,64 @@ def test_examples_run_one_after_the_other(namespace, capsys):
     assert magnitude(after) < magnitude(before)
 
 
-def test_every_command_named_exists_and_none_is_left_out():
-    named = set(re.findall(r"`(?:[\w./]*/)?memjax (\w+)", README))
-    named |= set(re.findall(r"^(?:.*/)?memjax (\w+)", README, re.MULTILINE))
-    assert named - {"COMMAND"} <= set(COMMANDS)
+def commands_named(text: str) -> set[str]:
+    named = set(re.findall(r"`(?:[\w./]*/)?memjax (\w+)", text))
+    return named | set(re.findall(r"^(?:[\w./]*/)?memjax (\w+) ", blocks_of(text), re.MULTILINE))
+
+
+def blocks_of(text: str) -> str:
+    """What stands in blocks of shell commands."""
+    return "\n".join(re.findall(r"```bash\n(.*?)```", text, re.DOTALL)).replace(" && ", "\n")
+
+
+def test_every_command_has_its_row():
     rows = re.findall(r"^\| `memjax (\w+)", README, re.MULTILINE)
-    assert rows == [name for name in rows if name in COMMANDS]
-    assert set(rows) == set(COMMANDS)
+    assert sorted(rows) == sorted(COMMANDS)
 
 
-def test_every_configuration_named_is_bundled():
-    named = set(re.findall(r"--config=(\w+)", README)) - {"NAME_OR_PATH", "NAME"}
-    named |= set(re.findall(r"`(chexpert_\w+|phantoms_\w+|sweep_\w+)`", README))
+@of_each_page
+def test_every_command_named_exists(page):
+    named = commands_named(page.read_text("utf-8")) - {"COMMAND"}
     assert named
+    assert named <= set(COMMANDS)
+
+
+@of_each_page
+def test_every_configuration_named_is_bundled(page):
+    text = page.read_text("utf-8")
+    named = set(re.findall(r"--config=(\w+)", text)) - {"NAME_OR_PATH", "NAME"}
+    named |= set(re.findall(r"`((?:chexpert|phantoms|sweep|finetune)_\w+)[`:]", text))
     assert named <= set(bundled_configs())
 
 
-def test_every_configuration_flag_named_is_a_field():
+def test_every_configuration_has_its_row():
+    """The pages of experiments leave none out."""
+    text = (ROOT / "configs/README.md").read_text("utf-8")
+    rows = re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)
+    assert sorted(rows) == bundled_configs()
+
+
+@of_each_page
+def test_every_configuration_flag_named_is_a_field(page):
     from memjax.cli.config_fields import fine_tune_config
 
-    for dotted in re.findall(r"--config\.([\w.]+)", README):
+    for dotted in re.findall(r"--config\.([\w.]+)", page.read_text("utf-8")):
         section = fine_tune_config()
         for name in dotted.split("."):
             assert name in section, dotted
             section = section[name]
 
 
-def test_every_file_linked_is_there():
-    root = Path(__file__).parents[1]
-    for target in re.findall(r"\]\(([^)#]+)\)", README):
-        assert target.startswith("https://") or (root / target).exists(), target
+@of_each_page
+def test_every_file_linked_is_there(page):
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text("utf-8")):
+        assert target.startswith("https://") or (page.parent / target).exists(), target
+
+
+def test_images_are_small():
+    images = sorted((ROOT / ".github/images").iterdir())
+    assert images
+    assert all(image.stat().st_size < 200_000 for image in images)
 
 
 def test_prompt_rows_shown_are_read(tmp_path):

@@ -21,6 +21,7 @@ _SUBMODULES = (
     "runs",
     "runtime",
     "sampling",
+    "studies",
     "tools",
     "training",
 )

@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 from memjax.cli.main import main
 
+PATIENCE = 900  # seconds a test waits for a process: a busy machine may be ten times as slow
+
 
 class Done(NamedTuple):
     """What a command left behind."""

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from memjax.data.phantoms.folder import write_phantoms
-from tests.commands import memjax
+from tests.commands import PATIENCE, memjax
 
 pytestmark = pytest.mark.thorough
 
@@ -75,7 +75,7 @@ def test_guided_training_starts_at_128_pixels_and_says_what_is_wrong(damaged, tm
         ],
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=PATIENCE,
         check=False,
         env={**os.environ, "JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"},
     )

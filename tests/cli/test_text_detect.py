@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from tests.commands import memjax, read_rows, write_prompts
+from tests.commands import PATIENCE, memjax, read_rows, write_prompts
 
 FAST = ("--steps=first", "--generations=2")
 CAPTIONS = (
@@ -300,13 +300,13 @@ def test_a_killed_process_goes_on_and_no_row_comes_twice(text_model, tmp_path):
         command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
     parts = tmp_path / "s.jsonl.parts"
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + PATIENCE
     while len(list(parts.glob("part-*.npz"))) < 5:
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < deadline
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
-    process.communicate(timeout=60)
+    process.communicate(timeout=PATIENCE)
     assert process.returncode == -signal.SIGKILL
     kept = len(list(parts.glob("part-*.npz")))
     assert 5 <= kept < count

@@ -9,6 +9,7 @@ import textwrap
 import pytest
 
 import memjax
+from tests.commands import PATIENCE
 
 ROOT = pathlib.Path(memjax.__file__).parents[1]
 BLOCK = "import sys\nfor name in {names!r}: sys.modules[name] = None\n"
@@ -48,7 +49,7 @@ def _python(code, *options):
         check=True,
         cwd=ROOT,
         env={**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)},
-        timeout=120,
+        timeout=PATIENCE,
     )
 
 

@@ -10,6 +10,7 @@ from memjax.data.images import CorruptImageError
 from memjax.data.pipeline import ImageFiles, make_batches
 from memjax.data.readers.chexpert import read_chexpert
 from memjax.data.records import Batch
+from tests.commands import PATIENCE
 
 NUM = 23
 IMAGES = np.random.default_rng(0).integers(0, 256, (NUM, 4, 4, 1), dtype=np.uint8)
@@ -196,7 +197,7 @@ def test_worker_processes_change_nothing(phantom_root, tmp_path):
         [sys.executable, str(script), str(phantom_root)],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
         check=False,
     )

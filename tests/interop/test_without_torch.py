@@ -31,6 +31,7 @@ if sys.argv[1] == "absent":
     importlib.util.find_spec = lambda name, *a: None if name == "torch" else real(name, *a)
 
 from memjax import interop
+from tests.commands import PATIENCE
 
 pipeline = interop.load(sys.argv[2])
 assert pipeline.tokenizer.words("a cat")[:3] == ["BOS", "a", "cat"]
@@ -44,7 +45,7 @@ def run(*arguments: str) -> str:
         [sys.executable, "-W", "error", "-c", *arguments],
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=PATIENCE,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout + done.stderr

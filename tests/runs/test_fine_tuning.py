@@ -16,7 +16,7 @@ from memjax import interop
 from memjax.training.logging import read_metrics
 from memjax.training.run import open_run, read_run_file
 from memjax.training.state import state_hash
-from tests.commands import memjax, read_rows
+from tests.commands import PATIENCE, memjax, read_rows
 
 pytestmark = pytest.mark.thorough
 
@@ -170,7 +170,7 @@ def start(workdir, base, cache):
 
 def kill_at(process, workdir, step):
     """Kills the run once it has logged ``step``; step 0: once it has begun its caches."""
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + PATIENCE
     while True:
         rows = read_metrics(workdir / "metrics.jsonl")
         begun = (workdir / "latents" / "moments.partial.npy").exists() or rows
@@ -180,7 +180,7 @@ def kill_at(process, workdir, step):
         assert time.monotonic() < deadline
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
-    process.communicate(timeout=60)
+    process.communicate(timeout=PATIENCE)
 
 
 @pytest.mark.thorough
@@ -188,13 +188,13 @@ def kill_at(process, workdir, step):
 def test_kills_change_no_bit(run, tmp_path):
     base, cache = run / "base", tmp_path / "cache"
     straight = start(tmp_path / "straight", base, cache)
-    _, errors = straight.communicate(timeout=600)
+    _, errors = straight.communicate(timeout=PATIENCE)
     assert straight.returncode == 0, errors
     workdir = tmp_path / "killed"
     for step in (0, 7, 33):
         kill_at(start(workdir, base, cache), workdir, step)
     last = start(workdir, base, cache)
-    _, errors = last.communicate(timeout=600)
+    _, errors = last.communicate(timeout=PATIENCE)
     assert last.returncode == 0, errors
     assert "resuming from step" in errors
     one, two = (weights(tmp_path / name / "pipeline") for name in ("straight", "killed"))

@@ -11,6 +11,7 @@ import pytest
 from memjax.runtime import devices as cpu_devices
 from memjax.runtime.cores import usable_cores
 from memjax.runtime.devices import CPU_DEVICES, mesh_of_prompts, share_cores
+from tests.commands import PATIENCE
 
 
 @pytest.fixture
@@ -74,7 +75,7 @@ assert mesh_of_prompts(params, 9).size == 4
         env={**environ, "JAX_PLATFORMS": "cpu"},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=PATIENCE,
         check=False,
     )
     assert done.returncode == 0, done.stderr

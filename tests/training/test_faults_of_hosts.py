@@ -11,6 +11,7 @@ import pytest
 from memjax.runtime.hosts import HEARTBEAT_FOLDER as HEARTBEAT
 from memjax.training.checkpoint import FOLDER, newest_good_step
 from memjax.training.logging import read_metrics
+from tests.commands import PATIENCE
 from tests.training.host_processes import finish, free_port, start
 
 pytestmark = pytest.mark.thorough
@@ -30,7 +31,7 @@ def result_of(text):
     return json.loads(next(line for line in text.splitlines() if line.startswith("{")))
 
 
-def wait_for(condition, seconds=120):
+def wait_for(condition, seconds=PATIENCE):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline

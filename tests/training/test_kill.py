@@ -12,6 +12,7 @@ import pytest
 
 from memjax.training.checkpoint import FOLDER, newest_good_step
 from memjax.training.logging import read_metrics
+from tests.commands import PATIENCE
 
 HERE = pathlib.Path(__file__).parent
 TOTAL, EVERY = 120, 7
@@ -42,19 +43,19 @@ def last_step(workdir):
 
 def signal_at(process, workdir, step, number, delay=0.0):
     """Sends a signal once the run has logged ``step``."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE
     while last_step(workdir) < step:
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < deadline
         time.sleep(0.002)
     time.sleep(delay)
     process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=PATIENCE)
     return process.returncode, errors
 
 
 def finish(process):
-    output, errors = process.communicate(timeout=120)
+    output, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, errors
     start_step, digest = output.split()
     return int(start_step), digest

@@ -20,6 +20,7 @@ from memjax.training.logging import (
     read_metrics,
     write_grid,
 )
+from tests.commands import PATIENCE
 
 
 class Terminal(io.StringIO):
@@ -157,4 +158,4 @@ def test_metrics_do_not_import_torch_where_it_is_installed(tmp_path):
         f"MetricsWriter({str(tmp_path / 'run')!r}).close()\n"
         "assert 'tensorboardX' in sys.modules and 'torch' not in sys.modules\n"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=PATIENCE)

@@ -16,6 +16,7 @@ from memjax.data.pipeline import ImageFiles, make_batches
 from memjax.data.readers.tfds import read_tfds
 from memjax.data.readers.tfds_folder import find_prepared, prepare_command
 from memjax.data.records import POSITIVE, UNCERTAIN, encode_records
+from tests.commands import PATIENCE
 
 SETTINGS = {
     "findings": (), "num_markers": 0, "age_bin": 5, "use_view": True, "use_sex": True,
@@ -208,7 +209,7 @@ def test_nothing_of_it_imports_tensorflow_or_imports_it_early(prepared):
         "assert 'tensorflow_datasets' in sys.modules\n"
         "assert 'tensorflow' not in sys.modules\n"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=240)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=PATIENCE)
 
 
 def test_the_command_names_the_builder_that_is_needed():

@@ -12,6 +12,7 @@ from memjax.data.images import load_image
 from memjax.data.readers.chexpert import COLUMNS, read_chexpert
 from memjax.data.readers.tfds import read_tfds
 from memjax.data.tfds_chexpert import chexpert_root, main
+from tests.commands import PATIENCE
 
 ROWS = [
     ("patient00001/study1/view1_frontal.jpg", "Male", "63", "Frontal", "AP", {"Edema": "1.0"}),
@@ -46,7 +47,7 @@ def test_the_prepared_records_are_the_folders(tmp_path, name):
     root = write_tree(tmp_path / "manual", name)
     command = [sys.executable, "-X", "importtime", "-m", "memjax.data.tfds_chexpert"]
     command += [f"--manual_dir={tmp_path / 'manual'}", f"--data_dir={tmp_path / 'tfds'}"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=True)
     made_in = str(tmp_path / "tfds" / "memjax_chexpert" / "1.0.0")
     assert done.stdout.splitlines()[-1] == made_in
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if "|" in line}

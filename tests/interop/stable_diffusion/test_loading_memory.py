@@ -19,6 +19,7 @@ MEASURE = """
 import json, pathlib, re, sys
 import jax
 from memjax.interop import load
+from tests.commands import PATIENCE
 
 def field(name):
     status = pathlib.Path("/proc/self/status").read_text()
@@ -63,7 +64,7 @@ def test_memory_beside_the_weights(tmp_path, large):
     """
     small = folder(tmp_path / "small", fingerprints=True)
     command = [sys.executable, "-c", MEASURE, str(small), str(large), "bfloat16"]
-    run = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
+    run = subprocess.run(command, capture_output=True, text=True, check=True, timeout=PATIENCE)
     peak, size = json.loads(run.stdout.splitlines()[-1])
     assert size > 170e6
     assert peak < 1.3 * size

@@ -17,6 +17,7 @@ from memjax.tools.bench.task import COMPILE
 from memjax.tools.bench.timing import CASES, Times, alternate, summarise, take_turns
 from memjax.tools.bench.worker import KEEP
 from memjax.tools.bench.workload import Settings, bench_label_space, check_comparable, make_workload
+from tests.commands import PATIENCE
 
 TINY = (
     "--config=phantoms_demo:short",
@@ -36,7 +37,7 @@ WITHOUT_TORCH = (
 )
 
 
-def run_bench(*arguments: str, timeout: int = 300) -> subprocess.CompletedProcess:
+def run_bench(*arguments: str, timeout: int = PATIENCE) -> subprocess.CompletedProcess:
     return subprocess.run(
         [sys.executable, "-c", WITHOUT_TORCH, "bench", *arguments],
         capture_output=True,
@@ -88,7 +89,7 @@ def test_bench_measures_memjax_alone_where_torch_is_missing(tmp_path):
 @pytest.mark.thorough
 def test_all_cases_are_measured_by_default(tmp_path):
     out = tmp_path / "bench.json"
-    done = run_bench(*TINY, f"--out={out}", timeout=600)
+    done = run_bench(*TINY, f"--out={out}", timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     (run,) = json.loads(out.read_text())["runs"]
     check_alone(run, {"train": 2, "sample": 2, "detect": 3, "mitigate": 2})
@@ -215,7 +216,9 @@ def test_torchs_process_needs_no_jax():
         "import sys, memjax.tools.bench.torch_side, memjax.tools.bench.worker; "
         "sys.exit(any(name in sys.modules for name in ('jax', 'flax')))"
     )
-    assert subprocess.run([sys.executable, "-c", code], timeout=60, check=False).returncode == 0
+    assert (
+        subprocess.run([sys.executable, "-c", code], timeout=PATIENCE, check=False).returncode == 0
+    )
 
 
 def test_the_table_names_both_sides_and_warns():

@@ -9,6 +9,7 @@ import pytest
 
 from memjax.tools.bench.knn import NO_FAISS, KnnSettings, _ratio, knn_table, measure_knn
 from memjax.tools.bench.timing import Times
+from tests.commands import PATIENCE
 
 WITHOUT_FAISS = (
     "import importlib.util as u, sys; found = u.find_spec; "
@@ -22,7 +23,7 @@ def run_bench(*arguments: str) -> subprocess.CompletedProcess:
         [sys.executable, "-c", WITHOUT_FAISS, "bench", "--what=knn", *arguments],
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=PATIENCE,
         check=False,
         env={**os.environ, "JAX_PLATFORMS": "cpu"},
     )

@@ -20,6 +20,7 @@ from memjax.tools.bench.stable_diffusion.task import SdSettings, draw, make_inpu
 from memjax.tools.bench.timing import Times
 from memjax.tools.bench.worker import DEFAULT, KEEP, Worker
 from memjax.tools.bench.workload import detection_flops, mitigation_flops
+from tests.commands import PATIENCE
 
 TINY = SdSettings(size="tiny", prompts=3, generations=2, iterations=2)
 WITHOUT_TORCH = (
@@ -28,7 +29,7 @@ WITHOUT_TORCH = (
 )
 
 
-def run_bench(*arguments: str, timeout: int = 300) -> subprocess.CompletedProcess:
+def run_bench(*arguments: str, timeout: int = PATIENCE) -> subprocess.CompletedProcess:
     return subprocess.run(
         [sys.executable, "-c", WITHOUT_TORCH, "bench", "--what=sd", "--size=tiny", *arguments],
         capture_output=True,

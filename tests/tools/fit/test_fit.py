@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from memjax.tools.fit.report import table
-from tests.commands import memjax
+from tests.commands import PATIENCE, memjax
 
 WORKER = Path(__file__).parent / "worker.py"
 GOLDENS = sorted((Path(__file__).parent / "goldens").glob("*.json"))
@@ -33,7 +33,7 @@ def worker(what):
         [sys.executable, str(WORKER), what],
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=PATIENCE,
         check=False,
         env={**os.environ, "JAX_PLATFORMS": "cpu"},
     )

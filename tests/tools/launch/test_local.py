@@ -13,6 +13,7 @@ import pytest
 
 from memjax.tools.launch.local import free_port, run_local
 from memjax.tools.launch.processes import Process, Stop, run_together
+from tests.commands import PATIENCE
 
 ROOT = Path(__file__).parents[3]
 
@@ -124,7 +125,7 @@ def test_what_a_process_started_is_ended_with_it(tmp_path):
         tmp_path / "child",
     )
     assert run(tmp_path, parent, max_restarts=0) == 5
-    until = time.monotonic() + 60
+    until = time.monotonic() + PATIENCE
     while _runs(int((tmp_path / "child").read_text())):
         assert time.monotonic() < until
         time.sleep(0.05)
@@ -165,7 +166,7 @@ def launcher(folder, kind, grace):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
     started = subprocess.Popen(words, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
     logs = [folder / f"process-{index}.log" for index in range(2)]
-    until = time.monotonic() + 60
+    until = time.monotonic() + PATIENCE
     while not all(log.exists() and log.read_text().count("\n") > 1 for log in logs):
         assert time.monotonic() < until
         assert started.poll() is None
@@ -178,7 +179,7 @@ def launcher(folder, kind, grace):
 def test_a_signal_reaches_all_and_nothing_starts_again(number, tmp_path):
     started, logs = launcher(tmp_path, "saves", 20)
     started.send_signal(number)
-    said = started.communicate(timeout=90)[1]
+    said = started.communicate(timeout=PATIENCE)[1]
     assert started.returncode == 75
     assert all("saved" in log.read_text() for log in logs)
     assert all(log.read_text().count("ready") == 1 for log in logs)
@@ -189,7 +190,7 @@ def test_a_signal_reaches_all_and_nothing_starts_again(number, tmp_path):
 def test_a_process_that_does_not_listen_is_killed_after_the_grace(tmp_path):
     started, _ = launcher(tmp_path, "deaf", 1.0)
     started.terminate()
-    said = started.communicate(timeout=90)[1]
+    said = started.communicate(timeout=PATIENCE)[1]
     assert started.returncode == 128 + signal.SIGKILL
     assert "was stopped: process" in said
 
@@ -201,7 +202,7 @@ def test_the_second_signal_kills(tmp_path):
     started.terminate()
     time.sleep(0.5)
     started.terminate()
-    started.communicate(timeout=90)
+    started.communicate(timeout=PATIENCE)
     assert started.returncode == 128 + signal.SIGKILL
     assert time.monotonic() - begun < 60
 

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from memjax.tools.launch.targets import PLANS
-from tests.commands import memjax
+from tests.commands import PATIENCE, memjax
 from tests.tools.launch.launches import HOSTILE, calls, options, path_with, stub
 from tests.tools.launch.test_yaml import kubernetes_reads
 
@@ -136,7 +136,7 @@ def cluster(tmp_path):
 )
 def test_a_batch_job_starts_again_after_a_crash(codes, code, starts, cluster):
     tools, start, folder = cluster
-    assert start(codes).wait(timeout=90) == code
+    assert start(codes).wait(timeout=PATIENCE) == code
     words = ["--kill-on-bad-exit=1", "--label", "memjax", "train", "--config=chexpert_cfg"]
     words += ["--workdir=/mnt/runs; touch owned", *HOSTILE, "--distributed=on"]
     assert calls(tools, "srun") == [words] * starts
@@ -146,12 +146,12 @@ def test_a_batch_job_starts_again_after_a_crash(codes, code, starts, cluster):
 
 def test_requeued_starts_count(cluster):
     tools, start, _ = cluster
-    assert start("1 1 0", SLURM_RESTART_COUNT="2").wait(timeout=90) == 1
+    assert start("1 1 0", SLURM_RESTART_COUNT="2").wait(timeout=PATIENCE) == 1
     assert len(calls(tools, "srun")) == 2
 
 
 def wait_for(path):
-    until = time.monotonic() + 90
+    until = time.monotonic() + PATIENCE
     while not path.exists():
         assert time.monotonic() < until
         time.sleep(0.02)
@@ -163,7 +163,7 @@ def test_before_the_time_limit_a_batch_job_saves_and_is_queued_again(cluster):
     job = start("wait")
     wait_for(folder / "step")
     job.send_signal(signal.SIGUSR1)
-    assert job.wait(timeout=90) == 75
+    assert job.wait(timeout=PATIENCE) == 75
     assert calls(tools, "scancel") == [["--signal=TERM", "42"]]
     assert calls(tools, "scontrol") == [["requeue", "42"]]
 
@@ -174,5 +174,5 @@ def test_a_cancelled_batch_job_does_not_queue_itself_again(cluster):
     wait_for(folder / "step")
     job.send_signal(signal.SIGTERM)  # as scancel and a preemption do, to the steps as well
     os.kill(int((folder / "step").read_text()), signal.SIGTERM)
-    assert job.wait(timeout=90) == 75
+    assert job.wait(timeout=PATIENCE) == 75
     assert calls(tools, "scontrol") == []

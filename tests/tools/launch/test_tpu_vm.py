@@ -11,6 +11,7 @@ from tests.tools.launch.launches import HOSTILE, calls, options, path_with, stub
 # for each of two workers. Preemptions are listed in a file: the turn of ssh at which they happen.
 GCLOUD = """
 import contextlib, pathlib, shutil, subprocess
+from tests.commands import PATIENCE
 cloud = pathlib.Path(os.environ["CLOUD"])
 words = sys.argv[1:]
 assert words[:3] == ["compute", "tpus", "queued-resources"], words
@@ -103,7 +104,7 @@ def cloud(tmp_path):
             cwd=tmp_path,
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=PATIENCE,
         )
 
     return tmp_path, tools, run

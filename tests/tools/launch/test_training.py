@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from tests.commands import PATIENCE
+
 
 @pytest.mark.thorough
 def test_two_processes_train_one_run(tmp_path):
@@ -18,7 +20,7 @@ def test_two_processes_train_one_run(tmp_path):
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=PATIENCE,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"done: {workdir} at step 4" in done.stdout

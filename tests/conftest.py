@@ -8,9 +8,14 @@ import tempfile
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
+import jax
+import pytest
+
+from tests.commands import memjax, read_rows, write_prompts
+
 # Nearly all of the tests' time is XLA's compiling of programs that then run for milliseconds. These
-# flags make that four times as fast; processes that a test starts inherit them. XLA ends a process
-# that names a flag it does not know, hence the version they were read in.
+# flags make that four times as fast, and XLA reads them when it first compiles. It ends a process
+# that names a flag it does not know, hence the version they were taken from.
 _QUICKLY = ["--xla_backend_optimization_level=0"]
 if importlib.metadata.version("jaxlib").startswith("0.10."):
     _QUICKLY += [
@@ -18,20 +23,21 @@ if importlib.metadata.version("jaxlib").startswith("0.10."):
         "--xla_cpu_experimental_ynn_fusion_type=",
         "--xla_cpu_parallel_codegen_split_count=1",
     ]
-
-if "PYTEST_XDIST_WORKER" not in os.environ:  # or else set by the process that started this one
-    os.environ["XLA_FLAGS"] = " ".join((*_QUICKLY, os.environ.get("XLA_FLAGS", "")))
-    # One folder of compiled programs for all processes of a run.
+# What is compiled is kept until the run ends, for all its processes; those that are started by it,
+# by pytest or by a test, inherit these variables.
+_KEPT = {
+    "jax_persistent_cache_min_compile_time_secs": 0.0,
+    "jax_persistent_cache_min_entry_size_bytes": -1,
+}
+if "PYTEST_XDIST_WORKER" not in os.environ:
     _programs = tempfile.TemporaryDirectory(prefix="memjax-programs-", ignore_cleanup_errors=True)
+    os.environ["XLA_FLAGS"] = " ".join((*_QUICKLY, os.environ.get("XLA_FLAGS", "")))
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _programs.name
-    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+    os.environ.update({name.upper(): str(value) for name, value in _KEPT.items()})
 
-import jax
-import pytest
-
-from tests.commands import memjax, read_rows, write_prompts
-
+jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
+for _name, _value in _KEPT.items():
+    jax.config.update(_name, _value)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_key_reuse", True)
 

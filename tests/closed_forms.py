@@ -53,10 +53,10 @@ def toy_eps(params, x_t, t, cond):
 
 @dataclasses.dataclass(frozen=True)
 class ToyWithMaps:
-    """The toy network as an adapter that tells the attention of two layers, in which the state and
+    """The toy network as an adapter that tells the attention of four layers, in which the state and
     every real token matter."""
 
-    layers: int = 2
+    layers: int = 4
 
     def __call__(self, params, x_t, t, cond):
         return toy_eps(params, x_t, t, cond)

@@ -10,6 +10,7 @@ import dataclasses
 import difflib
 import importlib
 import inspect
+import itertools
 import math
 import types
 import typing
@@ -136,19 +137,22 @@ class Registry(Mapping[str, type[T]], Generic[T]):
         return "\n".join(f"  {name:<{width}}  {said}" for name, said in rows)
 
     def table(self) -> str:
-        """Returns a Markdown table of the methods, with their stages where they have any.
+        """Returns a Markdown table, one row a method: what it is, its needs, cost and reference.
 
-        A reference is what stands under ``References:`` in the method's docstring.
+        A reference is what stands under ``References:`` in the method's docstring; a column for
+        stages stands where the methods have any.
         """
         staged = any(hasattr(cls, "stage") for cls in self.values())
-        head = ["name", "what it is", *(["stage"] if staged else []), "needs", "cost", "reference"]
+        stage = ["Stage"] if staged else []
+        head = ["Name", "What it is", *stage, "Needs", "Cost", "Reference"]
         rows = [head, ["---"] * len(head)]
         for name, cls in self.items():
-            needs: frozenset[str] = getattr(cls, "needs", frozenset())
-            said = [f"`{name}`", first_line(cls)]
+            needs = ", ".join(f"`{need}`" for need in sorted(getattr(cls, "needs", ())))
+            said = [f"`{name}`", first_line(cls).rstrip(".")]
             said += [getattr(cls, "stage", "")] if staged else []
-            said += [", ".join(sorted(needs)), getattr(cls, "cost", ""), references(cls)]
-            rows.append([cell.replace("|", r"\|") for cell in said])
+            rows.append(
+                [_cell(c) for c in (*said, needs, getattr(cls, "cost", ""), references(cls))]
+            )
         return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
@@ -196,9 +200,15 @@ def first_line(cls: type) -> str:
 
 
 def references(cls: type) -> str:
-    """Returns what a method's docstring says under ``References:``, in one line."""
-    _, _, after = inspect.cleandoc(cls.__doc__ or "").partition("References:\n")
-    return " ".join(after.partition("\n\n")[0].split())
+    """Returns the section ``References:`` of a method's docstring on one line; empty without."""
+    _, _, section = inspect.cleandoc(cls.__doc__ or "").partition("\nReferences:\n")
+    lines = itertools.takewhile(lambda line: not line or line[0] == " ", section.splitlines())
+    return " ".join(line.strip() for line in lines if line)
+
+
+def _cell(text: str) -> str:
+    """Returns a docstring's text as a cell: code in single quotes, no bar that ends the cell."""
+    return text.replace("``", "`").replace("|", "\\|") or "–"
 
 
 def summary(cls: type) -> str:

@@ -55,9 +55,10 @@ def test_nearly_parallel_vectors_keep_their_digits():
     x_T = draw(2, 3, DIM)
     x_0 = x_T + np.float32(1e-3) * draw(1, 3, DIM)
     x_t = np.float32(0.7) * x_0 + np.float32(0.3) * x_T + draw(0, STEPS, 3, DIM)
-    # The normal equations have a condition number of 1e6 here: their float32 keeps one digit.
+    # A condition number of 1e3 leaves float32 about 2e-4 without fused multiply-add (3e-7 with it);
+    # that of the normal equations is 1e6, and they err by 0.3.
     np.testing.assert_allclose(
-        jax.jit(decompose)(x_t, x_0, x_T), least_squares(x_t, x_0, x_T), rtol=1e-5
+        jax.jit(decompose)(x_t, x_0, x_T), least_squares(x_t, x_0, x_T), rtol=1e-3
     )
 
 

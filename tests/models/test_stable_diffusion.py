@@ -46,7 +46,7 @@ def generate(name, params, ids, x_T):
         set_alpha_to_one=False,
         tap={"magnitude": NoiseMagnitude()},
     )
-    return found.x, found.taps
+    return found.x, found.taps["magnitude"]
 
 
 def decode(name, params, latents):

@@ -200,8 +200,8 @@ def test_a_sweep_measures_it(run):
 
 
 def test_the_tables_of_the_readmes_have_a_row_of_it():
-    assert "| `toy_energy` | Energy of the conditional prediction. |" in DETECTORS.table()
-    assert "| `toy_shrink` | Shrunken conditions. |" in MITIGATIONS.table()
+    assert "| `toy_energy` | Energy of the conditional prediction |" in DETECTORS.table()
+    assert "| `toy_shrink` | Shrunken conditions |" in MITIGATIONS.table()
 
 
 def test_a_typo_is_told_with_the_nearest_name(run, prompts, tmp_path):

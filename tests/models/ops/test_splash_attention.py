@@ -116,7 +116,7 @@ SHARDED = """
 import functools, jax, numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from memjax.core.mesh import announced, make_mesh
-from memjax.models import splash_attention as module
+from memjax.models.ops import splash_attention as module
 mesh = make_mesh(2, 1, 2)
 module.on_one_device = functools.partial(module.on_one_device, interpret=True)
 rng = np.random.default_rng(0)

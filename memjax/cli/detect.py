@@ -106,6 +106,8 @@ _COMPANION = flags.DEFINE_string(
     "companion", "", "Unconditional model, for --null=companion.", flag_values=FLAGS
 )
 _RANDOM_CONDITIONS = 8
+# Fields that an output row holds; those of an input row, perhaps an earlier output, are not kept.
+_OWN = ("score", "score_rms", "flagged", "detectors", "per_step", "provenance", "tokens_cut")
 
 
 def main() -> int:
@@ -114,6 +116,8 @@ def main() -> int:
         print(DETECTORS.help())
         return 0
     detectors = DETECTORS.parse_all(_DETECTORS.value)
+    if not detectors:
+        raise ValueError("--detectors is empty, expected names such as noise_magnitude.")
     require(model=_MODEL.value, prompts=_PROMPTS.value, out=_OUT.value)
     out_file(_OUT.value, _PROMPTS.value, _NEGATIVES.value, _INITIAL.value)
     rows = read_prompts(_PROMPTS.value)
@@ -199,7 +203,7 @@ def _measure(model: Model, probe: Probe, rows: list[dict], parts: Store) -> np.n
                 f"the scores of {rows[int(numbers[0])]['id']} and those after it are not finite: "
                 "compute in --dtype=float32, or look at the model's weights."
             )
-        return np.stack(list(found.values()), axis=1)
+        return np.stack([found[name] for name, _ in probe.detectors], axis=1)
 
     return measure_rows(
         probe,
@@ -261,10 +265,11 @@ def _write(
         several = {"detectors": each} if len(each) > 1 else {}
         curve = {"per_step": own["per_step"]}
         head = {name: value for name, value in own.items() if name != "per_step"}
-        out.append({**row, **text, **head, **flag, **several, **curve, "provenance": made})
+        carried = {name: value for name, value in row.items() if name not in _OWN}
+        out.append({**carried, **text, **head, **flag, **several, **curve, "provenance": made})
     write_rows(_OUT.value, out)
     print(f"{len(rows)} prompts scored with {made['forward_evals']} forward evaluations")
-    _print_top(out)
+    _print_top(out, detectors[found.name].is_norm)
     if threshold is not None:
         _summarise(scores, len(rows), detectors, found, made)
 
@@ -310,8 +315,7 @@ def _scale(detector: Detector, dim: int) -> float:
     return 1.0 if getattr(detector, "rms", False) else math.sqrt(dim)
 
 
-def _print_top(rows: list[dict], most: int = 10) -> None:
-    rms = bool(rows) and "score_rms" in rows[0]
+def _print_top(rows: list[dict], rms: bool, most: int = 10) -> None:
     print(f"{'score':>9}{'rms':>10}  prompt" if rms else f"{'score':>9}  prompt")
     for row in sorted(rows, key=lambda r: -r["score"])[:most]:
         flag = "  memorised" if row.get("flagged") else ""

@@ -120,7 +120,7 @@ def main() -> int:
         steps=steps,
         initial_noise=Path(_INITIAL.value).name if _INITIAL.value else None,
     )
-    store = Store(folder / "parts", _job(model, rows, program))
+    store = Store(folder / "explain.parts", _job(model, rows, program))
     with store.held():
         store.check(_RESTART.value)
         every = _weights(model, program, rows, store)

@@ -1,6 +1,7 @@
 """From the flags of ``memjax mitigate`` to its files."""
 
 import dataclasses
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from memjax.studies.mitigation.asked import (
 from memjax.studies.mitigation.chunk import Job, Part, run_part
 from memjax.studies.mitigation.options import Setting, baseline_arms, chain_arms, make_setting
 from memjax.studies.mitigation.records import Measures
-from memjax.studies.problems import may_move
+from memjax.studies.problems import check_methods, may_move
 from memjax.studies.store import Store, content_digest
 
 _PARTS = "parts"  # folder of the chunks that are done
@@ -56,10 +57,11 @@ def mitigate(model_flags: ModelFlags, sampling_flags: SamplingFlags, asked: Aske
     job = _job(model, sampling_flags.options(model), asked, rows, negatives, references, measures)
     job = job._replace(mesh=mesh)
     made = _made(job)
-    job, parts, done = _all_parts(job, asked, made)
-    if is_first():
-        write_outputs(Path(asked.out), job, done, made, several=asked.several)
-        parts.remove()
+    with Store(Path(asked.out) / _PARTS, {}).held() if is_first() else nullcontext():
+        job, parts, done = _all_parts(job, asked, made)
+        if is_first():
+            write_outputs(Path(asked.out), job, done, made, several=asked.several)
+            parts.remove()
     return 0
 
 
@@ -93,7 +95,7 @@ def _job(
         print(f"target: RMS magnitude {said}{all_updates}")
     repairs = 0 if setting is None else len(targets) if setting.optimises else 1
     repairs += len(chains)
-    return Job(
+    job = Job(
         model=model,
         rows=rows,
         cond=encoder(model, rows)(range(len(rows))),
@@ -112,7 +114,15 @@ def _job(
         shown=shown_columns(repairs, len(arms), asked.generations, any(references)),
         walls=_WALLS,
         folder=out / "pictures" if asked.pictures else None,
+        whole={},
     )
+    keys = [arm.key for arm in job.arms]
+    for key in keys:
+        if keys.count(key) > 1:
+            raise ValueError(f"the arm {key} was asked for twice: leave one of them out.")
+    text = model.pipeline is not None
+    check_methods({}, chains, sampling.num_steps, text=text or bool(rows[0].get("caption")))
+    return job
 
 
 def _made(job: Job) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import importlib
 import inspect
 import itertools
 import math
+import re
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -100,6 +101,8 @@ class Registry(Mapping[str, type[T]], Generic[T]):
                     f"{_nearest(field, fields)}: expected fields out of "
                     f"{', '.join(fields) or 'none'}."
                 )
+            if field in {p.partition("=")[0] for p in given[: given.index(part)]}:
+                raise ValueError(f"{self.kind} {text!r}: {field} is given twice: leave one out.")
             value = value[1:-1] if value.startswith("(") and value.endswith(")") else value
             values[field] = _read(value, fields[field], f"{self.kind} {text!r}: {field}")
         return cls(**values)
@@ -161,7 +164,8 @@ def split_outside(text: str, separator: str) -> list[str]:
     parts, depth = [""], 0
     for character in text:
         depth += (character == "(") - (character == ")")
-        if character == separator and depth == 0:
+        exponent = character == "+" and re.search(r"\d[eE]$", parts[-1])  # of 1e+5
+        if character == separator and depth == 0 and not exponent:
             parts.append("")
         else:
             parts[-1] += character

@@ -213,10 +213,15 @@ class Probe:
 
 def steps_needed(detectors: Mapping[str, Detector], num_steps: int) -> int:
     """Returns how many steps of a trajectory some detectors look at."""
-    return max(
-        num_steps if "images" in d.needs else step_window(d.steps, num_steps)[1]
-        for d in detectors.values()
-    )
+    return max(_needs_steps(detector, num_steps) for detector in detectors.values())
+
+
+def _needs_steps(detector: Detector, num_steps: int) -> int:
+    steps = detector.steps
+    relative = isinstance(steps, str) and steps.startswith(("half", "last"))  # to what is run
+    if relative or "images" in detector.needs:
+        return num_steps
+    return step_window(steps, num_steps)[1]
 
 
 def prepare(

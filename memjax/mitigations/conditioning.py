@@ -5,6 +5,7 @@ References:
 """
 
 import dataclasses
+import math
 from typing import ClassVar
 
 import jax
@@ -82,6 +83,10 @@ class EmbeddingNoise(Mitigation):
 
     scale: float = 0.5
 
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.scale < math.inf:
+            raise ValueError(f"scale is {self.scale}, expected a finite number from 0 on.")
+
     def __call__(self, problem: Problem, setup: Setup, key: Array) -> Problem:
         del setup
         if not self.scale:
@@ -105,6 +110,10 @@ class TokenSwap(Mitigation):
     cost: ClassVar[str] = "free"
 
     tokens: int = 4
+
+    def __post_init__(self) -> None:
+        if self.tokens < 0:
+            raise ValueError(f"tokens is {self.tokens}, expected a whole number from 0 on.")
 
     def __call__(self, problem: Problem, setup: Setup, key: Array) -> Problem:
         if not self.tokens:

@@ -119,6 +119,9 @@ class TextInsertion(Mitigation):
 
     count: int = 4
 
+    def __post_init__(self) -> None:
+        _checked(self.count)
+
     @abc.abstractmethod
     def rewrite(self, caption: str, rng: np.random.Generator, setup: Setup) -> str:
         """Returns the caption with its insertions."""

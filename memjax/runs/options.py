@@ -5,7 +5,13 @@ from typing import Any
 
 from memjax.core.types import Detector
 from memjax.detectors import DETECTORS, NoiseMagnitude
-from memjax.mitigations import MITIGATIONS, Chain, parse_chain
+from memjax.mitigations import (
+    MITIGATIONS,
+    Chain,
+    EmbeddingOptimization,
+    Mitigation,
+    parse_chain,
+)
 
 EMBEDDING, FIRST_STEP, NOISE, SWAP = (
     "embedding_optimization",
@@ -83,7 +89,17 @@ class AuditOptions:
 
     def chain(self, arm: str) -> Chain:
         """Returns an arm's mitigations; fields that its text does not give are the options'."""
-        return parse_chain(MITIGATIONS, arm, self.mitigation_defaults())
+        chain = parse_chain(MITIGATIONS, arm, self.mitigation_defaults())
+        return chain._replace(mitigations=tuple(map(self._own_target, chain.mitigations)))
+
+    def _own_target(self, mitigation: Mitigation) -> Mitigation:
+        """Leaves ``target_rms``, a magnitude, out of what minimizes another statistic."""
+        if not isinstance(mitigation, EmbeddingOptimization):
+            return mitigation
+        magnitude = isinstance(mitigation.statistic, NoiseMagnitude)
+        if magnitude or mitigation.target != self.target_rms:
+            return mitigation
+        return dataclasses.replace(mitigation, target=None)
 
     def mitigation_defaults(self) -> dict[str, dict[str, Any]]:
         """Returns mitigation → the fields that these options set."""

@@ -15,6 +15,7 @@ from memjax.runs.model import Model
 from memjax.runs.outputs import model_provenance
 from memjax.runtime.json import to_plain
 from memjax.runtime.provenance import versions
+from memjax.studies.problems import token_pool
 from memjax.studies.run import Audit, run_audit
 from memjax.studies.store import Store, content_digest
 from memjax.studies.study import Progress, Study
@@ -65,11 +66,16 @@ class Audited(NamedTuple):
 def audit_store(subject: Subject, folder: Path) -> Store:
     """Returns where an audit keeps what it has done: all that decides its images is its job."""
     model, prompts = subject.model, subject.prompts
+    options = dataclasses.asdict(subject.options)
+    del options["chunk"]  # what fits now; parts say theirs
     job = {
         "sampling": dataclasses.asdict(subject.sampling),
-        "options": dataclasses.asdict(subject.options),
+        **options,
         "prompts": prompts.rows,
         "model": content_digest((model.bundle.params, model.bundle.schedule)),
+        "null condition": content_digest(model.bundle.null_cond),
+        "conditions": content_digest(model.bundle.encode(prompts.rows)),
+        "source": model.config.get("source"),
         "side": subject.references.side,
         "dtype": model.dtype,
     }
@@ -105,7 +111,8 @@ def audit(
         store,
         progress,
     )
-    found = run_audit(study, subject.prompts, options, clock)
+    pieces = () if model.pipeline is None else token_pool(model.pipeline.tokenizer)
+    found = run_audit(study, subject.prompts, options, clock, pieces=pieces)
     if subject.source and found.memorized.any():
         found = found._replace(label_source=subject.source)
     clock("counting")

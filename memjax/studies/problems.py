@@ -1,5 +1,7 @@
 """A model's sampling problems, what mitigations may use of it, and its token significance."""
 
+import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -15,10 +17,10 @@ from memjax.core.types import Array, Bundle, Cond, Detector, PromptRow
 from memjax.data.labels.space import FINDINGS, suggestion
 from memjax.detectors import Detection
 from memjax.explain import explain_states
-from memjax.mitigations import Problem, Setup
+from memjax.mitigations import Chain, Problem, Setup
 from memjax.mitigations.base import chunk_numbers
 from memjax.runs.options import AuditOptions
-from memjax.sampling import SamplingOptions, States
+from memjax.sampling import SamplingOptions, States, step_window
 
 _significance = jax.jit(explain_states, static_argnames=("eps_fn",))
 
@@ -63,6 +65,14 @@ def setup_of(bundle: Bundle, sampling: SamplingOptions, chunk: int, **more: Any)
     )
 
 
+def _statistic_of(detector: Detector) -> Detector:
+    """Returns a detector without what only scales or averages it."""
+    plain = {"steps": None, "rms": False}
+    names = {field.name for field in dataclasses.fields(detector)}  # type: ignore[arg-type]
+    changes = {name: value for name, value in plain.items() if name in names}
+    return dataclasses.replace(detector, **changes)  # type: ignore[type-var]
+
+
 def ordinary_levels(
     detection: Detection | None,
     detectors: Mapping[str, Detector],
@@ -80,11 +90,13 @@ def ordinary_levels(
         if detection is None or not len(ordinary):
             return None
         for name, measured in detectors.items():
-            if type(measured) is type(wanted) and name in detection.statistics:
-                values = detection.statistics[name][ordinary]
-                own = getattr(measured, "rms", False)
-                scaled = getattr(wanted, "rms", False) and not own
-                return ordinary_level(values, steps, detection.dim if scaled else 1)
+            if _statistic_of(measured) == _statistic_of(wanted) and name in detection.statistics:
+                found = ordinary_level(detection.statistics[name][ordinary], steps, 1)
+                scale = math.sqrt(detection.dim)
+                found *= scale if getattr(measured, "rms", False) else 1.0
+                found /= scale if getattr(wanted, "rms", False) else 1.0
+                # A detector that evaluates the network is NaN outside its own steps.
+                return found if math.isfinite(found) else None
         return None
 
     return level
@@ -133,3 +145,48 @@ def may_move(
         asked |= {name.casefold() for name in FINDINGS}
     table = [[i > 0 and n.casefold() not in asked for i, n in enumerate(row)] for row in names]
     return np.asarray(table, bool)
+
+
+def word_pool(rows: Sequence[PromptRow]) -> list[str]:
+    """Returns the different words of all captions."""
+    return sorted({word for row in rows for word in str(row.get("caption") or "").split()})
+
+
+def token_pool(tokenizer: Any) -> list[str]:
+    """Returns a tokenizer's pieces that are plain words or parts of words."""
+    pieces = {piece for piece in tokenizer.pieces() if not piece.startswith("<|")}
+    return sorted(piece for piece in pieces if piece.isascii() and piece.isprintable() and piece)
+
+
+def check_methods(
+    detectors: Mapping[str, Detector], chains: Sequence[Chain], num_steps: int, *, text: bool
+) -> None:
+    """Refuses detectors and mitigations that cannot be served, before any work.
+
+    Args:
+        detectors: Text → detector.
+        chains: Mitigations.
+        num_steps: Steps of a trajectory.
+        text: Whether the model reads captions.
+
+    Raises:
+        ValueError: Naming the method and what it asks for.
+    """
+    for name, detector in detectors.items():
+        try:
+            step_window(detector.steps, num_steps)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
+    for chain in chains:
+        for mitigation in chain.mitigations:
+            steps = getattr(mitigation, "steps", ())
+            if steps and max(steps) >= num_steps:
+                raise ValueError(
+                    f"{chain.text}: step {max(steps)} of {num_steps} steps (0 to {num_steps - 1}): "
+                    "give steps within the trajectory, or sample more."
+                )
+            if "text" in mitigation.needs and not text:
+                raise ValueError(
+                    f"{chain.text}: {type(mitigation).__name__} changes captions, and this model "
+                    "reads labels: take a mitigation of conditions."
+                )

@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -10,14 +10,22 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from memjax.core.registry import title_of
+from memjax.core.types import Cond
 from memjax.detectors import null_or_refuse
 from memjax.evaluate.features.clip_score import ClipScore
 from memjax.evaluate.similarity.copy_rules import SimilarityResult
 from memjax.mitigations import Problem, Setup
 from memjax.mitigations.embedding import states_of
 from memjax.runs.options import AuditOptions
-from memjax.studies.problems import explain_prompts, ordinary_levels, problem_of, setup_of
+from memjax.studies.problems import (
+    explain_prompts,
+    ordinary_levels,
+    problem_of,
+    setup_of,
+    word_pool,
+)
 from memjax.studies.prompts.draw import HELD_OUT, MEMORIZED, ONCE, Prompts
+from memjax.studies.store import text_digest
 from memjax.studies.study import Observation, Study, observe
 
 AS_ASKED = "as_asked"
@@ -61,6 +69,8 @@ def run_audit(
     prompts: Prompts,
     options: AuditOptions,
     say: Say = lambda text: None,
+    *,
+    pieces: Sequence[str] = (),
 ) -> Audit:
     """Detects, validates, explains and mitigates: all arms of all prompts, with one store.
 
@@ -69,6 +79,7 @@ def run_audit(
         prompts: What to ask it.
         options: What to measure.
         say: Told what is being done.
+        pieces: The tokenizer's, for mitigations that insert them.
 
     Raises:
         ValueError: If the model has no null condition (the magnitude has no meaning then).
@@ -87,7 +98,7 @@ def run_audit(
     memorized, source = memorized_prompts(prompts, before.similarity, options.generations)
     chosen = np.flatnonzero(memorized)
     say(f"explaining: {len(chosen)} prompts")
-    own, setup = problem.take(chosen), setup_of(bundle, sampling, options.chunk, pool=cond)
+    own, setup = problem.take(chosen), _setup(study, prompts, cond, pieces)
     steps = tuple(options.mitigate_steps)
     states = [states_of(part, setup, steps) for part, _ in own.chunks(options.chunk)]
     significance = explain_prompts(bundle, states, own.cond, options)
@@ -103,6 +114,13 @@ def run_audit(
     ]
     background = study.references.background
     return Audit(before, background, memorized, source, significance, arms, chosen, prompts.strata)
+
+
+def _setup(study: Study, prompts: Prompts, cond: Cond, pieces: Sequence[str]) -> Setup:
+    words = word_pool(prompts.rows)
+    return setup_of(
+        study.bundle, study.sampling, study.chunk, pool=cond, words=words, pieces=pieces
+    )
 
 
 def _captions(prompts: Prompts, clip: ClipScore | None) -> list[str] | None:
@@ -121,7 +139,10 @@ def _try(
 ) -> ArmResult:
     """Tries one mitigation on the chosen prompts."""
     say(f"mitigating: {title_of(name)}, {len(chosen)} prompts")
-    seconds = 0.0
+    whom = text_digest([prompts.rows[i]["id"] for i in chosen])[:8]
+    part, timed = f"{name}-{whom}", f"seconds-{text_digest([name, whom])}"
+    known = None if study.store is None else study.store.read(timed)
+    seconds = 0.0 if known is None else float(known[1]["seconds"])
 
     def mitigated() -> Problem:
         nonlocal seconds
@@ -129,6 +150,8 @@ def _try(
         key = jax.random.fold_in(jax.random.key(options.seed), 1)
         done = options.chain(name)(problem, setup, key)
         seconds = time.monotonic() - began
+        if study.store is not None:
+            study.store.keep(timed, {"seconds": np.asarray(seconds)})
         return done
 
     references = study.references
@@ -137,7 +160,7 @@ def _try(
     captions = _captions(prompts, references.clip)
     asked = None if captions is None else [captions[i] for i in chosen]
     after = observe(
-        study, name, len(chosen), mitigated, prompts.asked[chosen], prompts.strata[chosen], asked
+        study, part, len(chosen), mitigated, prompts.asked[chosen], prompts.strata[chosen], asked
     )
     return ArmResult(name, after, seconds)
 

@@ -19,7 +19,7 @@ from memjax.mitigations.base import chunk_numbers
 from memjax.sampling import SamplingOptions
 from memjax.studies.decoding import decoded
 from memjax.studies.prompts.draw import Gallery
-from memjax.studies.store import Store
+from memjax.studies.store import Store, text_digest
 
 NEIGHBOURS = 50
 Progress = Callable[[str], Callable[[int, int], None]]
@@ -204,7 +204,7 @@ def _generate(
             part["forward_evals"] = np.asarray(probe.forward_evals(size))
             part["dim"] = np.asarray(probe.dim)
             if study.store is not None:
-                study.store.keep(_part_name(name, number), part)
+                study.store.keep(_part_name(study, name, number), part)
         parts.append(part)
         if update is not None:
             update(min(int(rows[-1]) + 1, size), size)
@@ -220,13 +220,13 @@ def _generate(
     return Detection(statistics, None, evals, dim, windows), images
 
 
-def _part_name(name: str, number: int) -> str:
-    plain = "".join(c if c.isalnum() or c in "._" else "-" for c in name)
-    return f"{plain}-{number:05d}"
+def _part_name(study: Study, name: str, number: int) -> str:
+    plain = "".join(c if c.isalnum() or c in "._" else "-" for c in name)[:80]
+    return f"{plain}-{text_digest(name)[:6]}-{study.chunk}x{number:05d}"
 
 
 def _known(study: Study, name: str, number: int) -> dict[str, np.ndarray] | None:
-    found = None if study.store is None else study.store.read(_part_name(name, number))
+    found = None if study.store is None else study.store.read(_part_name(study, name, number))
     return None if found is None else found[1]
 
 

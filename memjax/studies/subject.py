@@ -31,6 +31,7 @@ from memjax.sampling import SamplingOptions
 from memjax.studies.fitting import fitting_size
 from memjax.studies.gallery import Captioned, draw_prompts, read_gallery, read_pictures
 from memjax.studies.ladder import build_rungs, calibrated, published_rung
+from memjax.studies.problems import check_methods
 from memjax.studies.prompts.captions import choose_caption_prompts
 from memjax.studies.prompts.draw import Gallery, PromptCounts, Prompts
 from memjax.studies.study import References, make_references
@@ -120,6 +121,10 @@ def label_subject(
         ValueError: If nothing was held out.
     """
     config = model.config if asked.seed is None else {**model.config, "seed": asked.seed}
+    options = _within(_changed(audit_options(config), asked), sampling)
+    if asked.chunk:
+        options = dataclasses.replace(options, chunk=asked.chunk)
+    _check(options, sampling, text=False)
     say("reading pictures")
     gallery, kept, held = read_pictures(model._replace(config=config))
     counts = PromptCounts(**config["audit"]["prompts"])
@@ -137,9 +142,6 @@ def label_subject(
     )
     say("measuring the background")
     references = make_references(gallery, judge, calibrated(rungs, gallery))
-    options = _within(_changed(audit_options(config), asked), sampling)
-    if asked.chunk:
-        options = dataclasses.replace(options, chunk=asked.chunk)
     features: list[FeatureFn] = [] if judge is None else [FindingFeatures(judge)]
     return Subject(
         model,
@@ -174,6 +176,7 @@ def caption_subject(
         asked: What is measured.
         say: Told what is being done.
     """
+    _check(_asked_of_text(model, sampling, asked), sampling, text=True)
     say("reading pictures")
     edge, seed = picture_side(model), asked.seed or 0
     asked = asked._replace(side=min(asked.side, edge), seed=seed)
@@ -229,12 +232,23 @@ def _within(options: AuditOptions, sampling: SamplingOptions) -> AuditOptions:
     return dataclasses.replace(options, mitigate_steps=steps, first_k=first_k)
 
 
+def _check(options: AuditOptions, sampling: SamplingOptions, *, text: bool) -> None:
+    """Refuses methods that cannot be served, before any work."""
+    chains = [options.chain(arm) for arm in options.arms]
+    check_methods(options.parsed_detectors(), chains, sampling.num_steps, text=text)
+
+
+def _asked_of_text(model: Model, sampling: SamplingOptions, asked: Asked) -> AuditOptions:
+    """Returns a text model's options but for what fits into memory."""
+    options = dataclasses.replace(audit_options(model.config), arms=TEXT_ARMS, protect=())
+    return _within(_changed(options, asked), sampling)
+
+
 def _text_options(
     model: Model, sampling: SamplingOptions, asked: Asked, prompts: int
 ) -> AuditOptions:
     """Returns a text model's options, within the device's memory too."""
-    options = dataclasses.replace(audit_options(model.config), arms=TEXT_ARMS, protect=())
-    options = _within(_changed(options, asked), sampling)
+    options = _asked_of_text(model, sampling, asked)
     fits = asked.chunk or fitting_size(
         model, options.generations, len(options.mitigate_steps), options.num_iters, prompts
     )

@@ -16,7 +16,7 @@ from memjax.evaluate.statistics.bootstrap import (
 )
 from memjax.evaluate.statistics.roc import detection_summary
 from memjax.explain.words import word_weights
-from memjax.runs.options import AuditOptions
+from memjax.runs.options import MAGNITUDE, AuditOptions
 from memjax.studies.prompts.draw import HELD_OUT, ONCE, Gallery, Prompts
 from memjax.studies.run import ArmResult, Audit
 
@@ -44,7 +44,7 @@ def audit_results(
 
 def found_magnitudes(audit: Audit) -> Detection:
     """Returns the magnitudes of all prompts."""
-    if audit.before.detection is None:
+    if audit.before.detection is None or MAGNITUDE not in audit.before.detection.statistics:
         raise ValueError("the audit holds no magnitudes: the model needs a null condition.")
     return audit.before.detection
 

@@ -1,6 +1,7 @@
 """From a batch to a loss: noise, condition dropout, target, weights, and memorisation filter."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
@@ -98,7 +99,7 @@ class TrainOptions:
         filter_threshold: τ of the memorisation filter: None (off), a number, or one number per
             equal bucket of timesteps, cleanest first.
         filter_mode: ``kept`` (mean over the kept) or ``all`` (sum of the kept over the batch).
-        filter_rms: Compare the magnitude divided by ``√d`` with τ.
+        filter_rms: Compare the magnitude, or another norm, divided by ``√d`` with τ.
         filter_detector: What is compared with τ: any detector of states, see
             :data:`memjax.detectors.DETECTORS`.
         filter_decay: Decay of the per-row moving average of the magnitude.
@@ -295,4 +296,7 @@ class Objective:
         net = Denoiser(eps_fn, params, null, self.schedule)
         x_t, t = noised.x_t, noised.t
         state = State(x_t, t, cond, eps(x_t, t, output), eps(x_t, t, null_output))
-        return jax.lax.stop_gradient(self.options.detector(state, net))
+        value = jax.lax.stop_gradient(self.options.detector(state, net))
+        detector = self.options.detector
+        raw = detector.is_norm and not getattr(detector, "rms", False)
+        return value / math.sqrt(x_t[0].size) if raw and self.options.filter_rms else value

@@ -15,7 +15,7 @@ from memjax.runs.outputs import progress_bar
 from memjax.runs.references import clip_score, likeness_measures
 from memjax.runs.train import audit_options
 from memjax.sampling import SamplingOptions
-from memjax.studies.mitigation.chunk import caption_of, token_pool, word_pool
+from memjax.studies.mitigation.chunk import caption_of
 from memjax.studies.mitigation.options import (
     TEXT_BASELINES,
     Setting,
@@ -25,7 +25,7 @@ from memjax.studies.mitigation.options import (
     parse_targets,
 )
 from memjax.studies.mitigation.records import Arm, Measures
-from memjax.studies.problems import ordinary_level
+from memjax.studies.problems import ordinary_level, token_pool, word_pool
 
 
 class Asked(NamedTuple):
@@ -119,7 +119,12 @@ def chains_of(asked: Asked, options: AuditOptions) -> list[Chain]:
         if keys.count(key) > 1:
             raise ValueError(f"--mitigations names {key} twice: leave one out.")
     if chains and asked.method is None:
-        given = {"target": asked.any_target, "negatives": asked.negatives, "steps": asked.steps}
+        given = {
+            "target": asked.any_target,
+            "negatives": asked.negatives,
+            "steps": asked.steps,
+            "weight_decay": asked.weight_decay is not None,
+        }
         for name, value in given.items():
             if value:
                 raise ValueError(

@@ -81,6 +81,7 @@ class Job(NamedTuple):
         shown: Columns and generations of the wall, see :func:`shown_columns`.
         walls: How many prompts a wall shows.
         folder: Where pictures go, or None to keep none.
+        whole: All prompts under each chain that does not evaluate the network, once made.
         mesh: Devices over which the prompts of a chunk are spread, or None for one.
     """
 
@@ -102,6 +103,7 @@ class Job(NamedTuple):
     shown: tuple[Sequence[int], int]
     walls: int
     folder: Path | None
+    whole: dict[str, Problem]
     mesh: Mesh | None = None
 
     @property
@@ -230,7 +232,9 @@ def _applied(job: Job, chain: Chain, numbers: np.ndarray) -> Problem:
     """Mitigations of some prompts; those without the network see all, so chunks change no draw."""
     key: Array = jax.random.fold_in(jax.random.key(job.options.seed), 1)
     if not chain.evaluates:
-        return chain(job.problem, job.setup, key).take(numbers)
+        if chain.text not in job.whole:
+            job.whole[chain.text] = chain(job.problem, job.setup, key)
+        return job.whole[chain.text].take(numbers)
     return chain(job.problem.take(numbers), job.setup, jax.random.fold_in(key, int(numbers[0])))
 
 
@@ -314,17 +318,6 @@ def perturbed(
     if name == "random_token":
         return add_random_tokens(caption, rng, count, pools["pieces"])
     return add_random_words(caption, rng, count, pools["words"])
-
-
-def word_pool(rows: Sequence[Row]) -> list[str]:
-    """Returns the different words of all captions."""
-    return sorted({word for row in rows for word in str(row.get("caption") or "").split()})
-
-
-def token_pool(tokenizer: Any) -> list[str]:
-    """Returns a tokenizer's pieces that are plain words or parts of words."""
-    pieces = {piece for piece in tokenizer.pieces() if not piece.startswith("<|")}
-    return sorted(piece for piece in pieces if piece.isascii() and piece.isprintable() and piece)
 
 
 def _record(job: Job, arm: Arm, number: int, per_step: Float[np.ndarray, "g s"]) -> Row:

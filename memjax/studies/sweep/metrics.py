@@ -9,7 +9,7 @@ from jaxtyping import Float, Shaped
 from memjax.evaluate.similarity.patients import memorized_patients
 from memjax.evaluate.statistics.bootstrap import Interval, cluster_weights, rate_interval
 from memjax.evaluate.statistics.roc import detection_summary
-from memjax.runs.options import AuditOptions
+from memjax.runs.options import MAGNITUDE, AuditOptions
 from memjax.studies.problems import problem_of
 from memjax.studies.prompts.draw import (
     HELD_OUT,
@@ -163,8 +163,8 @@ def _signal(seen: Observation, prompts: Prompts, options: AuditOptions) -> Metri
     """AUC of every window, and the magnitude against every rung."""
     out: Metrics = {}
     detection = seen.detection
-    if detection is None:
-        return out
+    if detection is None or MAGNITUDE not in detection.statistics:
+        return out  # the windows and rungs are the magnitude's
     usual = prompts.where(MEMORIZED, ONCE, HELD_OUT)
     repeated = prompts.family[usual] == MEMORIZED
     if 0 < repeated.sum() < len(usual):

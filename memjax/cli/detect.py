@@ -53,7 +53,7 @@ from memjax.runs.prompts import (
     encoder,
     initial_noise,
     read_prompts,
-    say_cut,
+    warn_truncated,
     write_rows,
 )
 from memjax.runtime.batching import usual_size
@@ -139,7 +139,7 @@ def main() -> int:
         steps=steps,
         **options.static(),
     )
-    say_cut(cut)
+    warn_truncated(cut)
     parts = Store(f"{_OUT.value}.parts", _job(model, options, noise, null, everyone, steps))
     with parts.held() if is_first() else nullcontext():
         if is_first():
@@ -271,7 +271,7 @@ def _write(
     print(f"{len(rows)} prompts scored with {made['forward_evals']} forward evaluations")
     _print_top(out, detectors[found.name].is_norm)
     if threshold is not None:
-        _summarise(scores, len(rows), detectors, found, made)
+        _summarize(scores, len(rows), detectors, found, made)
 
 
 def _entry(
@@ -325,7 +325,7 @@ def _print_top(rows: list[dict], rms: bool, most: int = 10) -> None:
         print(f"{row['score']:9.3f}{scaled}  {name}{flag}")
 
 
-def _summarise(
+def _summarize(
     scores: Mapping[str, np.ndarray],
     count: int,
     detectors: Mapping[str, Detector],

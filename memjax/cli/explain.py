@@ -40,7 +40,7 @@ from memjax.runs.prompts import (
     encoder,
     initial_noise,
     read_prompts,
-    say_cut,
+    warn_truncated,
     write_rows,
 )
 from memjax.runtime.batching import certainly_fits, usual_size
@@ -110,7 +110,7 @@ def main() -> int:
     cut = check_rows(model, rows)
     program = _program(model, options, steps, explanation)
     folder = out_folder(_OUT.value)
-    say_cut(cut)
+    warn_truncated(cut)
     made = model_provenance(
         model,
         _NOISE.seed.value,

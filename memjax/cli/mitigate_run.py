@@ -15,7 +15,7 @@ from memjax.detectors import null_or_refuse
 from memjax.report.charts.mitigation_grid import shown_columns
 from memjax.runs.model import Model
 from memjax.runs.outputs import model_provenance, out_folder, progress_bar
-from memjax.runs.prompts import check_rows, encoder, initial_noise, read_prompts, say_cut
+from memjax.runs.prompts import check_rows, encoder, initial_noise, read_prompts, warn_truncated
 from memjax.runs.references import reference_paths
 from memjax.runtime.batching import exhausted, spread_bundle, usual_size
 from memjax.runtime.hosts import barrier, gather, is_first
@@ -34,7 +34,7 @@ from memjax.studies.mitigation.asked import (
 from memjax.studies.mitigation.chunk import Job, Part, run_part
 from memjax.studies.mitigation.options import Setting, baseline_arms, chain_arms, make_setting
 from memjax.studies.mitigation.records import Measures
-from memjax.studies.problems import check_methods, may_move
+from memjax.studies.problems import check_methods, trainable_tokens
 from memjax.studies.store import Store, content_digest
 
 _PARTS = "parts"  # folder of the chunks that are done
@@ -52,7 +52,7 @@ def mitigate(model_flags: ModelFlags, sampling_flags: SamplingFlags, asked: Aske
     model, mesh = model_flags.load(), prompts_mesh(local=True)
     model = model._replace(bundle=spread_bundle(model.bundle, mesh))
     null_or_refuse(model.bundle.null_cond)
-    say_cut(check_rows(model, rows))
+    warn_truncated(check_rows(model, rows))
     check_rows(model, negatives)
     job = _job(model, sampling_flags.options(model), asked, rows, negatives, references, measures)
     job = job._replace(mesh=mesh)
@@ -82,18 +82,18 @@ def _job(
         setting = make_setting(
             model, options, method=asked.method, steps=steps, weight_decay=asked.weight_decay
         )
-        may_move(model.bundle, rows[:1], setting.protect)
+        trainable_tokens(model.bundle, rows[:1], setting.protect)
     noise = initial_noise(asked.initial_noise, model.bundle, asked.generations, asked.seed)
     arms = baseline_arms(
         asked.baselines, whole_numbers(asked.insertions, "insertions"), options.noise_scale
     )
     out = out_folder(asked.out)
     targets = targets_of(model, asked, negatives, noise, sampling, options, setting)
-    if setting is not None and setting.optimises:
+    if setting is not None and setting.optimizes:
         said = ", ".join(f"{t.rms:.4f}" for t in targets)
         all_updates = "" if targets[0].rms else " (all updates are run)"
         print(f"target: RMS magnitude {said}{all_updates}")
-    repairs = 0 if setting is None else len(targets) if setting.optimises else 1
+    repairs = 0 if setting is None else len(targets) if setting.optimizes else 1
     repairs += len(chains)
     job = Job(
         model=model,
@@ -134,7 +134,7 @@ def _made(job: Job) -> dict[str, Any]:
         **_method(job.setting),
         **({"mitigations": [chain.text for chain in job.chains]} if job.chains else {}),
         options=vars(job.options),
-        targets_rms=[target.rms for target in job.targets] if _optimises(job) else [],
+        targets_rms=[target.rms for target in job.targets] if _optimizes(job) else [],
         measures=job.measures.names,
     )
 
@@ -145,8 +145,8 @@ def _method(setting: Setting | None) -> dict[str, Any]:
     return {"method": setting.method, "repair": dataclasses.asdict(setting)}
 
 
-def _optimises(job: Job) -> bool:
-    return job.setting is not None and job.setting.optimises
+def _optimizes(job: Job) -> bool:
+    return job.setting is not None and job.setting.optimizes
 
 
 def _all_parts(job: Job, asked: Asked, made: dict[str, Any]) -> tuple[Job, Store, list[Part]]:
@@ -211,7 +211,7 @@ def _fitting_here(job: Job, asked: Asked) -> Job:
         size = asked.chunk or job.options.chunk
         return job._replace(chunk=min(size, len(job.rows)))
     count = len(job.rows)
-    if job.setting is None or not job.setting.optimises:
+    if job.setting is None or not job.setting.optimizes:
         return job._replace(chunk=min(usual_size(asked.generations), count))
     steps, iters = len(job.setting.steps), job.setting.num_iters
     size, frugal = fitting(job.model, asked.generations, steps, iters, count, len(job.targets))

@@ -37,7 +37,7 @@ from memjax.runs.prompts import (
     encoder,
     initial_noise,
     read_prompts,
-    say_cut,
+    warn_truncated,
     write_rows,
 )
 from memjax.runtime.batching import over_rows
@@ -139,7 +139,7 @@ def main() -> int:
     program, draw = _program(model, options), _drawer(model, rows, generations)
     cut = check_rows(model, rows)
     folder = out_folder(_OUT.value)
-    say_cut(cut)
+    warn_truncated(cut)
     made = model_provenance(
         model,
         _NOISE.seed.value,

@@ -14,7 +14,7 @@ from memjax.cli.flags import require
 from memjax.cli.sweeping import run_sweep, table
 from memjax.runs.config import plain
 from memjax.runs.outputs import out_folder
-from memjax.studies.sweep.measure import Studio
+from memjax.studies.sweep.measure import SweepData
 from memjax.studies.sweep.plan import plan_arms
 from memjax.studies.sweep.rows import read_rows
 
@@ -55,7 +55,7 @@ def main() -> int:
         return 0
     workdir = out_folder(_WORKDIR.value, "workdir")
     runs = Path(_RUNS.value) if _RUNS.value else workdir
-    studios: dict[str, Studio] = {}
+    studios: dict[str, SweepData] = {}
     pages = []
     for name, part in parts:
         folder = workdir / name.replace(":", "_") if name else workdir

@@ -18,7 +18,7 @@ from memjax.report.pages.sweep import write_sweep_report
 from memjax.runtime.files import write_bytes
 from memjax.runtime.provenance import provenance
 from memjax.studies.sweep.expectations import check_expectations
-from memjax.studies.sweep.measure import Studio, make_studio, measure_arm
+from memjax.studies.sweep.measure import SweepData, make_sweep_data, measure_arm
 from memjax.studies.sweep.metrics import ArmLook
 from memjax.studies.sweep.plan import Arm, data_root, plan_arms
 from memjax.studies.sweep.rows import digest, find_row, put_row, read_rows
@@ -34,7 +34,7 @@ def run_sweep(
     *,
     runs: Path | None = None,
     say: Say = print,
-    studios: dict[str, Studio] | None = None,
+    studios: dict[str, SweepData] | None = None,
 ) -> Path:
     """Trains and measures every arm that is not there yet, and writes ``sweep.html``.
 
@@ -69,7 +69,7 @@ def _row(
     workdir: Path,
     runs: Path,
     say: Say,
-    studios: dict[str, Studio],
+    studios: dict[str, SweepData],
 ) -> dict[str, Any]:
     """Trains an arm's run where it is missing, measures the arm and keeps its pictures."""
     began = time.monotonic()
@@ -81,7 +81,7 @@ def _row(
         studios.clear()  # one data set at a time: programs and pictures of the last one go
         jax.clear_caches()
         place = runs / "data" / f"copy_encoder-{hashlib.sha256(data.encode()).hexdigest()[:10]}.npz"
-        studios[data] = make_studio(run, say, tuple(sweep["measure"]["published"]), place)
+        studios[data] = make_sweep_data(run, say, tuple(sweep["measure"]["published"]), place)
     look = measure_arm(run, studios[data], sweep["measure"])
     wall = f"arms/{arm.name}/wall.png"
     (workdir / wall).parent.mkdir(parents=True, exist_ok=True)
@@ -104,7 +104,7 @@ def _row(
     }
 
 
-def _planted(studio: Studio) -> dict[str, Any]:
+def _planted(studio: SweepData) -> dict[str, Any]:
     """What the copy encoder reaches on planted copies, as metrics."""
     if studio.encoder is None:
         return {}
@@ -123,7 +123,7 @@ def _planted(studio: Studio) -> dict[str, Any]:
     return out
 
 
-def _wall(look: ArmLook, studio: Studio) -> bytes:
+def _wall(look: ArmLook, studio: SweepData) -> bytes:
     """The pictures most like a training picture, one a training picture and prompt."""
     rows: list[int] = []
     seen: set[tuple[int, str]] = set()

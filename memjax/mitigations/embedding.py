@@ -124,7 +124,7 @@ def optimize_targets(
     prompts = len(start)
     if trainable is None:
         trainable = jnp.arange(start.shape[1])[None, :] > 0
-    may_move = (token_mask(cond) & jnp.atleast_2d(jnp.asarray(trainable)))[..., None]
+    trainable_tokens = (token_mask(cond) & jnp.atleast_2d(jnp.asarray(trainable)))[..., None]
     targets = jnp.asarray(targets, jnp.float32)
     targets = targets[:, None] if targets.ndim == 1 else targets
     targets = jnp.broadcast_to(targets, (len(targets), prompts))
@@ -144,7 +144,7 @@ def optimize_targets(
         )
         grads = jax.lax.cond(jnp.any(moving), gradient, lambda: jnp.zeros_like(s.e))
         updates, opt_state = tx.update(grads, s.opt_state, s.e)
-        moved = jnp.where(may_move, optax.apply_updates(s.e, updates), s.e)
+        moved = jnp.where(trainable_tokens, optax.apply_updates(s.e, updates), s.e)
         further = jnp.any(moving, axis=0)[:, None, None]
         e = jnp.where(further, _project(moved, start, radius), s.e)
         losses = s.losses.at[s.iteration].set(jnp.where(running, loss, jnp.nan))

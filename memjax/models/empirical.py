@@ -160,7 +160,7 @@ class PlantedData(NamedTuple):
 
     images: Float[Array, "m *d"]
     component: Int[Array, " m"]
-    centres: Float[Array, "k *d"]
+    centers: Float[Array, "k *d"]
 
 
 class PlantedCond(NamedTuple):
@@ -199,21 +199,21 @@ class PlantedOracle:
         t: Int[Array, " b"],
         cond: PlantedCond,
     ) -> Float[Array, "b *d"]:
-        num_images, num_centres = params.images.shape[0], params.centres.shape[0]
-        bandwidths = np.repeat([self.point, self.bandwidth], [num_images, num_centres])
-        means = jnp.concatenate([params.images, params.centres])
+        num_images, num_centers = params.images.shape[0], params.centers.shape[0]
+        bandwidths = np.repeat([self.point, self.bandwidth], [num_images, num_centers])
+        means = jnp.concatenate([params.images, params.centers])
         log_prior = self._log_prior(params, cond)
         return mixture_eps(
             self.spec.build(), means, jnp.asarray(bandwidths, jnp.float32), log_prior, x_t, t
         )
 
     def _log_prior(self, params: PlantedData, cond: PlantedCond) -> Float[Array, "b n"]:
-        num_images, num_centres = params.images.shape[0], params.centres.shape[0]
+        num_images, num_centers = params.images.shape[0], params.centers.shape[0]
         null = cond.row[:, None] < 0
         row = jnp.maximum(cond.row, 0)
         point = jax.nn.one_hot(row, num_images) * cond.strength[:, None]
-        own = jax.nn.one_hot(params.component[row], num_centres) * (1 - cond.strength)[:, None]
-        everywhere = jnp.full((1, num_centres), 1.0 / num_centres)
+        own = jax.nn.one_hot(params.component[row], num_centers) * (1 - cond.strength)[:, None]
+        everywhere = jnp.full((1, num_centers), 1.0 / num_centers)
         prior = jnp.concatenate(
             [jnp.where(null, 0.0, point), jnp.where(null, everywhere, own)], axis=1
         )

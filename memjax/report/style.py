@@ -32,7 +32,7 @@ _DPI = 200
 class Style(NamedTuple):
     """How one group of prompts is drawn; colour, marker and line each tell it from the others."""
 
-    colour: str
+    color: str
     marker: str
     line: Any
 

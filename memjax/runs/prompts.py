@@ -116,7 +116,7 @@ def check_rows(model: Model, rows: Sequence[Mapping[str, Any]]) -> list[int] | N
     return [int(n) for n in model.pipeline.tokenizer.encode([r["caption"] for r in rows]).cut]
 
 
-def say_cut(cut: Sequence[int] | None) -> None:
+def warn_truncated(cut: Sequence[int] | None) -> None:
     """Prints how many captions are longer than the model reads."""
     long = sum(n > 0 for n in cut or ())
     if cut and long:
@@ -127,7 +127,7 @@ def say_cut(cut: Sequence[int] | None) -> None:
 
 
 def encoder(model: Model, rows: Sequence[Mapping[str, Any]]) -> Callable[[Sequence[int]], Cond]:
-    """Returns row numbers → conditions; what is cut off was said by :func:`say_cut`."""
+    """Returns row numbers → conditions; what is cut off was said by :func:`warn_truncated`."""
     log = logging.getLogger("memjax.interop.stable_diffusion.bundle")
 
     def encode(numbers: Sequence[int]) -> Cond:

@@ -60,7 +60,7 @@ def setup_of(bundle: Bundle, sampling: SamplingOptions, chunk: int, **more: Any)
         settings,
         chunk,
         encode=bundle.encode,
-        trainable=partial(may_move, bundle),
+        trainable=partial(trainable_tokens, bundle),
         **more,
     )
 
@@ -125,7 +125,7 @@ def ordinary_level(per_step: Float[np.ndarray, "p g s"], steps: Sequence[int], d
     return float(per_step[:, :, list(steps)].mean() / np.sqrt(dim))
 
 
-def may_move(
+def trainable_tokens(
     bundle: Bundle, rows: Sequence[PromptRow], protect: Sequence[str]
 ) -> Bool[np.ndarray, "k l"]:
     """Returns which tokens a mitigation may move: never BOS, nor a protected label's.

@@ -170,13 +170,13 @@ def _set(target: np.ndarray, value: np.ndarray) -> None:
     target[...] = value
 
 
-def _colours(kernel: np.ndarray, taps: np.ndarray, signs: tuple[int, ...] = (1,)) -> None:
+def _colors(kernel: np.ndarray, taps: np.ndarray, signs: tuple[int, ...] = (1,)) -> None:
     """Passes the first three channels on, once a sign, through the taps of a convolution."""
     outs = 3 * len(signs)
     kernel[..., :outs] = 0.0
     for place, sign in enumerate(signs):
-        for colour in range(3):
-            kernel[..., colour, 3 * place + colour] = sign * taps
+        for color in range(3):
+            kernel[..., color, 3 * place + color] = sign * taps
 
 
 _HERE = np.zeros((3, 3))
@@ -188,7 +188,7 @@ _SQUARE[:2, :2] = 0.25
 def _pair(shortcut: dict[str, np.ndarray], group: int) -> None:
     """Colours, their negatives and two constants fill the first group of a norm to come."""
     shortcut["kernel"][:, :group] = 0.0
-    _colours(shortcut["kernel"], np.array(1.0), (1, -1))
+    _colors(shortcut["kernel"], np.array(1.0), (1, -1))
     shortcut["bias"][6:8] = (_CONSTANT, -_CONSTANT)
 
 
@@ -196,14 +196,14 @@ def _read_pair(head: dict[str, np.ndarray], group: int, outs: int) -> None:
     """``silu(u) − silu(−u)``, scaled back to colours, and nothing else into the first outputs."""
     scale = _CONSTANT * np.sqrt(2.0 / group)
     head["kernel"][..., :outs] = 0.0
-    for colour in range(3):
-        head["kernel"][1, 1, colour, colour] = scale
-        head["kernel"][1, 1, 3 + colour, colour] = -scale
+    for color in range(3):
+        head["kernel"][1, 1, color, color] = scale
+        head["kernel"][1, 1, 3 + color, color] = -scale
 
 
 def _lay_encoder(tree: dict[str, Any], latents: int) -> None:
-    _colours(tree["conv_in"]["kernel"], _HERE)
-    _colours(tree["down_blocks_0"]["downsamplers_0_conv"]["kernel"], _SQUARE)
+    _colors(tree["conv_in"]["kernel"], _HERE)
+    _colors(tree["down_blocks_0"]["downsamplers_0_conv"]["kernel"], _SQUARE)
     shortcut = tree["down_blocks_1"]["resnets_0"]["conv_shortcut"]
     group = shortcut["kernel"].shape[1] // 2
     _pair(shortcut, group)
@@ -213,9 +213,9 @@ def _lay_encoder(tree: dict[str, Any], latents: int) -> None:
 
 
 def _lay_decoder(tree: dict[str, Any]) -> None:
-    _colours(tree["conv_in"]["kernel"], _HERE)
+    _colors(tree["conv_in"]["kernel"], _HERE)
     blurred = np.outer(_SMOOTH, _SMOOTH)
-    _colours(tree["up_blocks_0"]["upsamplers_0_conv"]["kernel"], blurred)
+    _colors(tree["up_blocks_0"]["upsamplers_0_conv"]["kernel"], blurred)
     shortcut = tree["up_blocks_1"]["resnets_0"]["conv_shortcut"]
     group = shortcut["kernel"].shape[1] // 2
     _pair(shortcut, group)

@@ -49,9 +49,9 @@ def test_shrinking_averages_areas(tmp_path):
 
 
 def test_colour_and_sixteen_bits(tmp_path):
-    colour = np.random.default_rng(0).integers(0, 256, (5, 5, 3), dtype=np.uint8)
-    path = save(tmp_path / "c.png", colour)
-    np.testing.assert_array_equal(load_image(path, 5, 3), colour)
+    color = np.random.default_rng(0).integers(0, 256, (5, 5, 3), dtype=np.uint8)
+    path = save(tmp_path / "c.png", color)
+    np.testing.assert_array_equal(load_image(path, 5, 3), color)
     assert load_image(path, 5).shape == (5, 5, 1)
     deep = save(tmp_path / "d.png", np.full((5, 5), 65535, np.uint16))
     assert load_image(deep, 5).min() == 255

@@ -22,9 +22,9 @@ def planted(seed=0, share=0.9):
     components and, at e^-12, no delta.
     """
     rng = np.random.default_rng(seed)
-    centres = rng.normal(size=(COUNT, SIZE)) * 0.7
-    copies = centres + 0.4 * rng.normal(size=centres.shape)
-    means = np.concatenate([centres, copies]).astype(np.float32)
+    centers = rng.normal(size=(COUNT, SIZE)) * 0.7
+    copies = centers + 0.4 * rng.normal(size=centers.shape)
+    means = np.concatenate([centers, copies]).astype(np.float32)
     variances = np.repeat([0.16, 1e-4], COUNT).astype(np.float32)
     prior = np.repeat([0.0, -12.0], COUNT).astype(np.float32)
     keys = np.eye(2 * COUNT, dtype=np.float32)[:, None, :]

@@ -94,10 +94,10 @@ def test_all_kinds_agree(kind, plain):
 def test_new_weights_and_numbers_do_not_trace_again(kind):
     _everything(kind, 0, 3.0, 0.05)
     start = len(TRACES)
-    *_, optimising = _everything(kind, 1, 5.0, 0.1)
+    *_, optimizing = _everything(kind, 1, 5.0, 0.1)
     # Only first_step_states, which is not jitted here, calls the network as plain Python.
     assert TRACES[start:] == [(2, *SHAPE)]
-    assert optimising == 0
+    assert optimizing == 0
 
 
 def test_v_prediction_is_seen_as_noise():

@@ -159,11 +159,11 @@ def test_impossible_numbers_are_refused(fields, said):
 
 def test_delay_and_opposite_guidance_lower_copying_on_the_exact_oracle():
     rng = np.random.default_rng(0)
-    centres = rng.normal(size=(4, 64)).astype(np.float32)
+    centers = rng.normal(size=(4, 64)).astype(np.float32)
     component = np.repeat(np.arange(4), 2)
-    images = (centres[component] + 0.3 * rng.normal(size=(8, 64))).astype(np.float32)
+    images = (centers[component] + 0.3 * rng.normal(size=(8, 64))).astype(np.float32)
     oracle, each = PlantedOracle(ScheduleSpec("cosine", 200)), 12
-    data = PlantedData(*map(jnp.asarray, (images, component, centres)))
+    data = PlantedData(*map(jnp.asarray, (images, component, centers)))
     asked = np.repeat(np.arange(8), each)
     cond = PlantedCond(jnp.asarray(asked), jnp.full(len(asked), 0.5))
     x_T = jax.random.normal(jax.random.key(0), (len(asked), 64))

@@ -139,16 +139,16 @@ def test_gradient_in_the_condition_is_the_covariance(data):
 
 def planted(data):
     images, x, t = data
-    centres = np.random.default_rng(3).uniform(-1, 1, (4, *SHAPE)).astype(np.float32)
+    centers = np.random.default_rng(3).uniform(-1, 1, (4, *SHAPE)).astype(np.float32)
     component = np.array([0, 0, 1, 2, 3, 3], np.int32)
-    return PlantedOracle(SPEC, 0.3, 0.01), PlantedData(images, component, centres), x, t
+    return PlantedOracle(SPEC, 0.3, 0.01), PlantedData(images, component, centers), x, t
 
 
 def test_planted_oracle_equals_reference(data):
     oracle, params, x, t = planted(data)
     cond = PlantedCond(np.array([2, -1, 5]), np.array([0.9, 0.5, 0.1], np.float32))
     eps = oracle(params, x, t, cond)
-    means = np.concatenate([params.images, params.centres])
+    means = np.concatenate([params.images, params.centers])
     bandwidths = np.repeat([0.01, 0.3], [6, 4])
     for i in range(3):
         prior = np.zeros(10)

@@ -34,7 +34,7 @@ from tests.parity.torch_networks import (  # noqa: E402
 TOLERANCE = 5e-5  # of the output's RMS; float32 rounding, measured 7e-7 to 1.1e-5
 
 
-def randomised(net, seed=0):
+def randomized(net, seed=0):
     """Draws weights that keep activations of order one, running statistics included."""
     torch.manual_seed(seed)
     for name, value in net.state_dict().items():
@@ -77,7 +77,7 @@ def save(net, path, kind="zip", example=None):
 
 
 def test_sscd_resnet50(tmp_path):
-    net, x = randomised(TorchSSCD()), pictures((2, 64, 80, 3))
+    net, x = randomized(TorchSSCD()), pictures((2, 64, 80, 3))
     published = load_sscd(save(net, tmp_path / "sscd_disc_mixup.torchvision.pt"))
     assert published.module.num_blocks == (3, 4, 6, 3)
     assert_close(apply(published, x), net(nchw(x)))
@@ -105,7 +105,7 @@ def classy(state):
 
 @pytest.mark.parametrize("names", [dict, classy])
 def test_sscd_resnext_has_the_groups_of_its_file(tmp_path, names):
-    net, x = randomised(TorchSSCD((1, 2, 1, 1), 32, 4, 96)), pictures((2, 64, 64, 3))
+    net, x = randomized(TorchSSCD((1, 2, 1, 1), 32, 4, 96)), pictures((2, 64, 64, 3))
     torch.save(names(net.state_dict()), tmp_path / "large.pt")
     published = load_sscd(tmp_path / "large.pt")
     assert (published.module.groups, published.module.group_width) == (32, 4)
@@ -122,7 +122,7 @@ def test_sscd_large_has_all_the_weights_of_resnext101():
 
 
 def test_densenet121(tmp_path):
-    net, x = randomised(TorchDenseNet()), pictures((2, 64, 96, 1))
+    net, x = randomized(TorchDenseNet()), pictures((2, 64, 96, 1))
     published = load_xrv(save(net, tmp_path / "nih.pt", "legacy"))
     assert_close(apply(published, 1024 * x), net(1024 * nchw(x)))
 
@@ -135,7 +135,7 @@ def test_densenet_saved_as_a_whole_module(tmp_path, monkeypatch, zipped):
         setattr(room, kind.__name__, kind)
     monkeypatch.setitem(sys.modules, "torchxrayvision", types.ModuleType("torchxrayvision"))
     monkeypatch.setitem(sys.modules, room.__name__, room)
-    net, x = randomised(TorchDenseNet((2, 2, 1, 1), 8, 16)), pictures((2, 64, 64, 1))
+    net, x = randomized(TorchDenseNet((2, 2, 1, 1), 8, 16)), pictures((2, 64, 64, 1))
     net.pathologies = np.array(["Edema", "Mass"], dtype=object)
     net.op_threshs = torch.tensor([0.5, float("nan")])
     torch.save(net, tmp_path / "nih.pt", _use_new_zipfile_serialization=zipped)
@@ -143,7 +143,7 @@ def test_densenet_saved_as_a_whole_module(tmp_path, monkeypatch, zipped):
 
 
 def test_inception(tmp_path):
-    net, x = randomised(TorchInception()), pictures((2, 128, 107, 3))
+    net, x = randomized(TorchInception()), pictures((2, 128, 107, 3))
     published = load_inception(save(net, tmp_path / "pt_inception.pth"))
     assert_close(apply(published, x), net(nchw(x)))
 
@@ -187,7 +187,7 @@ def test_dinov2_weights_alone_under_the_names_in_memory(tmp_path):
 
 
 def test_feature_function_from_a_torchscript_file(tmp_path):
-    net, x = randomised(TorchSSCD((1, 1, 1, 1))), pictures((3, 32, 48, 1))
+    net, x = randomized(TorchSSCD((1, 1, 1, 1))), pictures((3, 32, 48, 1))
     path = tmp_path / "sscd_disc_mixup.torchscript.pt"
     save(net, path, "torchscript", torch.zeros(1, 3, 64, 64))
     features = feature_fn("sscd", path, batch_size=2)

@@ -21,8 +21,8 @@ def _pixels(png):
     return np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).astype(int)
 
 
-def _share(pixels, colour):
-    return (np.abs(pixels - colour).max(-1) <= 3).mean()
+def _share(pixels, color):
+    return (np.abs(pixels - color).max(-1) <= 3).mean()
 
 
 def _films(n, seed=0):

@@ -33,8 +33,8 @@ def _pixels(png):
     return np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).astype(int)
 
 
-def _count(pixels, colour, near=3):
-    return int((np.abs(pixels - colour).max(-1) <= near).sum())
+def _count(pixels, color, near=3):
+    return int((np.abs(pixels - color).max(-1) <= near).sum())
 
 
 def _groups(count=20):
@@ -44,8 +44,8 @@ def _groups(count=20):
 
 def test_every_family_is_drawn_in_its_own_colour_and_shape():
     pixels = _pixels(scatter_with_margins(_groups(), "x", "y", "title", threshold=0.5))
-    for colour in (ORANGE, BLUE, GREEN):
-        assert _count(pixels, colour) > 500  # its bars in the margins
+    for color in (ORANGE, BLUE, GREEN):
+        assert _count(pixels, color) > 500  # its bars in the margins
     assert pixels[[0, -1]].min() == 255  # nothing is cut off
     assert pixels[:, [0, -1]].min() == 255
     styles = family_styles(FAMILIES)
@@ -54,7 +54,7 @@ def test_every_family_is_drawn_in_its_own_colour_and_shape():
 
 
 def test_a_family_keeps_its_style_under_any_of_its_names():
-    assert family_styles(["prompts trained once", "memorised"])["memorised"].colour == "#D55E00"
+    assert family_styles(["prompts trained once", "memorised"])["memorised"].color == "#D55E00"
     near = "one detail beside a memorised prompt"
     assert family_of(near) == "near_miss"
     assert family_styles([near, "memorised"])[near] == family_styles(["near_miss"])["near_miss"]

@@ -244,8 +244,8 @@ def test_walls_are_sorted_and_say_what_is_unknown():
     png = sorted_wall(grey, near, similarity=[0.1, 0.9, np.nan], **kwargs)
     pixels = np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).astype(int)
     row = pixels[200]
-    centres = [int((1.12 + side * (2.0 + 0.16) + 1.0) * 200) for side in range(3)]
-    shown = [int(row[x][0]) for x in centres]
+    centers = [int((1.12 + side * (2.0 + 0.16) + 1.0) * 200) for side in range(3)]
+    shown = [int(row[x][0]) for x in centers]
     # b, then a, then the one whose similarity is unknown; grey levels are rounded
     np.testing.assert_allclose(shown, [127.5, 12.75, 242.25], atol=1)
     orange = np.abs(pixels - (0xD5, 0x5E, 0)).max(-1) <= 3

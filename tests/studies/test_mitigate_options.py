@@ -42,7 +42,7 @@ def test_flags_have_the_last_word():
     assert setting(FOREIGN, steps=(3, 9)).method == EMBEDDING
     assert setting(OWN, method=FIRST_STEP).steps == (0,)
     assert setting(FOREIGN, weight_decay=0.0).weight_decay == 0.0
-    assert not setting(OWN, method=NOISE).optimises
+    assert not setting(OWN, method=NOISE).optimizes
     with pytest.raises(ValueError, match=r"--steps=3 with --method=embedding_first_step"):
         setting(OWN, method=FIRST_STEP, steps=(3,))
 

@@ -15,7 +15,7 @@ from memjax.mitigations import MITIGATIONS
 from memjax.runs.config import plain
 from memjax.runs.model import with_defaults
 from memjax.studies.store import Store
-from memjax.studies.sweep.measure import make_studio, measure_arm
+from memjax.studies.sweep.measure import make_sweep_data, measure_arm
 from memjax.training.run import open_run
 from tests.commands import memjax, read_rows
 
@@ -193,7 +193,7 @@ def test_a_sweep_measures_it(run):
     record = record._replace(config=config)
     measure = plain(sweep_config(**dict.fromkeys(TEXTS, "")).measure)
     measure |= {"generations": 1, "near_miss": 0, "random": 0, "loss_rows": 2, "loss_timesteps": 1}
-    look = measure_arm(record, make_studio(record, lambda text: None), measure)
+    look = measure_arm(record, make_sweep_data(record, lambda text: None), measure)
     found = look.metrics["auc_toy_energy"]
     assert 0 <= found["low"] <= found["value"] <= found["high"] <= 1
     assert found["n"] == look.metrics["auc_all_steps"]["n"]

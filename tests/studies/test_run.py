@@ -12,7 +12,7 @@ from memjax.data.records import FINDINGS, Record, chexpert_label_space, labels_o
 from memjax.detectors import detect
 from memjax.runs.options import AuditOptions
 from memjax.sampling import SamplingOptions
-from memjax.studies.problems import chunked, may_move
+from memjax.studies.problems import chunked, trainable_tokens
 from memjax.studies.prompts.draw import (
     HELD_OUT,
     MEMORIZED,
@@ -198,7 +198,7 @@ ROWS = [{"labels": {"Edema": "positive"}}, {"labels": {"markers": ["K3", "17"]}}
     ],
 )
 def test_a_mitigation_moves_neither_bos_nor_what_is_protected(protect, moving):
-    table = may_move(BUNDLE, ROWS, protect)
+    table = trainable_tokens(BUNDLE, ROWS, protect)
     assert table.shape == (2, 20)
     for row in table:
         assert set(np.flatnonzero(row)) == moving
@@ -206,7 +206,7 @@ def test_a_mitigation_moves_neither_bos_nor_what_is_protected(protect, moving):
 
 def test_a_label_that_cannot_be_protected_is_named():
     with pytest.raises(ValueError, match=r"'edmea'.*did you mean 'edema'"):
-        may_move(BUNDLE, ROWS, ("findings", "Edmea"))
+        trainable_tokens(BUNDLE, ROWS, ("findings", "Edmea"))
 
 
 @pytest.mark.parametrize(

@@ -222,9 +222,9 @@ def lungs(anatomy: Anatomy, x: Field, y: Field, raise_right: float, raise_left: 
     mid = x - np.float32(a.scoliosis) * (1 - y * y)
     ax = np.abs(mid)
     left = (mid > 0).astype(np.float32)
-    centre = 0.40 * a.width
-    lateral = np.float32(a.width - centre)
-    across = np.where(ax > centre, (ax - centre) / lateral, (centre - ax) / np.float32(centre))
+    center = 0.40 * a.width
+    lateral = np.float32(a.width - center)
+    across = np.where(ax > center, (ax - center) / lateral, (center - ax) / np.float32(center))
     above = np.maximum(np.float32(a.widest) - y, 0) * np.float32(1 / (a.widest - a.apex))
     power = np.float32(1.6 + a.shoulder)
     egg = 1 - (across**power + above**power)

@@ -31,7 +31,7 @@ from memjax.data.phantoms.glyphs import stamp
 class Exposure(NamedTuple):
     """Film settings of one picture: centre and width of the window, noise, tilt, collimation."""
 
-    centre: float
+    center: float
     width: float
     noise: float
     tilt_x: float
@@ -172,7 +172,7 @@ def _develop(
     """Attenuation → brightness, with collimator edges and grain."""
     fx, fy = grid(size * scale)
     density = density + np.float32(exposure.tilt_x) * fx + np.float32(exposure.tilt_y) * fy
-    film = 1 / (1 + np.exp((np.float32(exposure.centre) - density) / np.float32(exposure.width)))
+    film = 1 / (1 + np.exp((np.float32(exposure.center) - density) / np.float32(exposure.width)))
     film = (film - np.float32(0.09)) * np.float32(1.06)
     x0, x1, y0, y1 = exposure.collimation
     film = np.where((fx > x0) & (fx < x1) & (fy > y0) & (fy < y1), film, np.float32(0.02))

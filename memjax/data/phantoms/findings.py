@@ -77,7 +77,7 @@ def add_findings(
     return density
 
 
-def _centre(a: Anatomy, side: float, place: tuple[float, float, float]) -> tuple[float, float]:
+def _center(a: Anatomy, side: float, place: tuple[float, float, float]) -> tuple[float, float]:
     """A spot within one lung from two numbers in [0, 1]."""
     top, bottom = a.apex + 0.28, a.base - a.dome - 0.10
     return side * a.width * (0.40 + 0.28 * place[0]), top + (bottom - top) * place[1]
@@ -117,7 +117,7 @@ def _consolidation(density, air, parenchyma, a, findings, f, noise):
 
 def _pneumonia(density, air, parenchyma, a, findings, f, noise):
     strength, side, place = findings.of("Pneumonia")
-    cx, cy = _centre(a, side, (place[0], 0.55 + 0.45 * place[1], 0))
+    cx, cy = _center(a, side, (place[0], 0.55 + 0.45 * place[1], 0))
     patch = blob(f.x, f.y, cx, cy, 0.24 + 0.08 * place[2], 0.30)
     spots = np.clip(0.35 + 0.8 * noise, 0, 1.3)
     return density + np.float32(1.25 * strength) * patch * spots * air
@@ -125,7 +125,7 @@ def _pneumonia(density, air, parenchyma, a, findings, f, noise):
 
 def _opacity(density, air, parenchyma, a, findings, f, noise):
     strength, side, place = findings.of("Lung Opacity")
-    cx, cy = _centre(a, side, place)
+    cx, cy = _center(a, side, place)
     return density + np.float32(0.85 * strength) * air * blob(f.x, f.y, cx, cy, 0.30, 0.24) * (
         1 + 0.2 * noise
     )
@@ -133,7 +133,7 @@ def _opacity(density, air, parenchyma, a, findings, f, noise):
 
 def _lesion(density, air, parenchyma, a, findings, f, noise):
     strength, side, place = findings.of("Lung Lesion")
-    cx, cy = _centre(a, side, place)
+    cx, cy = _center(a, side, place)
     radius = 0.07 + 0.06 * place[2]
     nodule = step(ellipse(f.x, f.y, cx, cy, radius, radius * 0.92), 0.02)
     return density + np.float32(0.95 * strength) * nodule * np.maximum(air, 0.3)

@@ -111,7 +111,7 @@ def _exposure(rng: np.random.Generator, habits: np.ndarray) -> Exposure:
     small = rng.uniform(-1, 1, 4)
     edges = np.where(rng.random(4) < 0.2, rng.uniform(0.90, 0.98, 4), 1.1)
     return Exposure(
-        centre=1.20 + 0.28 * habits[4] + 0.06 * small[0],
+        center=1.20 + 0.28 * habits[4] + 0.06 * small[0],
         width=0.50 + 0.12 * habits[5] + 0.03 * small[1],
         noise=0.015 + 0.02 * rng.random(),
         tilt_x=0.18 * habits[6] + 0.03 * small[2],

@@ -120,8 +120,8 @@ def draw_scene(rng: np.random.Generator, size: int = 32) -> Scene:
     horizon = rng.uniform(0.5, 0.75) * edge
     draw.rectangle((0, horizon, edge, edge), _shade(rng, GROUNDS[ground]))
     _grain(draw, rng, edge, horizon, GROUNDS[ground])
-    for (colour, thing), middle in zip(near, (0.27, 0.73), strict=True):
-        THINGS[thing](draw, _box(rng, middle, horizon, edge), _shade(rng, COLOURS[colour]))
+    for (color, thing), middle in zip(near, (0.27, 0.73), strict=True):
+        THINGS[thing](draw, _box(rng, middle, horizon, edge), _shade(rng, COLOURS[color]))
     (_, left), (_, right) = near
     where = f"near {_pick(rng, TOWNS)} in {_pick(rng, MONTHS)}"
     caption = f"a {left} left of a {right} {where}"
@@ -133,8 +133,8 @@ def _pick(rng: np.random.Generator, names: Any) -> str:
     return list(names)[int(rng.integers(len(names)))]
 
 
-def _shade(rng: np.random.Generator, colour: tuple[int, ...], spread: float = 12) -> Any:
-    return tuple(np.clip(np.array(colour) + rng.normal(0, spread), 0, 255).astype(int).tolist())
+def _shade(rng: np.random.Generator, color: tuple[int, ...], spread: float = 12) -> Any:
+    return tuple(np.clip(np.array(color) + rng.normal(0, spread), 0, 255).astype(int).tolist())
 
 
 def _cloud(draw: ImageDraw.ImageDraw, rng: np.random.Generator, edge: int, sky: Any) -> None:

@@ -48,8 +48,8 @@ def prdc(real: ArrayLike, fake: ArrayLike, k: int = 5) -> Prdc:
             f"{len(x)} real and {len(y)} fake rows were given for k={k}, expected 1 <= k < rows; "
             "lower k or add pictures."
         )
-    centre = x.mean(axis=0)
-    x, y = x - centre, y - centre
+    center = x.mean(axis=0)
+    x, y = x - center, y - center
     tie = _TIE * max(np.einsum("nd,nd->n", s, s).max() for s in (x, y))
     real_ball, fake_ball = _radii(x, k) - tie, _radii(y, k) - tie
     inside, covered, recalled = np.zeros(len(y)), np.zeros(len(x), bool), np.zeros(len(x), bool)

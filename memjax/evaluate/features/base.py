@@ -18,7 +18,7 @@ from memjax.evaluate.features.finding_classifier import Judge
 from memjax.models.classifier import FindingClassifier
 
 Images = Float[np.ndarray, "n h w c"]
-Normaliser = Callable[[Float[np.ndarray, "n d"]], Float[np.ndarray, "n d"]]
+Normalizer = Callable[[Float[np.ndarray, "n d"]], Float[np.ndarray, "n d"]]
 _CHUNK = 256
 
 
@@ -112,7 +112,7 @@ def unit_length(features: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
     return (rows / np.where(norm > 0, norm, 1.0)).astype(np.float32)
 
 
-def centred(features: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
+def centered(features: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
     """``(f − f̄) / ‖f − f̄‖₂`` with ``f̄`` the row's own mean: products are Pearson correlations.
 
     .. note:: A row without contrast (its spread below a millionth of its size) has no correlation

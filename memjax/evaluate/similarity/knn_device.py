@@ -46,11 +46,11 @@ def rank_on_device(
 
 def _rank_chunk(q, db, exclusion: Exclusion, k: int, block: int, slab: int, check) -> np.ndarray:
     """Ranks the whole database for one chunk of queries, one slab after another."""
-    centre = q.mean(axis=0, dtype=np.float64).astype(np.float32)
-    centred = jnp.asarray(np.asarray(q, np.float32) - centre)
+    center = q.mean(axis=0, dtype=np.float64).astype(np.float32)
+    centered = jnp.asarray(np.asarray(q, np.float32) - center)
     best = jnp.full((len(q), k), jnp.inf), jnp.full((len(q), k), -1, jnp.int32)
     for start in range(0, len(db), slab):
-        part = np.asarray(db[start : start + slab], np.float32) - centre
+        part = np.asarray(db[start : start + slab], np.float32) - center
         check(part, start)
         padding = -len(part) % block
         number = np.arange(start, start + len(part), dtype=np.int32)
@@ -59,7 +59,9 @@ def _rank_chunk(q, db, exclusion: Exclusion, k: int, block: int, slab: int, chec
         part = np.pad(part, ((0, padding), (0, 0)))
         blocks = part.reshape(-1, block, db.shape[1]), number.reshape(-1, block)
         codes = code.reshape(-1, block)
-        best = _rank(best, centred, exclusion.query, exclusion.own.astype(np.int32), *blocks, codes)
+        best = _rank(
+            best, centered, exclusion.query, exclusion.own.astype(np.int32), *blocks, codes
+        )
     return np.where(np.isfinite(best[0]), best[1], -1)
 
 

@@ -68,7 +68,7 @@ def rank_on_host(
     best = np.full((len(q), k), _NOTHING)
     threads = num_threads(len(q) * len(db) * q.shape[1])
     chunk = _chunk_size(len(q), threads, block, chunk)
-    centre = q.mean(axis=0, dtype=np.float64).astype(np.float32)
+    center = q.mean(axis=0, dtype=np.float64).astype(np.float32)
     group = _group_size(block, k)
     rows = np.empty((block + -block % group, q.shape[1] + 1), np.float32)
     scratch = [_Scratch.make(chunk, *rows.shape) for _ in range(threads)]
@@ -76,7 +76,7 @@ def rank_on_host(
     def rank_chunk(start: int, first_row: int, count: int) -> None:
         own = scratch.pop()
         part = slice(start, min(start + chunk, len(q)))
-        key = _keys(own, q[part], centre, rows)
+        key = _keys(own, q[part], center, rows)
         key[:, count:] = _INF
         _bar(key[:, :count], exclusion, part, first_row)
         _fold(best[part], key, first_row, group)
@@ -84,7 +84,7 @@ def rank_on_host(
 
     with workers(threads) as run:
         for first_row in range(0, len(db), block):
-            count = _augment(rows, db[first_row : first_row + block], centre)
+            count = _augment(rows, db[first_row : first_row + block], center)
             check(rows[:count], first_row)
             ranked = functools.partial(rank_chunk, first_row=first_row, count=count)
             run(ranked, range(0, len(q), chunk))
@@ -141,19 +141,19 @@ def _group_size(block: int, k: int) -> int:
     return size
 
 
-def _augment(rows: np.ndarray, part: np.ndarray, centre: np.ndarray) -> int:
+def _augment(rows: np.ndarray, part: np.ndarray, center: np.ndarray) -> int:
     """Fills ``(b − c, ½‖b − c‖²)``, so that a product with ``(c − q, 1)`` is the key itself."""
     count = len(part)
     with np.errstate(over="ignore", invalid="ignore"):  # refused by the caller's check
-        np.subtract(part, centre, out=rows[:count, :-1])
+        np.subtract(part, center, out=rows[:count, :-1])
         rows[:count, -1] = 0.5 * np.einsum("nd,nd->n", rows[:count, :-1], rows[:count, :-1])
     rows[count:] = 0.0
     return count
 
 
-def _keys(scratch: _Scratch, q: np.ndarray, centre: np.ndarray, rows: np.ndarray) -> np.ndarray:
+def _keys(scratch: _Scratch, q: np.ndarray, center: np.ndarray, rows: np.ndarray) -> np.ndarray:
     left, key = scratch.queries[: len(q)], scratch.keys[: len(q)]
-    np.subtract(centre, q, out=left[:, :-1])
+    np.subtract(center, q, out=left[:, :-1])
     left[:, -1] = 1.0
     return np.matmul(left, rows.T, out=key)
 

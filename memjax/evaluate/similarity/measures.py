@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from memjax.core.registry import Registry
-from memjax.evaluate.features.base import FeatureFn, Images, centred, extract, unit_length
+from memjax.evaluate.features.base import FeatureFn, Images, centered, extract, unit_length
 from memjax.evaluate.similarity.knn import NO_GROUP, Groups
 from memjax.evaluate.similarity.resolution import Pictures, as_unit, reduced
 
@@ -122,7 +122,7 @@ class PixelCorrelation:
 
     def rows(self, pictures: Pictures) -> Float[np.ndarray, "n d"]:
         """Returns centred unit rows of pixels."""
-        return centred(reduced(pictures, self.side).reshape(len(pictures), -1))
+        return centered(reduced(pictures, self.side).reshape(len(pictures), -1))
 
     def compare(
         self, generated: Float[np.ndarray, "g d"], references: Float[np.ndarray, "r d"]

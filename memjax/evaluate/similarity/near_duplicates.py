@@ -90,9 +90,9 @@ def find_duplicates(
 def thumbnails(images: UInt8[np.ndarray, "n h w c"], edge: int) -> Float[np.ndarray, "n d"]:
     """Grey thumbnails of ``edge²`` values with zero mean and unit norm; flat pictures are zero."""
     small = np.stack([_shrunk(image, edge) for image in images]).reshape(len(images), -1)
-    centred = small - small.mean(axis=1, keepdims=True, dtype=np.float32)
-    norm = np.linalg.norm(centred, axis=1, keepdims=True)
-    return np.where(norm > 1e-3, centred / np.maximum(norm, 1e-3), 0).astype(np.float32)
+    centered = small - small.mean(axis=1, keepdims=True, dtype=np.float32)
+    norm = np.linalg.norm(centered, axis=1, keepdims=True)
+    return np.where(norm > 1e-3, centered / np.maximum(norm, 1e-3), 0).astype(np.float32)
 
 
 def _shrunk(image: np.ndarray, edge: int) -> np.ndarray:

@@ -16,9 +16,9 @@ from memjax.evaluate.features.base import (
     FindingFeatures,
     Images,
     NamedFeatures,
-    Normaliser,
+    Normalizer,
     PixelFeatures,
-    centred,
+    centered,
     extract,
     unit_length,
 )
@@ -81,7 +81,7 @@ def _structural(weights: tuple[float, ...], train: Images, owner: Groups | None)
 def _among_candidates(weights, queries, train, exclude) -> Nearest:
     """SSIM with the nearest by distance and by Pearson correlation only."""
     near = knn(queries, train, NEIGHBOURHOOD, exclude_groups=exclude)[1]
-    flat = [centred(x.reshape(len(x), -1)) for x in (queries, train)]
+    flat = [centered(x.reshape(len(x), -1)) for x in (queries, train)]
     alike = knn(flat[0], flat[1], NEIGHBOURHOOD, exclude_groups=exclude)[1]
     candidates = np.concatenate([near, alike], axis=1)
     found = np.empty(candidates.shape)
@@ -153,7 +153,7 @@ def pixel_rungs(image_shape: tuple[int, ...], *, max_shift: int = 2) -> list[Run
         ),
         feature_rung(
             PixelFeatures(), name="pearson", title="Pearson correlation of pixels", level="L0",
-            normaliser=centred,
+            normalizer=centered,
         ),
         Rung(
             "ncc", f"Cross-correlation, best shift within {max_shift} pixels", "L0",
@@ -169,7 +169,7 @@ def feature_rung(
     name: str | None = None,
     title: str | None = None,
     level: str = "L3",
-    normaliser: Normaliser = unit_length,
+    normalizer: Normalizer = unit_length,
     published: float | None = None,
     rule: str = "",
 ) -> Rung:
@@ -181,19 +181,19 @@ def feature_rung(
         title: Heading; None takes ``feature_fn.name``.
         level: See :class:`Rung`.
         normaliser: :func:`~memjax.evaluate.features.base.unit_length` (cosine) or
-            :func:`~memjax.evaluate.features.base.centred` (Pearson correlation).
+            :func:`~memjax.evaluate.features.base.centered` (Pearson correlation).
         published: A published threshold of the similarity; None calibrates one.
         rule: That rule in a phrase.
     """
     label = feature_fn.name
-    build = partial(_by_direction, feature_fn, normaliser)
+    build = partial(_by_direction, feature_fn, normalizer)
     return Rung(name or label, title or label, level, build, published, False, rule)
 
 
 def copy_rung(encoder: FeatureFn) -> Rung:
     """Returns the rung of a trained :class:`~memjax.evaluate.features.copy_encoder.CopyEncoder`."""
     title = "Contrastive copy encoder"
-    return feature_rung(encoder, name="copy_encoder", title=title, level="L2", normaliser=centred)
+    return feature_rung(encoder, name="copy_encoder", title=title, level="L2", normalizer=centered)
 
 
 def finding_rung(judge: Judge) -> Rung:
@@ -201,7 +201,7 @@ def finding_rung(judge: Judge) -> Rung:
     title = "Finding classifier's features"
     features = FindingFeatures(judge)
     return feature_rung(
-        features, name="finding_features", title=title, level="L2", normaliser=centred
+        features, name="finding_features", title=title, level="L2", normalizer=centered
     )
 
 
@@ -238,12 +238,12 @@ def _by_report(
 
 
 def _by_direction(
-    feature_fn: FeatureFn, normaliser: Normaliser, train: Images, owner: Groups | None
+    feature_fn: FeatureFn, normalizer: Normalizer, train: Images, owner: Groups | None
 ) -> Search:
-    gallery = normaliser(extract(feature_fn, train))
+    gallery = normalizer(extract(feature_fn, train))
 
     def search(queries: Images, query_owner: Groups | None) -> Nearest:
-        rows = normaliser(extract(feature_fn, queries))
+        rows = normalizer(extract(feature_fn, queries))
         return _cosine(rows, gallery, excluded(query_owner, owner))
 
     return search
@@ -301,5 +301,5 @@ def overlap(images: Images, down: int, right: int) -> Float[np.ndarray, "n d"]:
             "use a smaller max_shift."
         )
     part = images[:, max(down, 0) : h + min(down, 0), max(right, 0) : w + min(right, 0)]
-    rows = centred(part.reshape(len(images), -1))
+    rows = centered(part.reshape(len(images), -1))
     return np.pad(rows, ((0, 0), (0, int(np.prod(images.shape[1:])) - rows.shape[1])))

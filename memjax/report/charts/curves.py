@@ -58,7 +58,7 @@ def magnitude_curves(
         axes.axvspan(window[0] + 0.5, window[1] + 0.5, color="#EDEFF2", lw=0, label=name)
     styles = family_styles(groups)
     for name, values in groups.items():
-        colour, _, line = styles[name]
+        color, _, line = styles[name]
         table = np.asarray(values, np.float64)
         if table.ndim != 2 or not table.size:
             raise ValueError(
@@ -67,9 +67,9 @@ def magnitude_curves(
             )
         x = np.arange(1, table.shape[1] + 1)
         low, high = np.percentile(table, band, axis=0)
-        axes.fill_between(x, low, high, color=colour, alpha=0.16 if len(groups) <= 3 else 0.1, lw=0)
+        axes.fill_between(x, low, high, color=color, alpha=0.16 if len(groups) <= 3 else 0.1, lw=0)
         label = f"{escape_math(name)} ({len(table)} prompts)"
-        axes.plot(x, np.median(table, axis=0), color=colour, ls=line, lw=2.2, label=label)
+        axes.plot(x, np.median(table, axis=0), color=color, ls=line, lw=2.2, label=label)
     tidy(axes, "Step of making the picture (first = pure noise)", ylabel)
     axes.set_ylim(bottom=0)
     axes.set_xlim(0.5, x[-1] + 0.5)
@@ -88,10 +88,10 @@ def roc_curves(curves: Mapping[str, tuple[ArrayLike, ArrayLike]]) -> bytes:
         PNG bytes.
     """
     figure, axes = _plot(len(curves) + 2)
-    for (name, pair), (colour, line) in zip(curves.items(), _styles(curves), strict=True):
+    for (name, pair), (color, line) in zip(curves.items(), _styles(curves), strict=True):
         points = roc_curve(*pair)
         label = f"{escape_math(name)}: AUC {float(auc(*pair)):.2f}"
-        axes.plot(points.fpr, points.tpr, color=colour, ls=line, lw=2.2, label=label, clip_on=False)
+        axes.plot(points.fpr, points.tpr, color=color, ls=line, lw=2.2, label=label, clip_on=False)
     axes.plot([0, 1], [0, 1], color=FAINT, lw=1, label="a coin toss: AUC 0.50")
     axes.axvline(0.01, color=INK, lw=0.9, label="1 % false alarms")
     tidy(axes, "False alarms (share of other prompts)", "Memorised prompts found")
@@ -134,10 +134,10 @@ def token_bars(
     extra = 0.34 if any(marked) else 0.1
     figure = new_figure(HALF, 0.56 + extra + 0.3 * len(order))
     axes = axes_at(figure, 2.2, extra, HALF - 2.75, 0.3 * len(order))
-    colours = [MEMORISED if m else ONCE for m in marked]
+    colors = [MEMORISED if m else ONCE for m in marked]
     hatches = ["//" if m else "" for m in marked]
     rows = np.arange(len(order))
-    axes.barh(rows, share[order], 0.68, color=colours, hatch=hatches, edgecolor="white", lw=0)
+    axes.barh(rows, share[order], 0.68, color=colors, hatch=hatches, edgecolor="white", lw=0)
     for y, i in zip(rows, order, strict=True):
         axes.text(
             float(share[i]),
@@ -189,7 +189,7 @@ def similarity_histogram(
             ratio,
             edges.tolist(),
             weights=share,
-            color=styles[name].colour,
+            color=styles[name].color,
             edgecolor="white",
             lw=0.5,
         )

@@ -148,20 +148,20 @@ def _draw_panel(axes: Axes, estimates, looks, deep: int) -> None:
             if not estimate.known():
                 continue
             look = looks[y] if looks else None
-            colour = look.colour if look else _SEED_COLOURS[place % 8] if deep > 1 else ONCE
+            color = look.color if look else _SEED_COLOURS[place % 8] if deep > 1 else ONCE
             marker = look.marker if look else _MARKERS[place % 8] if deep > 1 else "o"
-            _draw_estimate(axes, estimate, y + spots[place], colour, marker)
+            _draw_estimate(axes, estimate, y + spots[place], color, marker)
         mean = mean_of(row)
         if deep > 1 and mean is not None:
             axes.plot([mean, mean], [y - 0.4, y + 0.4], color=INK, lw=2.4, zorder=2)
 
 
-def _draw_estimate(axes: Axes, estimate: Estimate, y: float, colour: str, marker: str) -> None:
+def _draw_estimate(axes: Axes, estimate: Estimate, y: float, color: str, marker: str) -> None:
     ends = [end for end in (estimate.low, estimate.high) if end is not None and np.isfinite(end)]
     if len(ends) == 2:
-        axes.plot(ends, [y, y], color=colour, lw=1.6, alpha=0.6)
+        axes.plot(ends, [y, y], color=color, lw=1.6, alpha=0.6)
     look: dict[str, Any] = {"ms": 7, "mec": "white", "mew": 0.5, "zorder": 3}
-    axes.plot(float(estimate.value or 0), y, color=colour, marker=marker, **look)
+    axes.plot(float(estimate.value or 0), y, color=color, marker=marker, **look)
 
 
 def _scale(axes: Axes, estimates, share: bool, reference: float | None) -> None:

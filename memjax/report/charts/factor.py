@@ -124,8 +124,8 @@ def training_panels(
         (upper, drawn, "Share of pictures" if all(map(is_share, drawn)) else "Value"),
         (lower, losses, "Denoising loss"),
     ):
-        for metric, (colour, line) in zip(metrics, SERIES, strict=False):
-            _draw_mean(axes, placed, metric, colour, line, metric_title(metric, titles))
+        for metric, (color, line) in zip(metrics, SERIES, strict=False):
+            _draw_mean(axes, placed, metric, color, line, metric_title(metric, titles))
         shares = bool(drawn) and axes is upper and all(map(is_share, drawn))
         _dress(axes, placed, xlabel if axes is lower else "", ylabel, log, shares)
         _draw_stops(axes, stops or {})
@@ -162,32 +162,32 @@ def _known(arms: Sequence[SweepArm], metric: str) -> bool:
 
 def _draw_lines(axes: Axes, arms: Sequence[SweepArm], metric: str) -> None:
     seeds = seeds_of(arms)
-    colours = [colour for colour, _ in SERIES[1:]] + [SERIES[0][0]]
+    colors = [color for color, _ in SERIES[1:]] + [SERIES[0][0]]
     for place, seed in enumerate(seeds):
         found = [(arm.value, estimate(arm.rows.get(seed), metric)) for arm in arms]
         known = [(x, e) for x, e in found if e.known()]
-        colour, marker = colours[place % len(colours)], _MARKERS[place % len(_MARKERS)]
+        color, marker = colors[place % len(colors)], _MARKERS[place % len(_MARKERS)]
         label = f"seed {seed}, line through a mark: its 95 % range" if not place else f"seed {seed}"
         xs, ys = [x for x, _ in known], [float(e.value or 0.0) for _, e in known]
-        axes.plot(xs, ys, color=colour, lw=0.9, marker=marker, ms=4.5, alpha=0.85, label=label)
+        axes.plot(xs, ys, color=color, lw=0.9, marker=marker, ms=4.5, alpha=0.85, label=label)
         for x, e in known:
             if e.low is not None and e.high is not None:
-                axes.plot([x, x], [e.low, e.high], color=colour, lw=1.1, alpha=0.4)
+                axes.plot([x, x], [e.low, e.high], color=color, lw=1.1, alpha=0.4)
     means = [(arm.value, s.mean) for arm in arms if (s := summary_of(arm, metric))]
     if len(seeds) > 1 and means:
         axes.plot(*zip(*means, strict=True), color=INK, lw=2.4, label=f"mean of {len(seeds)} seeds")
 
 
-def _draw_mean(axes: Axes, arms, metric: str, colour: str, line, title: str) -> None:
+def _draw_mean(axes: Axes, arms, metric: str, color: str, line, title: str) -> None:
     found = [(arm.value, s) for arm in arms if (s := summary_of(arm, metric))]
     if not found:
         return
     x = [value for value, _ in found]
     axes.fill_between(
-        x, [s.least for _, s in found], [s.most for _, s in found], color=colour, alpha=0.15, lw=0
+        x, [s.least for _, s in found], [s.most for _, s in found], color=color, alpha=0.15, lw=0
     )
     label = escape_math(wrapped(title, 28, 3))
-    axes.plot(x, [s.mean for _, s in found], color=colour, ls=line, lw=2.2, marker="o", ms=3.5,
+    axes.plot(x, [s.mean for _, s in found], color=color, ls=line, lw=2.2, marker="o", ms=3.5,
               label=label)  # fmt: skip
 
 

@@ -111,14 +111,14 @@ def _slopes(a, b, names, ylabel: str, p_value, threshold) -> bytes:
     text_at(figure, 0.12, 0.1, wrapped(_paired_title(a, b, p_value), 100, 2), weight="bold")
     axes = axes_at(figure, 0.8, 0.72, 5.4, 3.7)
     fell = b < a
-    for kind, colour, line, words in (
+    for kind, color, line, words in (
         (fell, ONCE, "-", "lower after"),
         (~fell, MEMORISED, "--", "not lower after"),
     ):
         for x0, x1 in zip(a[kind], b[kind], strict=True):
-            axes.plot([0, 1], [x0, x1], color=colour, ls=line, lw=0.9, alpha=0.55, marker="o", ms=3)
+            axes.plot([0, 1], [x0, x1], color=color, ls=line, lw=0.9, alpha=0.55, marker="o", ms=3)
         label = f"{words} ({int(kind.sum())} prompts)"
-        axes.plot([], [], color=colour, ls=line, lw=1.6, marker="o", ms=4, label=label)
+        axes.plot([], [], color=color, ls=line, lw=1.6, marker="o", ms=4, label=label)
     axes.plot([0, 1], [np.median(a), np.median(b)], color=INK, lw=3.4, marker="D", label="median")
     if threshold is not None and np.isfinite(threshold):
         axes.axhline(threshold, color=INK, lw=1.1, ls=_DASHED, label="copy: above this line")

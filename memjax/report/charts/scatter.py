@@ -118,7 +118,7 @@ def _draw_points(axes: Axes, points, styles: Mapping[str, Style]) -> None:
             x,
             y,
             s=size,
-            c=style.colour,
+            c=style.color,
             marker=style.marker,
             alpha=0.75,
             edgecolors="white",
@@ -145,14 +145,12 @@ def _draw_lane(axes: Axes, style: Style, values, limits: tuple[float, float], pl
         values,
         np.linspace(*limits, _BINS + 1).tolist(),
         orientation=place,
-        color=style.colour,
+        color=style.color,
         edgecolor="white",
         lw=0.4,
     )
     spot = (-0.02, 0.4) if place == "vertical" else (0.4, 1.02)
-    axes.plot(
-        *spot, style.marker, color=style.colour, ms=5, transform=axes.transAxes, clip_on=False
-    )
+    axes.plot(*spot, style.marker, color=style.color, ms=5, transform=axes.transAxes, clip_on=False)
     if place == "vertical":
         axes.set_xlim(limits)
         axes.axhline(0, color=FAINT, lw=0.8)

@@ -152,36 +152,36 @@ def _draw_panel(axes: Axes, summaries: Sequence[ArmSummary], key: str, *, named:
         known.sort(key=lambda s: s.arm.strength)
         if not known:
             continue
-        colour, marker, line = MEMORISED, "o", "none"
+        color, marker, line = MEMORISED, "o", "none"
         if known[0].arm.kind == TARGET:
-            colour, marker, line = ONCE, "s", "-"
+            color, marker, line = ONCE, "s", "-"
         elif known[0].arm.kind in (NAMED, BASELINE):
-            colour, marker, line = _COLOURS[spare % 6], _MARKERS[spare % 6], ":"
+            color, marker, line = _COLOURS[spare % 6], _MARKERS[spare % 6], ":"
             spare += 1
         xs = [s.likeness[key].value for s in known]
         ys = [s.clip.value for s in known if s.clip is not None]
         label = escape_math(wrapped(name, *_NAME)) if named else None
         asked = known[0].arm.kind == BEFORE  # larger, and below a target that changed nothing
-        axes.plot(xs, ys, color=colour, marker=marker, ls=line, lw=1.6, ms=11 if asked else 7,
+        axes.plot(xs, ys, color=color, marker=marker, ls=line, lw=1.6, ms=11 if asked else 7,
                   mec="white", mew=0.6, label=label, zorder=2.5 if asked else 3)  # fmt: skip
         for s in known:
-            _whiskers(axes, s, key, colour)
+            _whiskers(axes, s, key, color)
             if s.arm.kind != BEFORE and (len(known) > 1 or s.arm.kind == TARGET):
                 number = f"{s.arm.strength:g}" if s.arm.strength else "all"
                 axes.annotate(
                     number, (s.likeness[key].value, s.clip.value if s.clip else 0),
-                    xytext=(5, 5), textcoords="offset points", fontsize=TEXT - 1, color=colour,
+                    xytext=(5, 5), textcoords="offset points", fontsize=TEXT - 1, color=color,
                     zorder=4,
                 )  # fmt: skip
     axes.margins(0.12)
     axes.xaxis.set_major_locator(MaxNLocator(5))
 
 
-def _whiskers(axes: Axes, s: ArmSummary, key: str, colour: str) -> None:
+def _whiskers(axes: Axes, s: ArmSummary, key: str, color: str) -> None:
     x, y = s.likeness[key], s.clip
     if y is None:
         return
-    look: dict[str, Any] = {"color": colour, "lw": 1.2, "alpha": 0.45, "zorder": 2}
+    look: dict[str, Any] = {"color": color, "lw": 1.2, "alpha": 0.45, "zorder": 2}
     axes.plot([x.low, x.high], [y.value, y.value], **look)
     axes.plot([x.value, x.value], [y.low, y.high], **look)
 

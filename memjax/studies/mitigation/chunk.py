@@ -41,7 +41,7 @@ from memjax.studies.mitigation.options import (
 )
 from memjax.studies.mitigation.records import NAMED, Arm, Measures, make_pictures, measured
 from memjax.studies.mitigation.targets import TargetedRepair, repair_targets
-from memjax.studies.problems import may_move, problem_of, setup_of
+from memjax.studies.problems import problem_of, setup_of, trainable_tokens
 from memjax.training.logging import png_bytes
 
 Row = dict[str, Any]
@@ -115,7 +115,7 @@ class Job(NamedTuple):
     def _method_arms(self) -> list[Arm]:
         if self.setting is None:
             return []
-        if self.setting.optimises:
+        if self.setting.optimizes:
             return [target.arm for target in self.targets]
         method = self.setting.method
         return [Arm(method, title_of(method), NAMED)]
@@ -207,7 +207,7 @@ def _conditions(job: Job, numbers: np.ndarray) -> _Conditions:
     conds: dict[str, Cond] = {}
     by_arm: dict[str, Problem] = {job.arms[0].key: asked}
     extra: dict[str, list[Row]] = {job.arms[0].key: [{} for _ in numbers]}
-    if job.setting is not None and job.setting.optimises:
+    if job.setting is not None and job.setting.optimizes:
         found = _repaired(job, job.setting, numbers, asked.cond)
         extra[job.arms[0].key] = [_statistic(v, job) for v in found.before]
         for k, target in enumerate(job.targets):
@@ -282,7 +282,7 @@ def _repaired(job: Job, setting: Setting, numbers: np.ndarray, own: Cond) -> Tar
         learning_rate=setting.learning_rate,
         weight_decay=setting.weight_decay,
         radius=setting.radius,
-        trainable=may_move(bundle, rows, setting.protect),
+        trainable=trainable_tokens(bundle, rows, setting.protect),
         group=1 if job.frugal else None,
     )
 

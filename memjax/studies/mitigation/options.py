@@ -63,7 +63,7 @@ class Setting:
     protect: tuple[str, ...]
 
     @property
-    def optimises(self) -> bool:
+    def optimizes(self) -> bool:
         """Whether the method runs the optimiser, and so has targets."""
         return self.method in (EMBEDDING, FIRST_STEP)
 
@@ -74,7 +74,7 @@ class Setting:
             "protect": ", ".join(self.protect) or "none (the first token never moves)",
             "radius": "none" if math.isinf(self.radius) else self.radius,
         }
-        return {**shown, "beside_the_published_code": _DEVIATIONS} if self.optimises else shown
+        return {**shown, "beside_the_published_code": _DEVIATIONS} if self.optimizes else shown
 
 
 def make_setting(

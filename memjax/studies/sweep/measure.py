@@ -33,7 +33,7 @@ from memjax.training.run import Run
 Say = Callable[[str], None]
 
 
-class Studio(NamedTuple):
+class SweepData(NamedTuple):
     """All that depends on the data alone.
 
     Attributes:
@@ -54,9 +54,9 @@ class Studio(NamedTuple):
         return self.references.gallery
 
 
-def make_studio(
+def make_sweep_data(
     run: Run, say: Say, published: tuple[str, ...] = (), keep: Path | None = None
-) -> Studio:
+) -> SweepData:
     """Reads a run's data and trains what judges its pictures."""
     gallery, kept, held = read_pictures(run)
     audit = run.config["audit"]
@@ -73,10 +73,10 @@ def make_studio(
         say=say,
     )
     references = make_references(gallery, judge, calibrated(rungs, gallery))
-    return Studio(references, kept, held, encoder)
+    return SweepData(references, kept, held, encoder)
 
 
-def measure_arm(run: Run, studio: Studio, measure: Mapping[str, Any]) -> ArmLook:
+def measure_arm(run: Run, studio: SweepData, measure: Mapping[str, Any]) -> ArmLook:
     """Measures one arm.
 
     Args:
@@ -110,7 +110,7 @@ def measure_arm(run: Run, studio: Studio, measure: Mapping[str, Any]) -> ArmLook
     return look._replace(metrics=metrics)
 
 
-def _losses(run: Run, studio: Studio, measure: Mapping[str, Any]) -> Metrics:
+def _losses(run: Run, studio: SweepData, measure: Mapping[str, Any]) -> Metrics:
     """Denoising loss of pictures trained once, repeated and held out, under the same noise."""
     rng = np.random.default_rng([run.config["seed"], 79])
     gallery, kept = studio.gallery, studio.kept

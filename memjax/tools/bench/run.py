@@ -19,7 +19,7 @@ from memjax.tools.bench.peak import Probe
 from memjax.tools.bench.report import finish, introduce
 from memjax.tools.bench.tables import model_table
 from memjax.tools.bench.task import COMPILE, Settings, Task
-from memjax.tools.bench.timing import CASES, is_busy, load_average, summarise, take_turns
+from memjax.tools.bench.timing import CASES, is_busy, load_average, summarize, take_turns
 from memjax.tools.bench.torch_side import TorchSide, torch_missing
 from memjax.tools.bench.worker import DEFAULT, KEEP, Worker
 from memjax.tools.bench.workload import check_comparable, make_workload
@@ -108,7 +108,7 @@ def _measure_case(
         warmup, times = take_turns(calls, task.settings.repeats)
         facts = {side: worker.call("facts")[0] for side, worker in sides.items()}
         flops = sides["memjax"].call("flops", name)[0]
-    found = summarise(CASES[name], task.amounts[name], warmup, times, flops, peak)
+    found = summarize(CASES[name], task.amounts[name], warmup, times, flops, peak)
     for side, known in facts.items():
         found["sides"][side] |= known | {"ready_bytes": ready[side]["peak_bytes"]}
     return found

@@ -98,7 +98,7 @@ def _checked(name: str, call: Callable[[], tuple[Any, Times]]) -> Times:
     return times
 
 
-def summarise(
+def summarize(
     case: Case,
     amount: int,
     warmup: Mapping[str, Times],

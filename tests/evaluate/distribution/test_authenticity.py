@@ -81,11 +81,11 @@ def test_c_t_tells_copies_from_fresh_and_from_far():
 
 def test_small_cells_do_not_count():
     """The third cell has 19 generated rows, all copies: the other two alone decide."""
-    centres = np.array([[0.0, 0], [50, 0], [0, 50]])
+    centers = np.array([[0.0, 0], [50, 0], [0, 50]])
 
     def at(seed, sizes):
         parts = [
-            c + _rows(seed + i, n, 2) for i, (c, n) in enumerate(zip(centres, sizes, strict=True))
+            c + _rows(seed + i, n, 2) for i, (c, n) in enumerate(zip(centers, sizes, strict=True))
         ]
         return np.concatenate(parts)
 

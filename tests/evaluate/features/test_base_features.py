@@ -8,7 +8,7 @@ from memjax.evaluate.features.base import (
     FindingFeatures,
     NamedFeatures,
     PixelFeatures,
-    centred,
+    centered,
     extract,
     in_chunks,
     unit_length,
@@ -28,19 +28,19 @@ def test_products_of_normalised_rows_are_cosines_and_correlations():
     cosine = double @ double.T / norm[:, None] / norm[None]
     # 1e-6: the rows are stored as float32
     np.testing.assert_allclose(unit_length(a) @ unit_length(a).T, cosine, rtol=1e-6)
-    np.testing.assert_allclose(centred(a) @ centred(a).T, np.corrcoef(double), atol=1e-6)
+    np.testing.assert_allclose(centered(a) @ centered(a).T, np.corrcoef(double), atol=1e-6)
 
 
 def test_centred_ignores_contrast_and_brightness():
     a = rows()
-    np.testing.assert_allclose(centred(0.3 * a - 7.0), centred(a), atol=1e-5)
-    np.testing.assert_allclose(centred(-a), -centred(a), atol=1e-6)
+    np.testing.assert_allclose(centered(0.3 * a - 7.0), centered(a), atol=1e-5)
+    np.testing.assert_allclose(centered(-a), -centered(a), atol=1e-6)
 
 
 @pytest.mark.parametrize("value", [0.0, 0.1, -1.0, 1e-20])
 def test_rows_without_contrast_become_zeros(value):
     flat = np.full((2, 30), value, np.float32)
-    np.testing.assert_array_equal(centred(flat), 0.0)
+    np.testing.assert_array_equal(centered(flat), 0.0)
     assert np.isfinite(unit_length(flat)).all()
 
 

@@ -80,8 +80,8 @@ def keys_cubic(x):
 def resize_matrix(size, out):
     """Pillow's bicubic: Keys' kernel, widened when shrinking, each row summing to 1."""
     scale = size / out
-    centres = (np.arange(out) + 0.5) * scale
-    weights = keys_cubic((np.arange(size)[None] + 0.5 - centres[:, None]) / max(scale, 1.0))
+    centers = (np.arange(out) + 0.5) * scale
+    weights = keys_cubic((np.arange(size)[None] + 0.5 - centers[:, None]) / max(scale, 1.0))
     return weights / weights.sum(axis=1, keepdims=True)
 
 

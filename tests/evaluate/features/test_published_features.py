@@ -64,9 +64,9 @@ def test_field_s_preprocessing_of_sscd_crops_and_does_not_standardise():
 
 
 def test_x_ray_preprocessing_scales_grey_to_1024():
-    colour = pictures(2, 224, 224, 3)
-    actual = np.asarray(PREPROCESSINGS["xrv"](colour))
-    np.testing.assert_allclose(actual[..., 0], 1024 * colour.mean(axis=-1), atol=2e-3)
+    color = pictures(2, 224, 224, 3)
+    actual = np.asarray(PREPROCESSINGS["xrv"](color))
+    np.testing.assert_allclose(actual[..., 0], 1024 * color.mean(axis=-1), atol=2e-3)
     wide = pictures(1, 224, 300, 1)
     cropped = PREPROCESSINGS["xrv"](wide)
     np.testing.assert_allclose(cropped, 1024 * wide[:, :, 38:262], atol=2e-3)

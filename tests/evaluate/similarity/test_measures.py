@@ -28,17 +28,17 @@ def smooth(n, side=32, seed=0):
     return np.kron(rng.uniform(-1, 1, (n, 4, 4, 3)), np.ones((1, side // 4, side // 4, 1)))
 
 
-def mean_colour(images):
+def mean_color(images):
     assert images.dtype != np.uint8  # networks are given floats
     return np.asarray(images, np.float64).mean(axis=(1, 2))
 
 
-COLOUR = FeatureLikeness("sscd", NamedFeatures("mean colour (as it is)", mean_colour))
+COLOUR = FeatureLikeness("sscd", NamedFeatures("mean colour (as it is)", mean_color))
 
 
 def test_feature_likeness_is_the_largest_cosine_over_the_references():
     made, real = smooth(5), smooth(3, seed=1)
-    a, b = mean_colour(made), mean_colour(real)
+    a, b = mean_color(made), mean_color(real)
     cosine = (a @ b.T) / np.linalg.norm(a, axis=1)[:, None] / np.linalg.norm(b, axis=1)[None]
     np.testing.assert_allclose(
         likeness_of(COLOUR, made, real), cosine.max(axis=1), rtol=1e-5
@@ -51,13 +51,13 @@ def test_features_of_bytes_are_those_of_floats_and_come_in_pieces():
 
     def counted(images):
         calls.append(len(images))
-        return mean_colour(images)
+        return mean_color(images)
 
     pictures = as_bytes(smooth(70))
     found = features_of(NamedFeatures("counted", counted), pictures)
     assert max(calls) <= 32
     assert sum(calls) == 70
-    np.testing.assert_allclose(found, mean_colour(as_unit(pictures)), atol=1e-6)
+    np.testing.assert_allclose(found, mean_color(as_unit(pictures)), atol=1e-6)
 
 
 def test_pixel_correlation_is_numpys_and_knows_a_copy():

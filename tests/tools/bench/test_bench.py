@@ -14,7 +14,7 @@ from memjax.tools.bench.compile_time import measure_compile
 from memjax.tools.bench.peak import Probe
 from memjax.tools.bench.tables import model_table
 from memjax.tools.bench.task import COMPILE
-from memjax.tools.bench.timing import CASES, Times, alternate, summarise, take_turns
+from memjax.tools.bench.timing import CASES, Times, alternate, summarize, take_turns
 from memjax.tools.bench.worker import KEEP
 from memjax.tools.bench.workload import Settings, bench_label_space, check_comparable, make_workload
 from tests.commands import PATIENCE
@@ -154,7 +154,7 @@ def test_summary_takes_medians_and_the_ratio_says_how_much_faster_memjax_is():
         "torch": [Times(3.0, 3.0), Times(8.0, 6.0), Times(9.0, 8.0)],
     }
     warmup = {"memjax": Times(5.0, 6.0), "torch": Times(1.0, 1.0)}
-    found = summarise(CASES["train"], 64, warmup, times, flops=10e12, peak=20e12)
+    found = summarize(CASES["train"], 64, warmup, times, flops=10e12, peak=20e12)
     assert found["sides"]["memjax"]["median"] == 32.0  # images a second
     assert found["sides"]["torch"]["median"] == 8.0
     assert found["sides"]["memjax"]["tflop_per_second"] == 5.0
@@ -164,7 +164,7 @@ def test_summary_takes_medians_and_the_ratio_says_how_much_faster_memjax_is():
     assert found["ratio"] == 4.0
     assert (found["ratio_low"], found["ratio_high"]) == (1.0, 4.0)
     assert found["cpu_ratio"] == 3.0
-    per_prompt = summarise(CASES["mitigate"], 4, warmup, times)
+    per_prompt = summarize(CASES["mitigate"], 4, warmup, times)
     assert per_prompt["sides"]["memjax"]["median"] == 0.5  # seconds a prompt
     assert per_prompt["ratio"] == 4.0
 
@@ -224,7 +224,7 @@ def test_torchs_process_needs_no_jax():
 def test_the_table_names_both_sides_and_warns():
     times = {"memjax": [Times(1.0, 2.0)] * 2, "torch": [Times(3.0, 3.0)] * 2}
     warmup = {"memjax": Times(5.0, 6.0), "torch": Times(1.0, 1.0)}
-    case = summarise(CASES["sample"], 6, warmup, times, flops=3e12, peak=6e12)
+    case = summarize(CASES["sample"], 6, warmup, times, flops=3e12, peak=6e12)
     for side in case["sides"].values():
         side.update(peak_bytes=2**30, ready_bytes=2**29)
     calls = {"seconds": 9.0, "cpu_seconds": 8.0, "second_call_seconds": 0.5}

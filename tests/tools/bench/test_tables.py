@@ -10,7 +10,7 @@ from memjax.runs.config import plain
 from memjax.tools.bench.markdown import read_sections, section_of, write_tables
 from memjax.tools.bench.sizes import MODEL_SIZES, resized
 from memjax.tools.bench.task import COMPILE
-from memjax.tools.bench.timing import CASES, Times, summarise
+from memjax.tools.bench.timing import CASES, Times, summarize
 from tests.commands import memjax
 
 FACTS = {
@@ -26,7 +26,7 @@ PEAK = {"flops_per_second": 6e12, "source": "measured"}
 def case_of(name, **known):
     times = {"memjax": [Times(1.0, 2.0)] * 2, "torch": [Times(2.0, 3.0), Times(4.0, 5.0)]}
     warmup = {"memjax": Times(5.0, 6.0), "torch": Times(1.0, 1.0)}
-    found = summarise(CASES[name], 6, warmup, times, flops=3e12, peak=6e12)
+    found = summarize(CASES[name], 6, warmup, times, flops=3e12, peak=6e12)
     for side, size in {"memjax": 2**30, "torch": 2**31}.items():
         found["sides"][side] |= {"peak_bytes": size, "ready_bytes": 2**29, **known}
     return found

@@ -19,7 +19,7 @@ from memjax.tools.bench.stable_diffusion.memjax_side import SdMemjaxSide
 from memjax.tools.bench.stable_diffusion.tables import gpu_table, sd_table
 from memjax.tools.bench.stable_diffusion.task import SD_CASES, SdSettings, make_inputs
 from memjax.tools.bench.stable_diffusion.torch_side import SdTorchSide
-from memjax.tools.bench.timing import Times, is_busy, load_average, summarise
+from memjax.tools.bench.timing import Times, is_busy, load_average, summarize
 from memjax.tools.bench.torch_side import torch_missing
 from memjax.tools.bench.worker import DEFAULT, KEEP, Worker
 
@@ -174,7 +174,7 @@ def _measure(
             times[name].append(took)
     amount = {"detect": settings.prompts}.get(case, 1)
     flops = sides["memjax"].call("flops", case)[0]
-    found = summarise(SD_CASES[case], amount, warmup, times, flops, peak)
+    found = summarize(SD_CASES[case], amount, warmup, times, flops, peak)
     for name, side in sides.items():
         found["sides"][name] |= side.call("facts")[0]
     found["difference"] = difference(case, values, settings) if len(sides) > 1 else None

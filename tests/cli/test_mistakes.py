@@ -149,7 +149,7 @@ LATE = {
     ),
     "a window that is too long": ((*DETECT, "--steps=9"), "steps=9", "0..8"),
     "an empty window": ((*DETECT, "--steps=0"), "steps=0", "non-empty"),
-    "a window by another name": ((*DETECT, "--steps=last"), "'last'", "first"),
+    "a window by another name": ((*DETECT, "--steps=latest"), "'latest'", "first"),
     "more steps than there are": ((*DETECT, "--num_steps=5000"), "5000", "1000"),
     "noise that is not there": ((*DETECT, "--initial_noise={absent}"), "{absent} is not a file"),
     "noise of another shape": (

@@ -5,13 +5,13 @@ import subprocess
 import pytest
 
 from memjax.tools.launch.targets import PLANS
+from tests.commands import PATIENCE
 from tests.tools.launch.launches import HOSTILE, calls, options, path_with, stub
 
 # A queued resource is a file with its state; ssh and scp act on this machine, in a home of its own
 # for each of two workers. Preemptions are listed in a file: the turn of ssh at which they happen.
 GCLOUD = """
 import contextlib, pathlib, shutil, subprocess
-from tests.commands import PATIENCE
 cloud = pathlib.Path(os.environ["CLOUD"])
 words = sys.argv[1:]
 assert words[:3] == ["compute", "tpus", "queued-resources"], words

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from tests.commands import PATIENCE
 from tests.interop.stable_diffusion.pipelines import folder
 
 LIGHT = """
@@ -31,7 +32,6 @@ if sys.argv[1] == "absent":
     importlib.util.find_spec = lambda name, *a: None if name == "torch" else real(name, *a)
 
 from memjax import interop
-from tests.commands import PATIENCE
 
 pipeline = interop.load(sys.argv[2])
 assert pipeline.tokenizer.words("a cat")[:3] == ["BOS", "a", "cat"]

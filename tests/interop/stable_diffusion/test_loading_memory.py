@@ -12,6 +12,7 @@ import pytest
 from memjax.interop import save
 from memjax.interop.stable_diffusion.pipeline import Networks
 from memjax.models.unet.network import UNet
+from tests.commands import PATIENCE
 from tests.interop.stable_diffusion.pipelines import folder, tiny
 
 # Warm first: the runtime and the tokenizer's library take their memory once.
@@ -19,7 +20,6 @@ MEASURE = """
 import json, pathlib, re, sys
 import jax
 from memjax.interop import load
-from tests.commands import PATIENCE
 
 def field(name):
     status = pathlib.Path("/proc/self/status").read_text()

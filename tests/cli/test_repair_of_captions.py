@@ -198,7 +198,7 @@ def test_a_stopped_run_goes_on_and_leaves_no_parts(place, monkeypatch, tmp_path)
     first = memjax(*flags)
     assert first.code == 2
     assert "the power went" in first.err
-    assert len(list((out / "parts").iterdir())) == 1
+    assert len(list((out / "parts").glob("part-*.npz"))) == 1
     assert memjax(*flags).code == 0
     assert seen == [0, 1, 1]
     assert not (out / "parts").exists()

@@ -49,7 +49,7 @@ def test_every_family_is_drawn_in_its_own_colour_and_shape():
     assert pixels[[0, -1]].min() == 255  # nothing is cut off
     assert pixels[:, [0, -1]].min() == 255
     styles = family_styles(FAMILIES)
-    for field in ("colour", "marker", "line"):
+    for field in ("color", "marker", "line"):
         assert len({str(getattr(style, field)) for style in styles.values()}) == len(FAMILIES)
 
 

@@ -88,7 +88,10 @@ def csv_bytes(rows: Iterator[Row]) -> bytes:
     return out.getvalue().encode()
 
 
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
 def _safe(value: object) -> object:
     if isinstance(value, float):
         return f"{value:.6g}"
-    return f"'{value}" if isinstance(value, str) and value[:1] in "=+-@\t\r" else value
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value

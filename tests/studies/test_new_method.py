@@ -16,6 +16,7 @@ from memjax.runs.config import plain
 from memjax.runs.model import with_defaults
 from memjax.studies.store import Store
 from memjax.studies.sweep.measure import make_sweep_data, measure_arm
+from memjax.studies.table import Row, csv_bytes
 from memjax.training.run import open_run
 from tests.commands import memjax, read_rows
 
@@ -167,6 +168,9 @@ def test_every_value_stands_in_the_tidy_table(audited):
         "noise_magnitude",
         "toy_energy:power=1",
     }
+    assert {row["step"] for row in rows if row["metric"] == "copy_distance"} == {""}
+    hostile = Row("=1+1", 0, "-a", "@b", "c", 0, "", "m", 0.5)
+    assert csv_bytes(iter([hostile])).decode().splitlines()[1] == "'=1+1,0,'-a,'@b,c,0,,m,0.5"
     report = json.loads((audited / "report.json").read_text())
     values = [
         float(row["value"])

@@ -80,7 +80,12 @@ def _job(
     setting = None
     if asked.method is not None or not chains:
         setting = make_setting(
-            model, options, method=asked.method, steps=steps, weight_decay=asked.weight_decay
+            model,
+            options,
+            method=asked.method,
+            steps=steps,
+            weight_decay=asked.weight_decay,
+            protect=asked.protect,
         )
         trainable_tokens(model.bundle, rows[:1], setting.protect)
     noise = initial_noise(asked.initial_noise, model.bundle, asked.generations, asked.seed)

@@ -41,3 +41,7 @@ class SamplingOptions:
             "steps_offset": self.steps_offset,
             "set_alpha_to_one": self.set_alpha_to_one,
         }
+
+    def unguided(self) -> dict[str, Any]:
+        """Returns :meth:`static` without the scale, for who gives ``guidance`` instead."""
+        return {k: v for k, v in self.static().items() if k != "guidance_scale"}

@@ -52,12 +52,10 @@ def setup_of(bundle: Bundle, sampling: SamplingOptions, chunk: int, **more: Any)
         chunk: Prompts evaluated together.
         **more: Other fields of :class:`memjax.mitigations.Setup`.
     """
-    settings = sampling.static()
-    del settings["guidance_scale"]  # a problem has a guidance of its own
     return Setup(
         bundle.eps_fn,
         bundle.schedule,
-        settings,
+        sampling.unguided(),  # a problem has a guidance of its own
         chunk,
         encode=bundle.encode,
         trainable=partial(trainable_tokens, bundle),

@@ -231,8 +231,6 @@ def _known(study: Study, name: str, number: int) -> dict[str, np.ndarray] | None
 
 
 def _probe(study: Study, problem: Problem, detectors: Mapping[str, Detector]):
-    settings = study.sampling.static()
-    del settings["guidance_scale"]  # the problem's guidance stands for it
     probe = prepare(
         study.bundle.eps_fn,
         problem.params,
@@ -242,7 +240,7 @@ def _probe(study: Study, problem: Problem, detectors: Mapping[str, Detector]):
         detectors=detectors,
         own_noise=problem.own_noise,
         guidance=problem.guidance,
-        **settings,
+        **study.sampling.unguided(),
     )
     return probe
 

@@ -12,9 +12,8 @@ FOREIGN, OWN = SimpleNamespace(pipeline=object()), SimpleNamespace(pipeline=None
 
 
 def setting(model, **given):
-    return make_setting(
-        model, OPTIONS, **{"method": None, "steps": None, "weight_decay": None, **given}
-    )
+    flags = dict.fromkeys(("method", "steps", "weight_decay", "protect"))
+    return make_setting(model, OPTIONS, **{**flags, **given})
 
 
 def targets(**given):
@@ -43,6 +42,8 @@ def test_flags_have_the_last_word():
     assert setting(OWN, method=FIRST_STEP).steps == (0,)
     assert setting(FOREIGN, weight_decay=0.0).weight_decay == 0.0
     assert not setting(OWN, method=NOISE).optimizes
+    assert setting(OWN, method=FIRST_STEP, protect=["sex"]).protect == ("sex",)
+    assert setting(OWN, protect=[]).protect == ()
     with pytest.raises(ValueError, match=r"--steps=3 with --method=embedding_first_step"):
         setting(OWN, method=FIRST_STEP, steps=(3,))
 

@@ -84,6 +84,7 @@ def make_setting(
     method: str | None,
     steps: Sequence[int] | None,
     weight_decay: float | None,
+    protect: Sequence[str] | None,
 ) -> Setting:
     """Returns the setting: the run's, or the published first-step setting for foreign models.
 
@@ -111,7 +112,7 @@ def make_setting(
         options.first_step_learning_rate if first else options.learning_rate,
         decay,
         options.radius,
-        () if first else options.protect,
+        tuple(protect) if protect is not None else () if first else options.protect,
     )
 
 

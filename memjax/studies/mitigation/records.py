@@ -62,8 +62,6 @@ def make_pictures(
     chunk: int,
 ) -> tuple[Detection, UInt8[np.ndarray, "p g h w c"]]:
     """Returns the magnitudes along guided sampling, and the finished pictures as bytes."""
-    settings = sampling.static()
-    del settings["guidance_scale"]  # the problem's guidance stands for it
     found = detect(
         bundle.eps_fn,
         problem.params,
@@ -74,7 +72,7 @@ def make_pictures(
         chunk=chunk,
         own_noise=problem.own_noise,
         guidance=problem.guidance,
-        **settings,
+        **sampling.unguided(),
     )
     if found.images is None:
         raise ValueError("the pictures were not finished: sample to the last step.")

@@ -1,6 +1,6 @@
 """The files of ``memjax mitigate``: embeddings, rows, walls and the page."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,31 +14,37 @@ from memjax.report.pages.mitigation import RepairStudy, write_repair_page
 from memjax.report.wording import decimal
 from memjax.runs.prompts import write_rows
 from memjax.runtime.files import write_bytes
-from memjax.studies.mitigation.chunk import Job, Part, caption_of, picture_names
+from memjax.studies.mitigation.job import Job, caption_of, image_names
 from memjax.studies.mitigation.records import BEFORE, Arm, arm_summaries
 from memjax.studies.store import npz_bytes
+from memjax.studies.study import Part
 
 _A_WALL = 6  # prompts of one picture
 
 
+Parts = Mapping[str, Sequence[Part]]  # arm → its chunks
+
+
 def write_outputs(
-    out: Path, job: Job, parts: Sequence[Part], made: dict[str, Any], *, several: bool
+    out: Path, job: Job, parts: Parts, made: dict[str, Any], *, several: bool
 ) -> None:
     """Writes everything.
 
     Args:
         out: The folder.
         job: What was done.
-        parts: What came of it, chunk by chunk.
+        parts: What came of each arm, chunk by chunk.
         made: Provenance.
         several: Whether several targets were asked for: ``embeddings.npz`` then has an axis of
             repairs even where it holds one, as it has where several mitigations were tried.
     """
-    records = [record for part in parts for record in part.records]
-    after = np.concatenate([part.arrays["after"] for part in parts], axis=1)
+    records = [record for arm in parts.values() for part in arm for record in part.records]
+    records.sort(key=lambda record: record["number"])  # stable: arms stay in order
+    repaired = [[part.arrays["after"] for part in parts[arm.key]] for arm in job.repairs]
+    after = np.stack([np.concatenate(chunks) for chunks in repaired])
     arrays: dict[str, np.ndarray] = {
         "ids": np.asarray([row["id"] for row in job.rows]),
-        "before": np.asarray(jax.device_get(embeddings_of(job.cond))),
+        "before": np.asarray(jax.device_get(embeddings_of(job.problem.cond))),
         "after": after[0],
     }
     if several or len(after) > 1:
@@ -95,8 +101,8 @@ def _row(
         out["clip"] = {"measure": name, "before": was["clip"], "after": now["clip"]}
     if job.folder is not None:
         number, first = now["number"], job.arms[0]
-        out["images_before"] = [f"pictures/{n}" for n in picture_names(job, first, number)]
-        out["images_after"] = [f"pictures/{n}" for n in picture_names(job, arm, number)]
+        out["images_before"] = [f"pictures/{n}" for n in image_names(job, first, number)]
+        out["images_after"] = [f"pictures/{n}" for n in image_names(job, arm, number)]
     return {**out, "provenance": made}
 
 
@@ -116,8 +122,13 @@ def _say(job: Job, records: Sequence[dict[str, Any]]) -> None:
             print(f"{s.arm.title}: mean magnitude {s.magnitude.value:.3f} of {s.prompts} prompts")
 
 
-def _walls(job: Job, parts: Sequence[Part], records: Sequence[dict[str, Any]]) -> list[bytes]:
-    arrays = {name: a for part in parts for name, a in part.arrays.items()}
+def _walls(job: Job, parts: Parts, records: Sequence[dict[str, Any]]) -> list[bytes]:
+    arrays = {
+        f"{arm} {name}": array
+        for arm, chunks in parts.items()
+        for part in chunks
+        for name, array in part.arrays.items()
+    }
     known = {(r["number"], r["arm"]): r for r in records}
     shown = [job.arms[i] for i in job.shown[0]]
     bands = []
@@ -126,7 +137,7 @@ def _walls(job: Job, parts: Sequence[Part], records: Sequence[dict[str, Any]]) -
         if any(job.references):
             cells.append(_reference_cell(arrays, number, shown[0]))
         for arm in shown:
-            pictures = arrays[f"picture-{number}-{arm.key}"]
+            pictures = arrays[f"{arm.key} image-{number}"]
             for g, picture in enumerate(pictures):
                 title = arm.title if len(pictures) == 1 else f"{arm.title}, noise {g + 1}"
                 cells.append(Cell(title, picture, _notes(known[number, arm.key], g)))
@@ -141,10 +152,10 @@ def _head(job: Job, number: int) -> str:
 
 
 def _reference_cell(arrays: dict[str, np.ndarray], number: int, first: Arm) -> Cell:
-    found = arrays.get(f"reference-{number}")
+    found = arrays.get(f"{first.key} reference-{number}")
     if found is not None:
         return Cell("training picture", found[0])
-    blank = np.full_like(arrays[f"picture-{number}-{first.key}"][0], 235)
+    blank = np.full_like(arrays[f"{first.key} image-{number}"][0], 235)
     return Cell("no training picture", blank)
 
 
@@ -175,7 +186,7 @@ def _study(job: Job, records: Sequence[dict[str, Any]], made: dict[str, Any]) ->
     asked = {number: caption_of(row) or "" for number, row in enumerate(job.rows)}
     return RepairStudy(
         model=job.model.name,
-        generations=len(job.noise),
+        generations=job.generations,
         summaries=arm_summaries(job.arms, records),
         records=[{**r, "asked": asked[r["number"]]} for r in records],
         names=job.measures.names,

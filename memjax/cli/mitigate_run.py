@@ -10,7 +10,7 @@ import numpy as np
 
 from memjax.cli.flags import ModelFlags, SamplingFlags, require
 from memjax.cli.mitigate_output import write_outputs
-from memjax.core.mesh import prompts_mesh, row_shards
+from memjax.core.mesh import prompts_mesh
 from memjax.detectors import null_or_refuse
 from memjax.report.charts.mitigation_grid import shown_columns
 from memjax.runs.model import Model
@@ -18,7 +18,7 @@ from memjax.runs.outputs import model_provenance, out_folder, progress_bar
 from memjax.runs.prompts import check_rows, encoder, initial_noise, read_prompts, warn_truncated
 from memjax.runs.references import reference_paths
 from memjax.runtime.batching import exhausted, spread_bundle, usual_size
-from memjax.runtime.hosts import barrier, gather, is_first
+from memjax.runtime.hosts import gather, is_first
 from memjax.sampling import SamplingOptions
 from memjax.studies.fitting import fitting
 from memjax.studies.mitigation.asked import (
@@ -31,11 +31,12 @@ from memjax.studies.mitigation.asked import (
     targets_of,
     whole_numbers,
 )
-from memjax.studies.mitigation.chunk import Job, Part, run_part
+from memjax.studies.mitigation.job import Job, Measured, arm_problems
 from memjax.studies.mitigation.options import Setting, baseline_arms, chain_arms, make_setting
 from memjax.studies.mitigation.records import Measures
-from memjax.studies.problems import check_methods, trainable_tokens
+from memjax.studies.problems import check_methods, problem_of, trainable_tokens
 from memjax.studies.store import Store, content_digest
+from memjax.studies.study import Part, run_arms
 
 _PARTS = "parts"  # folder of the chunks that are done
 _WALLS = 24  # prompts that the page shows with pictures
@@ -58,7 +59,7 @@ def mitigate(model_flags: ModelFlags, sampling_flags: SamplingFlags, asked: Aske
     job = job._replace(mesh=mesh)
     made = _made(job)
     with Store(Path(asked.out) / _PARTS, {}).held() if is_first() else nullcontext():
-        job, parts, done = _all_parts(job, asked, made)
+        job, parts, done = _all_arms(job, asked, made)
         if is_first():
             write_outputs(Path(asked.out), job, done, made, several=asked.several)
             parts.remove()
@@ -100,11 +101,11 @@ def _job(
         print(f"target: RMS magnitude {said}{all_updates}")
     repairs = 0 if setting is None else len(targets) if setting.optimizes else 1
     repairs += len(chains)
+    cond = encoder(model, rows)(range(len(rows)))
     job = Job(
         model=model,
         rows=rows,
-        cond=encoder(model, rows)(range(len(rows))),
-        noise=noise,
+        problem=problem_of(model.bundle, rows, cond, noise, sampling),
         sampling=sampling,
         setting=setting,
         chains=chains,
@@ -119,7 +120,6 @@ def _job(
         shown=shown_columns(repairs, len(arms), asked.generations, any(references)),
         walls=_WALLS,
         folder=out / "pictures" if asked.pictures else None,
-        whole={},
     )
     keys = [arm.key for arm in job.arms]
     for key in keys:
@@ -154,61 +154,36 @@ def _optimizes(job: Job) -> bool:
     return job.setting is not None and job.setting.optimizes
 
 
-def _all_parts(job: Job, asked: Asked, made: dict[str, Any]) -> tuple[Job, Store, list[Part]]:
-    """Runs all chunks, smaller ones where the device's memory runs out."""
+def _all_arms(
+    job: Job, asked: Asked, made: dict[str, Any]
+) -> tuple[Job, Store, dict[str, list[Part]]]:
+    """Runs all arms, on fewer prompts at a time where the device's memory runs out."""
     job, folder = _fitting(job, asked), Path(asked.out) / _PARTS
     old = [f for f in folder.glob("*-?????.npz") if not f.name.startswith("part-")]
     if old:
         print(f"{folder} holds {len(old)} parts of memjax 0.1, which are made anew.")
+    store = Store(folder, _fingerprint(job, made))
+    progress = progress_bar("mitigating")
     while True:
-        parts = Store(folder, _fingerprint(job, made))
+        study = job.study(store, lambda _: progress)
         try:
-            return job, parts, _run_parts(job, parts)
+            return job, store, run_arms(study, arm_problems(job), len(job.rows), Measured(job))
         except (jax.errors.JaxRuntimeError, MemoryError) as error:
             if not exhausted(error) or jax.process_count() > 1:
                 raise
             job = _smaller(job, asked, error)
 
 
-def _run_parts(job: Job, parts: Store) -> list[Part]:
-    """Runs the chunks, with several processes every n-th one; process 0 returns them all."""
-    mine = range(jax.process_index(), job.parts, jax.process_count())
-    done, progress, finished = [], progress_bar("mitigating"), 0
-    for number in mine:
-        known = parts.read(f"{number:05d}")
-        part = run_part(job, number) if known is None else Part(*known)
-        if known is None and (job.parts > 1 or jax.process_count() > 1):
-            parts.keep(f"{number:05d}", part.arrays, part.records)
-        done.append(part)
-        finished += len(job.numbers(number))
-        progress(finished, sum(len(job.numbers(n)) for n in mine))
-    if jax.process_count() == 1:
-        return done
-    barrier("chunks done")
-    return [_of_others(parts, number) for number in range(job.parts)] if is_first() else []
-
-
-def _of_others(parts: Store, number: int) -> Part:
-    part = parts.read(f"{number:05d}")
-    if part is None:
-        raise ValueError(
-            f"chunk {number} of another process is not in {parts.folder}: give an --out that all "
-            "hosts share."
-        )
-    return Part(*part)
-
-
 def _fitting(job: Job, asked: Asked) -> Job:
     """Returns the job with as many prompts at a time as fit: the given number, or a found one.
 
-    Rounded up to fill every device, and the same in all processes.
+    The same in all processes.
     """
     job = _fitting_here(job, asked)
     size = int(gather(np.int32(job.chunk)).min())
-    shards = 1 if job.mesh is None else row_shards(job.mesh)
     if jax.process_count() > 1:  # every process needs a chunk of its own
         size = max(1, min(size, len(job.rows) // jax.process_count()))
-    return job._replace(chunk=size + -size % shards)
+    return job._replace(chunk=size)
 
 
 def _fitting_here(job: Job, asked: Asked) -> Job:
@@ -245,13 +220,12 @@ def _smaller(job: Job, asked: Asked, error: BaseException) -> Job:
 
 
 def _fingerprint(job: Job, made: dict[str, Any]) -> dict[str, Any]:
-    """Returns what decides the chunks: prompts, settings, noise and how they are cut up."""
+    """Returns what decides the parts: prompts, settings and noise."""
     fixed = {name: value for name, value in made.items() if name not in ("utc", "versions")}
     return {
         "made": fixed,
         "rows": job.rows,
-        "chunk": job.chunk,
         "arms": [list(arm) for arm in job.arms],
         "references": [[str(p) for p in paths] for paths in job.references],
-        "numbers": content_digest((job.model.bundle.params, job.noise)),
+        "numbers": content_digest((job.model.bundle.params, job.problem.x_T)),
     }

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from memjax.core.types import Array, Cond, TextCond, TokenCond
@@ -57,3 +58,16 @@ def num_rows(cond: Cond) -> int:
 def take_rows(cond: Cond, rows: slice | Array) -> Cond:
     """Returns some rows of a condition."""
     return jax.tree.map(lambda leaf: leaf[rows], cond)
+
+
+def chunk_numbers(count: int, size: int, multiple: int = 1) -> list[Int[np.ndarray, " k"]]:
+    """Returns the rows of each chunk of one size; the last row fills the last chunk.
+
+    Args:
+        count: How many rows there are.
+        size: Most rows of a chunk.
+        multiple: Chunks are rounded up to a multiple of this, such as the number of devices.
+    """
+    size = min(size, count) or 1
+    size += -size % multiple
+    return [np.arange(s, s + size).clip(max=count - 1) for s in range(0, count, size)]

@@ -20,7 +20,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float, Int
 
-from memjax.core.condition import num_rows, repeat_cond, take_rows
+from memjax.core.condition import chunk_numbers, num_rows, repeat_cond, take_rows
 from memjax.core.denoiser import Denoiser, needs_of, refuse_without_maps
 from memjax.core.guidance import CachedNull, cache_null, null_evals
 from memjax.core.mesh import place, replicated, row_shards, rows_over
@@ -395,18 +395,18 @@ def detect(
     )
     everything = (cond, jnp.asarray(x_T)) if own_noise else cond
     prompts = num_rows(cond)
-    chunk = min(chunk, prompts)
-    chunk += 0 if mesh is None else -chunk % row_shards(mesh)
-    values, images = [], []
-    for start in range(0, prompts, chunk):
-        real = min(chunk, prompts - start)
-        rows = take_rows(everything, np.arange(start, start + chunk).clip(max=prompts - 1))
+    shards = 1 if mesh is None else row_shards(mesh)
+    values, images, done = [], [], 0
+    for numbers in chunk_numbers(prompts, chunk, shards):
+        real = min(len(numbers), prompts - done)
+        rows = take_rows(everything, numbers)
         per_step, end = probe(rows if mesh is None else place(rows, rows_over(mesh)))
         values.append({name: np.asarray(v)[:real] for name, v in per_step.items()})
         if end is not None and probe.finished:
             images.append(np.asarray(end)[:real])
+        done += real
         if progress is not None:
-            progress(start + real, prompts)
+            progress(done, prompts)
     return Detection(
         {name: np.concatenate([part[name] for part in values]) for name in values[0]},
         np.concatenate(images) if images else None,

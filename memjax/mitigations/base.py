@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from memjax.core.condition import embeddings_of, num_rows, take_rows
+from memjax.core.condition import chunk_numbers, embeddings_of, num_rows, take_rows
 from memjax.core.registry import Registry, split_outside
 from memjax.core.types import Array, Cond, Detector, EpsFn, Guidance, Params, PromptRow
 from memjax.sampling import States, timesteps
@@ -59,12 +59,6 @@ class Problem(NamedTuple):
         """Yields chunks of one static size with their numbers; the last prompt fills the last."""
         for numbers in chunk_numbers(self.size, size):
             yield self.take(numbers), numbers
-
-
-def chunk_numbers(count: int, size: int) -> list[np.ndarray]:
-    """Returns the rows of each chunk of one size; the last row fills the last chunk."""
-    size = min(size, count) or 1
-    return [np.arange(s, s + size).clip(max=count - 1) for s in range(0, count, size)]
 
 
 def concatenated(parts: Sequence[Any], count: int) -> Any:

@@ -11,14 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from memjax.core.condition import num_rows, take_rows
+from memjax.core.condition import chunk_numbers, num_rows, take_rows
 from memjax.core.guidance import ClassifierFree
 from memjax.core.types import Array, Bundle, Cond, Detector, PromptRow
 from memjax.data.labels.space import FINDINGS, suggestion
 from memjax.detectors import Detection
 from memjax.explain import explain_states
 from memjax.mitigations import Chain, Problem, Setup
-from memjax.mitigations.base import chunk_numbers
 from memjax.runs.options import AuditOptions
 from memjax.sampling import SamplingOptions, States, step_window
 

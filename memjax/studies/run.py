@@ -156,7 +156,7 @@ def _try(
 
     references = study.references
     if name != options.arms[0]:  # the report climbs the ladder for the chosen one alone
-        study = study._replace(references=references._replace(ladder={}))
+        study = study._replace(against=references._replace(ladder={}))
     captions = _captions(prompts, references.clip)
     asked = None if captions is None else [captions[i] for i in chosen]
     after = observe(

@@ -1,21 +1,31 @@
-"""One study of one model: its images under some problem, the detectors along, and real images."""
+"""One study of one model: its images under some arms, the detectors along, and real images.
 
+:func:`run_arms` is the loop of every command that makes images of prompts: an audit compares what
+comes of it with all training images, a mitigation with each prompt's own.
+"""
+
+import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Float, Int, Shaped
 
+from memjax.core.condition import chunk_numbers
 from memjax.core.denoiser import gives_maps
+from memjax.core.mesh import row_shards
 from memjax.core.types import Array, Bundle, Detector
-from memjax.detectors import Detection, prepare
+from memjax.detectors import Detection, Probe, prepare
 from memjax.evaluate.features.clip_score import ClipScore
 from memjax.evaluate.features.finding_classifier import Judge
 from memjax.evaluate.similarity.copy_rules import SimilarityResult, copy_report
 from memjax.evaluate.similarity.ladder import CalibratedRung, RungResult, apply_ladder
 from memjax.evaluate.similarity.resolution import as_unit, reduced
 from memjax.mitigations import Problem
-from memjax.mitigations.base import chunk_numbers
+from memjax.runtime.batching import over_devices
+from memjax.runtime.hosts import barrier
 from memjax.sampling import SamplingOptions
 from memjax.studies.decoding import decoded
 from memjax.studies.prompts.draw import Gallery
@@ -24,6 +34,9 @@ from memjax.studies.store import Store, text_digest
 NEIGHBOURS = 50
 Progress = Callable[[str], Callable[[int, int], None]]
 MakeProblem = Callable[[], Problem]
+Record = dict[str, Any]
+# Prompts, the last one repeated to fill a chunk → their problem, and what is known of each.
+ArmProblem = Callable[[Int[np.ndarray, " k"]], tuple[Problem, Sequence[Record]]]
 
 
 class References(NamedTuple):
@@ -85,19 +98,62 @@ class Study(NamedTuple):
         detectors: What rides along the trajectories, by name; those whose needs the model does
             not meet are left out.
         sampling: How images are made.
-        references: What images are compared with.
+        against: What all images are compared with; None where each prompt has images of its own.
         chunk: Prompts evaluated together.
         store: Where finished parts are kept; None keeps none.
         progress: Name → ``(prompts done, prompts in all) →`` nothing, for images that take long.
+        mesh: Devices of this process over which the prompts of a chunk are spread.
     """
 
     bundle: Bundle
     detectors: Mapping[str, Detector]
     sampling: SamplingOptions
-    references: References
+    against: References | None
     chunk: int = 8
     store: Store | None = None
     progress: Progress | None = None
+    mesh: Mesh | None = None
+
+    @property
+    def references(self) -> References:
+        """What all images are compared with."""
+        if self.against is None:
+            raise ValueError("there are no real images to compare with: give the study some.")
+        return self.against
+
+
+class Chunk(NamedTuple):
+    """Some prompts under one arm, sampled.
+
+    Attributes:
+        numbers: Which prompts.
+        problem: What was sampled; its last prompt is repeated to fill the chunk.
+        facts: What the arm says of each prompt, such as the updates that it took.
+        statistics: What the detectors saw.
+        images: As :class:`Observation` has them.
+    """
+
+    numbers: Int[np.ndarray, " p"]
+    problem: Problem
+    facts: Sequence[Record]
+    statistics: Mapping[str, Float[np.ndarray, "p g s"]]
+    images: Shaped[np.ndarray, "p g h w c"]
+
+
+class Part(NamedTuple):
+    """What is kept of a chunk: arrays by name, and records."""
+
+    arrays: dict[str, np.ndarray]
+    records: list[Record]
+
+
+Reduce = Callable[[str, Chunk], Part]
+
+
+def keep_images(arm: str, chunk: Chunk) -> Part:
+    """Keeps the images themselves."""
+    del arm
+    return Part({"images": chunk.images}, [])
 
 
 class Observation(NamedTuple):
@@ -145,8 +201,10 @@ def observe(
         strata: Class of each prompt.
         captions: What was asked in words, for the CLIP score.
     """
-    detection, images = _generate(study, name, size, problem)
-    references, generations = study.references, images.shape[1]
+    references = study.references
+    parts = run_arms(study, {name: once_made(problem)}, size)[name]
+    images = np.concatenate([part.arrays["images"] for part in parts])
+    generations = images.shape[1]
     flat = images.reshape(-1, *images.shape[2:])
     similarity = copy_report(
         reduced(flat, references.side),
@@ -162,7 +220,18 @@ def observe(
     each = None if strata is None else np.repeat(strata, generations)
     ladder = apply_ladder(references.ladder, flat, strata=each)
     clip = None if captions is None else _clip(references.clip, images, captions)
+    detection = detection_of(study, parts)
     return Observation(detection, images, similarity, ladder, agreement, clip)
+
+
+def once_made(make: MakeProblem) -> ArmProblem:
+    """Returns an arm whose problem is made for all prompts, the first time that some are asked."""
+    made = functools.cache(make)
+
+    def arm(numbers: Int[np.ndarray, " k"]) -> tuple[Problem, Sequence[Record]]:
+        return made().take(numbers), [{} for _ in numbers]
+
+    return arm
 
 
 def _clip(
@@ -182,42 +251,90 @@ def served(detectors: Mapping[str, Detector], bundle: Bundle) -> dict[str, Detec
     return {name: d for name, d in detectors.items() if not d.needs & lacking}
 
 
-def _generate(
-    study: Study, name: str, size: int, make: MakeProblem
-) -> tuple[Detection | None, Shaped[np.ndarray, "p g h w c"]]:
-    """Returns what the detectors saw, if there are any, and the images; chunks are kept."""
-    batches = chunk_numbers(size, study.chunk)
+def run_arms(
+    study: Study,
+    arms: Mapping[str, ArmProblem],
+    size: int,
+    reduce: Reduce = keep_images,
+) -> dict[str, list[Part]]:
+    """Samples every chunk of prompts under every arm, and keeps what ``reduce`` makes of it.
+
+    Of several processes each does every n-th chunk; what one has done is not done again.
+
+    Args:
+        study: Model, detectors, store.
+        arms: Name → its problem for some prompts.
+        size: How many prompts there are.
+        reduce: Arm and chunk → what is kept; what the detectors saw is always.
+
+    Returns:
+        The parts of each arm, chunk by chunk.
+
+    Raises:
+        ValueError: If another process keeps its parts where this one does not see them.
+    """
+    batches = chunk_numbers(size, study.chunk, 1 if study.mesh is None else row_shards(study.mesh))
     detectors = served(study.detectors, study.bundle)
-    known = [_known(study, name, number) for number in range(len(batches))]
-    parts: list[dict[str, np.ndarray]] = []
-    if any(part is None for part in known):
-        problem = make()
-        probe = _probe(study, problem, detectors)
+    mine = range(jax.process_index(), len(batches), jax.process_count())
+    real = [rows[: size - int(rows[0])] for rows in batches]
     update = None if study.progress is None else study.progress("making pictures")
-    for number, (rows, part) in enumerate(zip(batches, known, strict=True)):
-        if part is None:
-            real = min(study.chunk, size - int(rows[0]))
-            chosen = problem.take(rows)
-            found, end = probe((chosen.cond, chosen.x_T) if problem.own_noise else chosen.cond)
-            part = {f"statistic-{k}": np.asarray(v)[:real] for k, v in enumerate(found.values())}
-            part["images"] = _images(study, np.asarray(end)[:real])
-            part["forward_evals"] = np.asarray(probe.forward_evals(size))
-            part["dim"] = np.asarray(probe.dim)
-            if study.store is not None:
-                study.store.keep(_part_name(study, name, number), part)
-        parts.append(part)
+    parts: dict[tuple[str, int], Part] = {}
+    done = 0
+    for number in mine:
+        for name, arm in arms.items():
+            part = _known(study, name, number)
+            if part is None:
+                problem, facts = arm(batches[number])
+                part = _part(study, name, detectors, problem, facts, real[number], size, reduce)
+                if study.store is not None:
+                    study.store.keep(_part_name(study, name, number), part.arrays, part.records)
+            parts[name, number] = part
+        done += len(real[number])
         if update is not None:
-            update(min(int(rows[-1]) + 1, size), size)
-    images = np.concatenate([part["images"] for part in parts])
+            update(done, sum(len(real[n]) for n in mine))
+    if jax.process_count() > 1:
+        barrier("chunks done")
+        parts = {(a, n): _of_others(study, a, n) for a in arms for n in range(len(batches))}
+        barrier("chunks read")
+    return {name: [parts[name, number] for number in range(len(batches))] for name in arms}
+
+
+def _part(
+    study: Study,
+    name: str,
+    detectors: Mapping[str, Detector],
+    problem: Problem,
+    facts: Sequence[Record],
+    numbers: Int[np.ndarray, " p"],
+    size: int,
+    reduce: Reduce,
+) -> Part:
+    """Samples one chunk under one arm."""
+    problem = problem._replace(cond=over_devices(problem.cond, study.mesh))
+    probe = _probe(study, problem, detectors)
+    found, end = probe((problem.cond, problem.x_T) if problem.own_noise else problem.cond)
+    real = len(numbers)
+    statistics = {of: np.asarray(values)[:real] for of, values in found.items()}
+    images = _images(study, np.asarray(end)[:real])
+    kept = reduce(name, Chunk(numbers, problem, facts[:real], statistics, images))
+    arrays = {f"statistic-{k}": values for k, values in enumerate(statistics.values())}
+    told = {"forward_evals": probe.forward_evals(size), "dim": probe.dim}
+    arrays |= {of: np.asarray(value) for of, value in told.items()}
+    return Part({**kept.arrays, **arrays}, kept.records)
+
+
+def detection_of(study: Study, parts: Sequence[Part]) -> Detection | None:
+    """Returns what the detectors saw of all prompts; None where the model serves none of them."""
+    detectors = served(study.detectors, study.bundle)
     if not detectors:
-        return None, images
+        return None
     statistics = {
-        of: np.concatenate([part[f"statistic-{k}"] for part in parts])
+        of: np.concatenate([part.arrays[f"statistic-{k}"] for part in parts])
         for k, of in enumerate(detectors)
     }
     windows = {of: detector.steps for of, detector in detectors.items()}
-    evals, dim = int(parts[0]["forward_evals"]), int(parts[0]["dim"])
-    return Detection(statistics, None, evals, dim, windows), images
+    evals, dim = (int(parts[0].arrays[of]) for of in ("forward_evals", "dim"))
+    return Detection(statistics, None, evals, dim, windows)
 
 
 def _part_name(study: Study, name: str, number: int) -> str:
@@ -225,13 +342,24 @@ def _part_name(study: Study, name: str, number: int) -> str:
     return f"{plain}-{text_digest(name)[:6]}-{study.chunk}x{number:05d}"
 
 
-def _known(study: Study, name: str, number: int) -> dict[str, np.ndarray] | None:
+def _known(study: Study, name: str, number: int) -> Part | None:
     found = None if study.store is None else study.store.read(_part_name(study, name, number))
-    return None if found is None else found[1]
+    return None if found is None else Part(found[1], found[0])
 
 
-def _probe(study: Study, problem: Problem, detectors: Mapping[str, Detector]):
-    probe = prepare(
+def _of_others(study: Study, name: str, number: int) -> Part:
+    part = _known(study, name, number)
+    if part is None:
+        folder = "memory" if study.store is None else study.store.folder
+        raise ValueError(
+            f"chunk {number} of another process is not in {folder}: give an --out that all hosts "
+            "share."
+        )
+    return part
+
+
+def _probe(study: Study, problem: Problem, detectors: Mapping[str, Detector]) -> Probe:
+    return prepare(
         study.bundle.eps_fn,
         problem.params,
         problem.x_T[0] if problem.own_noise else problem.x_T,
@@ -242,10 +370,9 @@ def _probe(study: Study, problem: Problem, detectors: Mapping[str, Detector]):
         guidance=problem.guidance,
         **study.sampling.unguided(),
     )
-    return probe
 
 
 def _images(study: Study, states: Array) -> Shaped[np.ndarray, "p g h w c"]:
-    if study.references.side:
+    if study.against is None or study.against.side:
         return decoded(study.bundle, states)
     return np.asarray(study.bundle.decode(states))

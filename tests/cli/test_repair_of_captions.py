@@ -180,27 +180,28 @@ def test_mitigations_by_name_change_noise_and_guidance_and_are_told_apart(place,
 
 
 def test_a_stopped_run_goes_on_and_leaves_no_parts(place, monkeypatch, tmp_path):
-    """The second chunk fails once; what the first gave is not made again."""
+    """The second chunk's repair fails once; what was done before is not made again."""
     from memjax.cli import mitigate_run
 
-    run_part, seen = mitigate_run.run_part, []
+    class Failing(mitigate_run.Measured):
+        def __call__(self, arm, chunk):
+            seen.append((arm, chunk.numbers.tolist()))
+            if seen[-1] == ("target-0", [2]) and seen.count(seen[-1]) == 1:
+                raise ValueError("the power went")
+            return super().__call__(arm, chunk)
 
-    def failing(job, number):
-        seen.append(number)
-        if number == 1 and seen.count(1) == 1:
-            raise ValueError("the power went")
-        return run_part(job, number)
-
-    monkeypatch.setattr(mitigate_run, "run_part", failing)
+    seen = []
+    monkeypatch.setattr(mitigate_run, "Measured", Failing)
     out = tmp_path / "out"
     flags = ("mitigate", f"--model={place / 'model'}", f"--prompts={place / 'bare.jsonl'}")
     flags = (*flags, f"--out={out}", *QUICK, "--chunk=2", "--nopictures")
     first = memjax(*flags)
     assert first.code == 2
     assert "the power went" in first.err
-    assert len(list((out / "parts").glob("part-*.npz"))) == 1
+    assert len(list((out / "parts").glob("part-*.npz"))) == 3
     assert memjax(*flags).code == 0
-    assert seen == [0, 1, 1]
+    first, last = [("before", [0, 1]), ("target-0", [0, 1])], ("target-0", [2])
+    assert seen == [*first, ("before", [2]), last, last]
     assert not (out / "parts").exists()
     assert not (out / "pictures").exists()
     rows = read_rows(out / "mitigated.jsonl")

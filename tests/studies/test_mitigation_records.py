@@ -1,6 +1,7 @@
 """A repair measured: one pass over targets on a small network, the curve's numbers, the page."""
 
 import csv
+import functools
 import json
 
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ import pytest
 from memjax.core.condition import embeddings_of
 from memjax.core.schedules import ScheduleSpec
 from memjax.core.types import Bundle
+from memjax.detectors import NoiseMagnitude, detect
 from memjax.evaluate.similarity.resolution import small
 from memjax.evaluate.statistics.bootstrap import Interval
 from memjax.report.charts.mitigation_grid import Cell, PromptBand, repair_wall, shown_columns
@@ -24,11 +26,12 @@ from memjax.studies.mitigation.records import (
     Arm,
     Measures,
     arm_summaries,
-    make_pictures,
     measured,
 )
 from memjax.studies.mitigation.targets import repair_targets, trace_repair
 from memjax.studies.problems import problem_of
+from memjax.studies.store import Store
+from memjax.studies.study import Study, detection_of, once_made, run_arms
 from tests.closed_forms import SHAPE, Counting, noise, null_tokens, tokens, toy_eps, toy_params
 
 SCHEDULE = ScheduleSpec(num_timesteps=200, beta_end=0.08).build()
@@ -95,14 +98,48 @@ def test_a_trace_names_the_shapes_of_any_number_of_prompts():
     assert tuple(traced.out_info.embeddings.shape) == (3, 5, 4, 3)
 
 
-def test_pictures_are_bytes_of_what_the_model_decodes():
-    detection, pictures = make_pictures(
-        bundle(), problem_of(bundle(), [], COND, X_T, SAMPLING), SAMPLING, 3
+def sampled(chunk, arms, **more):
+    """Runs the loop without real images to compare with; returns each arm's images."""
+    detectors = {"noise_magnitude": NoiseMagnitude()}
+    study = Study(bundle(), detectors, SAMPLING, None, chunk, **more)
+    return study, run_arms(study, arms, 3)
+
+
+def test_images_are_bytes_of_what_the_model_decodes():
+    problem = problem_of(bundle(), [], COND, X_T, SAMPLING)
+    study, parts = sampled(3, {"before": once_made(lambda: problem)})
+    images = parts["before"][0].arrays["images"]
+    assert images.dtype == np.uint8
+    assert images.shape == (3, 2, *SHAPE)
+    detection = detect(
+        toy_eps, problem.params, X_T, COND, problem.null_cond, SCHEDULE, **SAMPLING.static()
     )
-    assert pictures.dtype == np.uint8
-    assert pictures.shape == (3, 2, *SHAPE)
     expected = np.rint((np.tanh(detection.images) + 1) * 127.5)
-    np.testing.assert_allclose(pictures, expected, atol=1)  # a half may round either way
+    np.testing.assert_allclose(images, expected, atol=1)  # a half may round either way
+    seen = detection_of(study, parts["before"])
+    np.testing.assert_allclose(seen.per_step, detection.per_step, rtol=1e-6)
+    assert seen.forward_evals == detection.forward_evals
+
+
+def test_each_arm_sees_every_prompt_once_whatever_the_chunk(tmp_path):
+    problem, asked = problem_of(bundle(), [], COND, X_T, SAMPLING), []
+
+    def arm(name, numbers):
+        asked.append((name, numbers.tolist()))
+        return problem.take(numbers), [{"number": int(n)} for n in numbers]
+
+    arms = {name: functools.partial(arm, name) for name in "ab"}
+    _, one = sampled(3, arms)
+    store = Store(tmp_path, {"job": 1})
+    _, two = sampled(2, arms, store=store)
+    for name in arms:
+        whole = [np.concatenate([p.arrays["images"] for p in parts[name]]) for parts in (one, two)]
+        np.testing.assert_array_equal(*whole)
+    chunks = [[0, 1], [2, 2]]  # the last prompt fills the last chunk
+    assert asked[2:] == [(name, numbers) for numbers in chunks for name in arms]
+    _, again = sampled(2, arms, store=store)
+    assert len(asked) == 6  # nothing is made twice
+    np.testing.assert_array_equal(again["a"][1].arrays["images"], two["a"][1].arrays["images"])
 
 
 class Even:

@@ -15,7 +15,7 @@ from memjax.runs.outputs import progress_bar
 from memjax.runs.references import clip_score, likeness_measures
 from memjax.runs.train import audit_options
 from memjax.sampling import SamplingOptions
-from memjax.studies.mitigation.chunk import caption_of
+from memjax.studies.mitigation.job import caption_of
 from memjax.studies.mitigation.options import (
     TEXT_BASELINES,
     Setting,

@@ -8,17 +8,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 
-from memjax.core.types import Bundle
-from memjax.detectors import Detection, detect, null_or_refuse
 from memjax.evaluate.features.clip_score import ClipScore
 from memjax.evaluate.similarity.measures import Likeness, summary_of
 from memjax.evaluate.similarity.resolution import Pictures, as_unit
 from memjax.evaluate.statistics.bootstrap import Interval, difference_interval
-from memjax.mitigations import Problem
-from memjax.sampling import SamplingOptions
-from memjax.studies.decoding import decoded
 
 BEFORE, TARGET, NAMED, BASELINE = "before", "target", "named", "baseline"
 REPAIRS = (TARGET, NAMED)  # what is tried, rather than compared with
@@ -53,30 +48,6 @@ class Measures(NamedTuple):
         """Key → weights and preprocessing, as every output says them."""
         found = {measure.key: measure.name for measure in self.likeness}
         return found if self.clip is None else {**found, "clip": self.clip.name}
-
-
-def make_pictures(
-    bundle: Bundle,
-    problem: Problem,
-    sampling: SamplingOptions,
-    chunk: int,
-) -> tuple[Detection, UInt8[np.ndarray, "p g h w c"]]:
-    """Returns the magnitudes along guided sampling, and the finished pictures as bytes."""
-    found = detect(
-        bundle.eps_fn,
-        problem.params,
-        problem.x_T,
-        problem.cond,
-        null_or_refuse(problem.null_cond),
-        bundle.schedule,
-        chunk=chunk,
-        own_noise=problem.own_noise,
-        guidance=problem.guidance,
-        **sampling.unguided(),
-    )
-    if found.images is None:
-        raise ValueError("the pictures were not finished: sample to the last step.")
-    return found, decoded(bundle, found.images)
 
 
 def measured(

@@ -4,7 +4,7 @@ Optimises each prompt's embedding until it no longer pulls towards one picture (
 2024), and shows before and after from the same noise. --targets=1,2,3,4,5 leaves one optimisation
 at several magnitudes. With training pictures (the rows' field image, or --references) it measures
 likeness to them (--sscd=FILE; without weights, pixels), with --clip=FOLDER whether the pictures
-still show what was asked. Writes embeddings.npz, mitigated.jsonl, before_after.png,
+still show what was asked. Writes embeddings.npz, mitigated.jsonl, table.csv, before_after.png,
 mitigation.html with the trade-off curve, and the pictures. A run that was stopped goes on.
 """
 

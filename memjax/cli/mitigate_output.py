@@ -18,6 +18,7 @@ from memjax.studies.mitigation.job import Job, caption_of, image_names
 from memjax.studies.mitigation.records import BEFORE, Arm, arm_summaries
 from memjax.studies.store import npz_bytes
 from memjax.studies.study import Part
+from memjax.studies.table import csv_bytes, mitigation_rows
 
 _A_WALL = 6  # prompts of one picture
 
@@ -53,6 +54,7 @@ def write_outputs(
         arrays["targets_rms"] = np.asarray([t.rms for t in job.targets], np.float32)
     write_bytes(out / "embeddings.npz", npz_bytes(**arrays))
     write_rows(out / "mitigated.jsonl", _rows(job, records, made))
+    write_bytes(out / "table.csv", csv_bytes(mitigation_rows(job, parts)))
     walls = _walls(job, parts, records)
     write_bytes(out / "before_after.png", walls[0])
     _say(job, records)

@@ -17,12 +17,15 @@ from memjax.report.charts.image_grid import thumbnail_wall
 from memjax.report.pages.sweep import write_sweep_report
 from memjax.runtime.files import write_bytes
 from memjax.runtime.provenance import provenance
+from memjax.studies.run import AS_ASKED
+from memjax.studies.store import Store, content_digest
 from memjax.studies.sweep.expectations import check_expectations
 from memjax.studies.sweep.measure import SweepData, make_sweep_data, measure_arm
 from memjax.studies.sweep.metrics import ArmLook
 from memjax.studies.sweep.plan import Arm, data_root, plan_arms
 from memjax.studies.sweep.rows import digest, find_row, put_row, read_rows
 from memjax.studies.sweep.runs import ensure_run, open_arm
+from memjax.studies.table import Asked, csv_bytes, observed_rows
 
 Say = Callable[[str], None]
 _WALL = 8
@@ -82,10 +85,22 @@ def _row(
         jax.clear_caches()
         place = runs / "data" / f"copy_encoder-{hashlib.sha256(data.encode()).hexdigest()[:10]}.npz"
         studios[data] = make_sweep_data(run, say, tuple(sweep["measure"]["published"]), place)
-    look = measure_arm(run, studios[data], sweep["measure"])
-    wall = f"arms/{arm.name}/wall.png"
-    (workdir / wall).parent.mkdir(parents=True, exist_ok=True)
+    folder = f"arms/{arm.name}"
+    (workdir / folder).mkdir(parents=True, exist_ok=True)
+    mark = digest(arm, sweep["measure"])
+    store = Store(
+        workdir / folder / "parts", {"row": mark, "model": content_digest(run.bundle.params)}
+    )
+    with store.held():
+        if not store.same_job():
+            store.discard()
+        store.start()
+        look = measure_arm(run, studios[data], sweep["measure"], store)
+        store.remove()
+    wall = f"{folder}/wall.png"
     write_bytes(workdir / wall, _wall(look, studios[data]))
+    asked = Asked(arm.title, arm.seed, AS_ASKED, look.prompts, look.families)
+    write_bytes(workdir / folder / "table.csv", csv_bytes(observed_rows(asked, look.seen)))
     return {
         "arm": arm.title,
         "key": arm.key,
@@ -99,7 +114,7 @@ def _row(
         "wall": wall,
         "seconds": time.monotonic() - began,
         "seconds_training": trained,
-        "digest": digest(arm, sweep["measure"]),
+        "digest": mark,
         "provenance": provenance(arm.config, arm.seed, run.step),
     }
 
@@ -127,18 +142,20 @@ def _wall(look: ArmLook, studio: SweepData) -> bytes:
     """The pictures most like a training picture, one a training picture and prompt."""
     rows: list[int] = []
     seen: set[tuple[int, str]] = set()
-    for row in np.argsort(look.ratio, kind="stable"):
-        pair = (int(look.nearest[row]), look.captions[row])
+    near = look.seen.similarity
+    ratio, nearest = near.ratio_adaptive, near.index
+    for row in np.argsort(ratio, kind="stable"):
+        pair = (int(nearest[row]), look.captions[row])
         if pair not in seen and len(rows) < _WALL:
             seen.add(pair)
             rows.append(int(row))
     chosen = np.asarray(rows)
     return thumbnail_wall(
-        look.images[chosen],
-        studio.gallery.train[look.nearest[chosen]],
-        similarity=-look.ratio[chosen],
-        written=look.ratio[chosen],
-        copies=(look.ratio[chosen] <= 1.0).tolist(),
+        look.seen.flat[chosen],
+        studio.gallery.train[nearest[chosen]],
+        similarity=-ratio[chosen],
+        written=ratio[chosen],
+        copies=(ratio[chosen] <= 1.0).tolist(),
     )
 
 

@@ -6,13 +6,15 @@ The rows of all arms, prompts and generations stand below one another, so that a
 
 import csv
 import io
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Float
 
+from memjax.studies.mitigation.job import Job
 from memjax.studies.run import AS_ASKED, Audit
-from memjax.studies.study import Observation
+from memjax.studies.study import Observation, Part, detection_of
 from memjax.studies.subject import Subject
 
 
@@ -42,23 +44,45 @@ class Row(NamedTuple):
     value: float
 
 
+class Asked(NamedTuple):
+    """What some values belong to.
+
+    Attributes:
+        subject: The model.
+        seed: Of noise and draws.
+        arm: See :class:`Row`.
+        prompts: Ids of the prompts.
+        families: See :class:`Row`, one a prompt.
+    """
+
+    subject: str
+    seed: int
+    arm: str
+    prompts: Sequence[str]
+    families: Sequence[str]
+
+
 def audit_rows(subject: Subject, audit: Audit) -> Iterator[Row]:
     """Yields every value of an audit; what was not measured has no row."""
     everyone = np.arange(len(subject.prompts.rows))
-    yield from _rows(subject, AS_ASKED, everyone, audit.before)
-    for arm in audit.arms:
-        yield from _rows(subject, arm.name, audit.mitigated, arm.after)
+    seen = [(AS_ASKED, everyone, audit.before)]
+    seen += [(arm.name, audit.mitigated, arm.after) for arm in audit.arms]
+    prompts, options = subject.prompts, subject.options
+    for arm, numbers, observation in seen:
+        ids = [str(prompts.rows[i]["id"]) for i in numbers]
+        families = [str(prompts.family[i]) for i in numbers]
+        asked = Asked(subject.model.name, options.seed, arm, ids, families)
+        yield from observed_rows(asked, observation)
 
 
-def _rows(subject: Subject, arm: str, numbers: np.ndarray, seen: Observation) -> Iterator[Row]:
-    prompts, seed = subject.prompts, subject.options.seed
+def observed_rows(asked: Asked, seen: Observation) -> Iterator[Row]:
+    """Yields every value of an observation.
+
+    Args:
+        asked: What it belongs to.
+        seen: What was seen.
+    """
     generations = seen.images.shape[1]
-
-    def row(i: int, g: int, step: int | str, metric: str, value: float) -> Row:
-        number = int(numbers[i])
-        name, family = str(prompts.rows[number]["id"]), str(prompts.family[number])
-        return Row(subject.model.name, seed, arm, name, family, g, step, metric, float(value))
-
     finished = {
         "copy_distance": seen.similarity.ratio_adaptive.reshape(-1, generations),
         "label_agreement": seen.agreement,
@@ -68,11 +92,56 @@ def _rows(subject: Subject, arm: str, numbers: np.ndarray, seen: Observation) ->
         },
         **({} if seen.clip is None else {"clip": seen.clip}),
     }
+    statistics = {} if seen.detection is None else seen.detection.statistics
+    yield from value_rows(asked, finished, statistics)
+
+
+def mitigation_rows(job: Job, parts: Mapping[str, Sequence[Part]]) -> Iterator[Row]:
+    """Yields every value of a mitigation."""
+    ids = [str(row["id"]) for row in job.rows]
+    families = [str(row.get("family") or "") for row in job.rows]
+    before = job.arms[0].key
+    for arm, chunks in parts.items():
+        records = [record for part in chunks for record in part.records]
+        name = AS_ASKED if arm == before else arm
+        asked = Asked(job.model.name, job.options.seed, name, ids, families)
+        finished = {
+            f"likeness_{key}": _each([record["likeness"].get(key) for record in records], job)
+            for key in dict.fromkeys(key for record in records for key in record["likeness"])
+        }
+        if any("clip" in record for record in records):
+            finished["clip"] = _each([record.get("clip") for record in records], job)
+        seen = detection_of(job.study(), chunks)
+        yield from value_rows(asked, finished, {} if seen is None else seen.statistics)
+
+
+def _each(summaries: Sequence[Mapping[str, Any] | None], job: Job) -> Float[np.ndarray, "p g"]:
+    nothing = [np.nan] * job.generations
+    return np.asarray([nothing if s is None else s["each"] for s in summaries])
+
+
+def value_rows(
+    asked: Asked,
+    finished: Mapping[str, Float[np.ndarray, "p g"]],
+    statistics: Mapping[str, Float[np.ndarray, "p g s"]],
+) -> Iterator[Row]:
+    """Yields values of images and of steps; what is not finite was not measured, and has no row.
+
+    Args:
+        asked: What they belong to.
+        finished: Metric → a value an image.
+        statistics: Metric → a value a step.
+    """
+
+    def row(i: int, g: int, step: int | str, metric: str, value: float) -> Row:
+        prompt, family = asked.prompts[i], asked.families[i]
+        return Row(*asked[:3], prompt, family, g, step, metric, float(value))
+
     for metric, values in finished.items():
         for (i, g), value in np.ndenumerate(values):
             if np.isfinite(value):
                 yield row(i, g, "", metric, value)
-    for metric, per_step in {} if seen.detection is None else seen.detection.statistics.items():
+    for metric, per_step in statistics.items():
         for (i, g, step), value in np.ndenumerate(per_step):
             if np.isfinite(value):
                 yield row(i, g, step, metric, value)

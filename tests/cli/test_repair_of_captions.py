@@ -157,6 +157,21 @@ def test_the_page_shows_captions_as_text_and_the_curve_has_its_csv(several):
 
 
 @pytest.mark.thorough
+def test_the_table_holds_every_value_behind_the_rows(several):
+    with (several[0] / "table.csv").open(newline="") as file:
+        table = list(csv.DictReader(file))
+    for row in read_rows(several[0] / "mitigated.jsonl"):
+        own = [t for t in table if (t["prompt"], t["arm"]) == (row["id"], row["arm"])]
+        seen = [float(t["value"]) for t in own if t["metric"] == "noise_magnitude"]
+        assert row["magnitude_after"] == pytest.approx(np.mean(seen), rel=1e-4)
+        likeness = [float(t["value"]) for t in own if t["metric"] == "likeness_sscd"]
+        assert likeness == pytest.approx(row["likeness"]["sscd"]["after"]["each"], abs=1e-4)
+        assert len([t for t in own if t["metric"] == "clip"]) == GENERATIONS
+    before = [float(t["value"]) for t in table if t["arm"] == "as_asked" and t["step"]]
+    assert len(before) == 3 * GENERATIONS * 3  # prompts, images, steps
+
+
+@pytest.mark.thorough
 def test_mitigations_by_name_change_noise_and_guidance_and_are_told_apart(place, tmp_path):
     """Prompts with noise of their own go through sampling, files, wall and page."""
     chains = "initial_noise:gamma=3", "word_repetition+initial_noise+guidance_delay:until=0.7"

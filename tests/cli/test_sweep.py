@@ -86,6 +86,10 @@ def test_the_page_the_walls_and_the_data_are_there(sweep):
     assert "told &gt; free" in page or "told > free" in page
     assert "http://" not in page.replace("http://www.w3.org", "")
     assert (out / "arms" / "marker-0" / "wall.png").stat().st_size > 1000
+    for name, metrics in (("marker", {"copy_distance", "noise_magnitude"}), ("free", set())):
+        with (out / "arms" / f"{name}-0" / "table.csv").open(newline="") as file:
+            values = list(csv.DictReader(file))
+        assert metrics | {"copy_distance", "likeness_copy_encoder"} <= {v["metric"] for v in values}
     with (out / "sweep.csv").open(newline="") as file:
         long = list(csv.DictReader(file))
     assert {row["arm"] for row in long} == {"nothing", "marker, 4 steps", "marker"}
@@ -108,6 +112,34 @@ def test_a_second_call_measures_nothing_and_a_new_arm_alone(sweep):
     assert file.read_bytes().startswith(before)
     assert rows[3]["run"] == rows[2]["run"]
     assert {p: p.stat().st_mtime_ns for p in out.glob("runs/*/training.json")} == trained
+
+
+def test_a_stopped_measurement_goes_on_and_gives_the_same_row(sweep, monkeypatch):
+    """The marker's arm is measured again, stopped after some of its chunks, and gone on with."""
+    folder, _ = sweep
+    out, file = folder / "out", folder / "out" / "sweep.jsonl"
+    rows = read_rows(file)
+    marker = next(row for row in rows if row["key"] == "marker")
+    file.write_text("".join(json.dumps(r) + "\n" for r in rows if r["key"] != "marker"))
+    from memjax.studies import study
+
+    part, made = study._part, []
+
+    def failing(*given):
+        made.append(given)
+        if len(made) == 2:
+            raise ValueError("the power went")
+        return part(*given)
+
+    monkeypatch.setattr(study, "_part", failing)
+    flags = ("sweep", f"--config={folder / 'small.py'}", f"--workdir={out}")
+    assert memjax(*flags).code == 2
+    assert len(list(out.glob("arms/marker-0/parts/part-*.npz"))) == 1
+    assert memjax(*flags).code == 0
+    assert len(made) == 2 + 1  # 16 prompts by 8
+    assert not list(out.glob("arms/*/parts"))
+    again = next(row for row in read_rows(file) if row["key"] == "marker")
+    assert again["metrics"] == marker["metrics"]
 
 
 def test_what_belongs_to_the_data_is_the_same_in_every_arm(sweep):

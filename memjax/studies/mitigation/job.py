@@ -132,7 +132,7 @@ class Job(NamedTuple):
             pieces=self.pools["pieces"],
         )
 
-    def study(self, store: Store, progress: Progress) -> Study:
+    def study(self, store: Store | None = None, progress: Progress | None = None) -> Study:
         """Returns the model's side of the study."""
         return Study(
             self.model.bundle,

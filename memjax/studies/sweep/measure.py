@@ -19,6 +19,7 @@ from memjax.runs.train import audit_options
 from memjax.studies.gallery import draw_prompts, read_pictures
 from memjax.studies.ladder import build_rungs, calibrated
 from memjax.studies.prompts.draw import Gallery, PromptCounts
+from memjax.studies.store import Store
 from memjax.studies.study import References, Study, make_references
 from memjax.studies.subject import make_judge
 from memjax.studies.sweep.metrics import (
@@ -76,13 +77,16 @@ def make_sweep_data(
     return SweepData(references, kept, held, encoder)
 
 
-def measure_arm(run: Run, studio: SweepData, measure: Mapping[str, Any]) -> ArmLook:
+def measure_arm(
+    run: Run, studio: SweepData, measure: Mapping[str, Any], store: Store | None = None
+) -> ArmLook:
     """Measures one arm.
 
     Args:
         run: The opened run.
         studio: Of its data.
         measure: The ``measure`` section of the sweep.
+        store: Where finished parts are kept; a stopped measurement goes on from them.
     """
     options = dataclasses.replace(
         audit_options(run.config), generations=measure["generations"], seed=run.config["seed"]
@@ -97,6 +101,7 @@ def measure_arm(run: Run, studio: SweepData, measure: Mapping[str, Any]) -> ArmL
         sampling_options(run),
         studio.references._replace(judge=None) if free else studio.references,
         options.chunk,
+        store,
     )
     if free:
         look = measure_unconditional(study, np.asarray(noise))

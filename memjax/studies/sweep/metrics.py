@@ -32,17 +32,17 @@ class ArmLook(NamedTuple):
 
     Attributes:
         metrics: Name → ``value``, ``low``, ``high`` and ``n``.
-        images: Generated pictures, one a row.
-        nearest: Nearest training picture of each.
-        ratio: Calibrated distance to it; a copy is at most 1.
-        captions: Prompt of each.
+        seen: The images and what they were compared with.
+        prompts: Id of each prompt.
+        families: Family of each prompt.
+        captions: Name of each image.
     """
 
     metrics: Metrics
-    images: Float[np.ndarray, "r h w c"]
-    nearest: np.ndarray
-    ratio: np.ndarray
-    captions: list[str]
+    seen: Observation
+    prompts: Sequence[str]
+    families: Sequence[str]
+    captions: Sequence[str]
 
 
 def metric(interval: Interval, n: int) -> dict[str, float | int | None]:
@@ -78,8 +78,8 @@ def measure_conditional(
             of = np.broadcast_to(rows[:, None], keep.shape)[keep]
             rate = rate_interval(seen.agreement[rows][keep], clusters=of)
             metrics[f"label_agreement_{family}"] = metric(rate, len(rows))
-    captions = [str(prompts.rows[i]["id"]) for i in clusters]
-    return _kept(metrics, seen, captions)
+    ids = [str(row["id"]) for row in prompts.rows]
+    return ArmLook(metrics, seen, ids, prompts.family.tolist(), [ids[i] for i in clusters])
 
 
 def measure_unconditional(study: Study, noise: Float[np.ndarray, "g *d"]) -> ArmLook:
@@ -101,12 +101,8 @@ def measure_unconditional(study: Study, noise: Float[np.ndarray, "g *d"]) -> Arm
     third = rate_interval(seen.similarity.is_copy_third)
     metrics["copy_rate_third_mix"] = metric(third, count)
     metrics |= _shares(seen, gallery, np.arange(count))
-    return _kept(metrics, seen, [f"picture {i + 1}" for i in range(count)])
-
-
-def _kept(metrics: Metrics, seen: Observation, captions: list[str]) -> ArmLook:
-    near = seen.similarity
-    return ArmLook(metrics, seen.flat, near.index, near.ratio_adaptive, captions)
+    captions = [f"picture {i + 1}" for i in range(count)]
+    return ArmLook(metrics, seen, ["unconditional"], [""], captions)
 
 
 def _copies(seen: Observation, prompts: Prompts, gallery: Gallery) -> Metrics:

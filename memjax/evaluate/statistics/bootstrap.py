@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike
 from scipy import stats
 
 _CHUNK_ELEMENTS = 1 << 21
+FEW_CLUSTERS = 5  # with fewer, resamples vary less than the world does
 
 Metric = Callable[[np.ndarray, np.ndarray, np.ndarray | None], np.ndarray]
 
@@ -54,8 +55,9 @@ def bootstrap_interval(
         seed: Of NumPy's PCG64.
         level: Coverage.
 
-    .. note:: Perfect separation gives an interval of zero width: no resample can show a mistake
-        that the sample does not hold. Say how many clusters there were.
+    .. note:: At 0 or 1, as perfect separation gives, no resample can show a mistake that the sample
+        does not hold: the exact interval is given, whose trials are the clusters of the rarer
+        label.
 
     Raises:
         ValueError: If a cluster holds both labels.
@@ -69,9 +71,12 @@ def bootstrap_interval(
             f"cluster of row {int(np.flatnonzero(stratum[of_row] != y)[0])} holds both labels, "
             "expected one label a cluster; cluster by prompt."
         )
+    value = float(np.squeeze(fn(s, y, None)))
+    if value in (0.0, 1.0):
+        return _exact_interval(value, int(min(stratum.sum(), (~stratum).sum())), level)
     parts = [np.atleast_1d(fn(s, y, w)) for w in _weights(of_row, stratum, n, seed)]
     low, high = _percentiles(np.concatenate(parts), level)
-    return Interval(float(np.squeeze(fn(s, y, None))), low, high)
+    return Interval(value, low, high)
 
 
 def rate_interval(
@@ -85,16 +90,23 @@ def rate_interval(
     """Returns the mean of ``values`` (True/False or in [0, 1]) with a clustered interval.
 
     Where every value is 0 or every value is 1 a resample cannot vary; the exact (Clopper–Pearson)
-    interval with the clusters as trials is given instead.
+    interval with the clusters as trials is given instead. So it is with fewer than
+    ``FEW_CLUSTERS`` clusters, unless the bootstrap's is wider: one prompt says little, however
+    many images it made.
 
     Raises:
         ValueError: If there are no values.
     """
     v = _values(values)
     of_row = _cluster_numbers(clusters, len(v))
+    trials = int(of_row.max()) + 1
     if v.min() == v.max() and v[0] in (0.0, 1.0):
-        return _exact_interval(float(v[0]), int(of_row.max()) + 1, level)
-    return _mean_interval(v, of_row, n, seed, level)
+        return _exact_interval(float(v[0]), trials, level)
+    found = _mean_interval(v, of_row, n, seed, level)
+    if trials >= FEW_CLUSTERS:
+        return found
+    exact = _exact_interval(found.value, trials, level)
+    return Interval(found.value, min(found.low, exact.low), max(found.high, exact.high))
 
 
 def difference_interval(
@@ -172,9 +184,11 @@ def _mean_interval(v: np.ndarray, of_row: np.ndarray, n: int, seed: int, level: 
 
 
 def _exact_interval(rate: float, trials: int, level: float) -> Interval:
-    tail = (1 - level) / 2
-    edge = float(stats.beta.ppf(tail, trials, 1))  # lower end when all of them are successes
-    return Interval(1.0, edge, 1.0) if rate else Interval(0.0, 0.0, 1.0 - edge)
+    """Clopper and Pearson's interval; a share of successes need not be a whole number of them."""
+    tail, successes = (1 - level) / 2, rate * trials
+    low = float(stats.beta.ppf(tail, successes, trials - successes + 1)) if rate > 0 else 0.0
+    high = float(stats.beta.ppf(1 - tail, successes + 1, trials - successes)) if rate < 1 else 1.0
+    return Interval(rate, low, high)
 
 
 def _percentiles(drawn: np.ndarray, level: float) -> tuple[float, float]:

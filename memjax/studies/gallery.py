@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from memjax.data.dataset import load_images
+from memjax.data.duplication import duplicate_weights
 from memjax.data.images import load_image
 from memjax.data.labels.uncertainty import likeliest
 from memjax.data.readers.chexpert import check_images
@@ -203,17 +204,29 @@ def read_gallery(
     return gallery, kept, np.asarray([record.patient in names for record in kept])
 
 
-def read_pictures(run: Run | Model) -> tuple[Gallery, list[Record], list[Record]]:
+def read_pictures(
+    run: Run | Model, seed: int | None = None
+) -> tuple[Gallery, list[Record], list[Record]]:
     """Reads the run's data again: the gallery, the record of each training row, held-out records.
+
+    What was held out is what the run's own seed held out. Rows that training draws more often
+    (``data.duplicate_fraction``) count as so many copies.
+
+    Args:
+        run: The run.
+        seed: Of the sample where there are more than 20,000 images; None: the run's.
 
     Raises:
         ValueError: If nothing was held out.
     """
     config = run.config
-    data = data_of({**config, "data": {**config["data"], "check": False}}, run.path)
+    seed = config["seed"] if seed is None else seed
+    weighted = config["data"]["duplicate_fraction"] > 0  # by the number of rows that decode
+    check = config["data"]["check"] and weighted
+    data = data_of({**config, "data": {**config["data"], "check": check}}, run.path)
     shape = {name: config["data"][name] for name in ("size", "channels", "square")}
-    train, _ = check_images(_some(data.train, config["seed"]))
-    held, _ = check_images(_some(data.held_out, config["seed"]))
+    train, _ = check_images(_some(_with_repeats(data.train, config), seed))
+    held, _ = check_images(_some(data.held_out, seed))
     if not held:
         raise ValueError(
             "there are no held-out pictures to compare with: give the data a valid.csv or set "
@@ -223,6 +236,17 @@ def read_pictures(run: Run | Model) -> tuple[Gallery, list[Record], list[Record]
         train, load_images(train, **shape), held, load_images(held, **shape)
     )
     return gallery, kept, held
+
+
+def _with_repeats(records: Sequence[Record], config: Mapping[str, Any]) -> list[Record]:
+    """Records with how often a run of labels draws each, beside one drawn once."""
+    section = config["data"]
+    fraction, factor = section["duplicate_fraction"], section["duplicate_factor"]
+    weights = np.ones(len(records))
+    if fraction > 0:
+        weights = duplicate_weights(config["seed"], len(records), fraction, factor)
+    times = np.maximum(np.rint(weights), 1).astype(int)
+    return [r._replace(repeats=int(n)) for r, n in zip(records, times, strict=True)]
 
 
 def _some(records: list, seed: int) -> list:
@@ -239,18 +263,37 @@ def draw_prompts(
     kept: Sequence[Record],
     held: Sequence[Record],
     counts: PromptCounts,
+    *,
+    seed: int | None = None,
+    loudest: Sequence[int] = (),
 ) -> Prompts:
     """Draws prompts that say what the model was told.
+
+    Args:
+        run: The run.
+        gallery: Its images.
+        kept: The record of each gallery row.
+        held: Held-out records.
+        counts: Most prompts of each family.
+        seed: Of the draw; None: the run's.
+        loudest: See :func:`memjax.studies.prompts.draw.choose_prompts`.
+    """
+    return choose_prompts(
+        gallery,
+        as_told(run, kept),
+        as_told(run, held),
+        run.label_space,
+        counts,
+        seed=run.config["seed"] if seed is None else seed,
+        loudest=loudest,
+    )
+
+
+def as_told(run: Run | Model, records: Sequence[Record]) -> list[Record]:
+    """Returns records as training told them to the model.
 
     Where uncertain labels were resampled in training, it never saw the token "uncertain": prompts
     then name the likelier state.
     """
     policies = policies_of(run.config["data"].get("uncertainty", "multiclass"))
-    return choose_prompts(
-        gallery,
-        likeliest(kept, policies),
-        likeliest(held, policies),
-        run.label_space,
-        counts,
-        seed=run.config["seed"],
-    )
+    return likeliest(records, policies)

@@ -126,9 +126,9 @@ def label_subject(
         options = dataclasses.replace(options, chunk=asked.chunk)
     _check(options, sampling, text=False)
     say("reading pictures")
-    gallery, kept, held = read_pictures(model._replace(config=config))
+    gallery, kept, held = read_pictures(model, config["seed"])
     counts = PromptCounts(**config["audit"]["prompts"])
-    prompts = draw_prompts(model._replace(config=config), gallery, kept, held, counts)
+    prompts = draw_prompts(model, gallery, kept, held, counts, seed=config["seed"])
     say("training the finding classifier")
     judge = make_judge(gallery, config)
     rungs, encoder = build_rungs(

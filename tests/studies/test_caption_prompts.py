@@ -9,6 +9,7 @@ from memjax.evaluate.similarity.resolution import reduced
 from memjax.evaluate.similarity.rungs import at_side, features_at_side, on_bytes, pixel_rungs
 from memjax.explain.words import word_weights
 from memjax.studies.prompts.captions import (
+    caption_candidates,
     caption_gallery,
     choose_caption_prompts,
     one_word_changed,
@@ -16,6 +17,7 @@ from memjax.studies.prompts.captions import (
 )
 from memjax.studies.prompts.draw import (
     HELD_OUT,
+    LOUDEST,
     MEMORIZED,
     NEAR_MISS,
     ONCE,
@@ -112,6 +114,58 @@ def test_the_seed_decides_and_memorised_rows_may_be_named(data):
     assert [prompts.rows[i]["caption"] for i in prompts.where(MEMORIZED)] == ["tall green tree"]
     others = [prompts.rows[i]["caption"].casefold() for i in prompts.where(ONCE)]
     assert sorted(others) == ["a red dog", "boats at noon", "city lights", "old house by the sea"]
+
+
+def test_candidates_are_the_different_captions_and_held_out_ones_that_training_lacks(data):
+    gallery, kept, _ = drawn(data)
+    found = caption_candidates(gallery, kept, data[2], most=100)
+    captions = [row["caption"] for row in found.rows]
+    # "A Red Dog" is the same caption; "a red dog" is held out too, and no negative there.
+    assert captions[: found.trained] == [
+        "a red dog", "old house by the sea", "tall green tree", "boats at noon", "city lights",
+    ]  # fmt: skip
+    assert sorted(captions[found.trained :]) == ["an empty room", "snow on hills"]
+    assert found.copies.tolist() == [3, 5, 1, 1, 1, 0, 0]
+    assert found.images.tolist() == [2, 1, 1, 1, 1, 0, 0]
+    assert [kept[i].caption for i in found.group[: found.trained]] == captions[: found.trained]
+    assert len({row["id"] for row in found.rows}) == 7
+    few = caption_candidates(gallery, kept, data[2], most=2, seed=3)
+    assert (few.trained, len(few.rows), few.total, found.total) == (2, 4, 5, 5)
+    assert few.rows == caption_candidates(gallery, kept, data[2], most=2, seed=3).rows
+
+
+def test_the_loudest_are_asked_whatever_their_family(data):
+    gallery, kept, before = drawn(data)
+    loudest = [4, 0, 2]  # "A Red Dog", as the repeated prompt; gallery row 2 is a green tree
+    _, _, prompts = drawn(data, loudest=loudest)
+    captions = [row["caption"] for row in prompts.rows]
+    assert [captions[i] for i in np.flatnonzero(prompts.loud)] == ["a red dog", "tall green tree"]
+    assert not len(prompts.where(LOUDEST))  # all of them are in a family already
+    assert prompts.rows == before.rows
+    assert not before.loud.any()
+    held = data[2]
+    few = PromptCounts(1, 1, 1, 1, 1, loudest=2)
+    own = choose_caption_prompts(gallery, kept, held, few)
+    asked = {row["caption"].casefold() for row in own.rows}
+    left = [i for i, r in enumerate(kept) if r.caption.casefold() not in asked]
+    loud = choose_caption_prompts(gallery, kept, held, few, loudest=left)
+    assert [loud.rows[i]["caption"] for i in loud.where(LOUDEST)] == [
+        kept[i].caption for i in left[:2]
+    ]
+    assert loud.group[loud.where(LOUDEST)].tolist() == left[:2]
+    assert loud.rows[: len(own.rows)] == own.rows
+
+
+def test_an_image_that_stands_twice_is_no_planted_copy(data):
+    train, images, held, held_images = data
+    twice = [r._replace(repeats=1) for r in train[:3]] + list(train[3:])
+    twice[2] = twice[2]._replace(caption="another word")
+    images = images.copy()
+    images[5] = images[3]  # picture 0 now stands twice
+    gallery, kept = caption_gallery(twice, images, held, held_images)
+    prompts = choose_caption_prompts(gallery, kept, held, COUNTS)
+    assert 2 in gallery.copies
+    assert not len(prompts.where(MEMORIZED))
 
 
 def test_a_caption_without_words_to_exchange_stays():

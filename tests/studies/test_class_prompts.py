@@ -11,6 +11,7 @@ from memjax.studies.prompts.draw import (
     ONCE,
     PromptCounts,
     choose_prompts,
+    label_candidates,
     make_gallery,
 )
 
@@ -60,3 +61,31 @@ def test_no_condition_is_asked_twice(prompts):
 def test_a_class_known_by_copies_alone_gives_no_held_out_prompt(prompts):
     _, chosen = prompts
     assert labels(chosen, HELD_OUT) == [("7", "thick"), ("8", "thin")]
+
+
+def test_conditions_are_candidates_once_with_how_many_images_share_them(prompts):
+    gallery, _ = prompts
+    train = [digit(0, "9", "thick")]
+    train += [digit(i, "35"[i % 2], ("thin", "thick")[i // 6]) for i in range(12)]
+    held = [digit(101, "9", "thin"), digit(103, "3", "thin")]
+    space = LabelSpace(class_slots([*train, *held]))
+    found = label_candidates(gallery, train, held, space, most=50)
+    assert found.trained == found.total == 5
+    assert found.images.tolist() == [1, 3, 3, 3, 3, 0]
+    assert found.copies.tolist() == [3, 1, 1, 1, 1, 0]
+    assert found.rows[-1]["labels"] == {"Digit": "9", "Stroke": "thin"}
+
+
+def test_rows_that_training_draws_more_often_count_as_copies():
+    """What ``data.duplicate_fraction`` draws 40 times as often is repeated, as an audit sees it."""
+    from memjax.data.duplication import duplicate_weights
+    from memjax.studies.gallery import _with_repeats
+
+    rows = [digit(i, "3", "thin") for i in range(20)]
+    data = {"duplicate_fraction": 0.1, "duplicate_factor": 40.0}
+    found = [r.repeats for r in _with_repeats(rows, {"seed": 3, "data": data})]
+    assert found == duplicate_weights(3, 20, 0.1, 40.0).astype(int).tolist()
+    assert sorted(found)[-3:] == [1, 40, 40]
+    plain = {"duplicate_fraction": 0.0, "duplicate_factor": 40.0}
+    rows = [r._replace(repeats=7) for r in rows]  # of the data set: labels do not train by it
+    assert {r.repeats for r in _with_repeats(rows, {"seed": 3, "data": plain})} == {1}

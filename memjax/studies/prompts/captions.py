@@ -11,13 +11,17 @@ from memjax.data.records import Record
 from memjax.studies.prompts.classes import NONE
 from memjax.studies.prompts.draw import (
     HELD_OUT,
+    LOUDEST,
     MEMORIZED,
     NEAR_MISS,
     ONCE,
     RANDOM,
+    REPEATS,
+    Candidates,
     Gallery,
     PromptCounts,
     Prompts,
+    candidates,
 )
 
 
@@ -54,6 +58,23 @@ def _nothing(rows: int) -> Int[np.ndarray, "n 0"]:
     return np.zeros((rows, 0), np.int32)
 
 
+def caption_candidates(
+    gallery: Gallery,
+    kept: Sequence[Record],
+    held: Sequence[Record],
+    *,
+    most: int,
+    seed: int = 0,
+) -> Candidates:
+    """Returns the different captions; see :func:`memjax.studies.prompts.draw.candidates`."""
+
+    def row_of(image: int, held_out: bool) -> dict[str, Any]:
+        return {"caption": (held if held_out else kept)[image].caption}
+
+    own, others = ([record.caption.casefold() for record in of] for of in (kept, held))
+    return candidates(own, others, gallery.copies, row_of, most=most, seed=seed)
+
+
 def choose_caption_prompts(
     gallery: Gallery,
     kept: Sequence[Record],
@@ -62,6 +83,7 @@ def choose_caption_prompts(
     *,
     memorized: Shaped[np.ndarray, " n"] | None = None,
     seed: int = 0,
+    loudest: Sequence[int] = (),
 ) -> Prompts:
     """Draws the audit's prompts: captions of repeated, of once trained and of held-out pictures.
 
@@ -72,6 +94,7 @@ def choose_caption_prompts(
         counts: Most prompts of each family; the memorised ones are the most repeated.
         memorized: Which gallery rows are memorised; None: those that are repeated.
         seed: Decides the draw of the others.
+        loudest: Gallery rows whose captions have the highest scores, in their order.
 
     .. note:: No caption is taken twice: where a held-out picture has the very caption of a repeated
         one, its prompt is the memorised prompt and no negative. A near miss has one word exchanged
@@ -79,7 +102,7 @@ def choose_caption_prompts(
         shuffled, or whole words of several captions.
     """
     rng = np.random.default_rng([seed, 83])
-    known = gallery.copies > 1 if memorized is None else np.asarray(memorized, bool)
+    known = gallery.copies >= REPEATS if memorized is None else np.asarray(memorized, bool)
     order = np.flatnonzero(known)
     order = order[np.argsort(-gallery.copies[order], kind="stable")]
     taken: set[str] = set()
@@ -88,6 +111,8 @@ def choose_caption_prompts(
     single = _fresh(rng.permutation(np.flatnonzero(~known)).tolist(), captions, taken, counts.once)
     others = [record.caption for record in held]
     strange = _fresh(rng.permutation(len(held)).tolist(), others, taken, counts.held_out)
+    top = list(loudest)[: counts.loudest]
+    loud = _fresh(top, captions, taken, len(top))
     taken |= {text.casefold() for text in captions}
     asked = [captions[i] for i in own]
     near = [one_word_changed(text, captions, rng) for text in asked[: counts.near_miss]]
@@ -98,12 +123,20 @@ def choose_caption_prompts(
         HELD_OUT: ([others[i] for i in strange], None),
         NEAR_MISS: ([near[i] for i in _fresh(range(len(near)), near, taken, len(near))], None),
         RANDOM: ([mixed[i] for i in _fresh(range(len(mixed)), mixed, taken, len(mixed))], None),
+        LOUDEST: ([captions[i] for i in loud], loud),
     }
-    return prompts_of(families)
+    return prompts_of(families, [captions[i] for i in top])
 
 
-def prompts_of(families: dict[str, tuple[list[str], list[int] | None]]) -> Prompts:
-    """Returns prompts from captions by family, with the gallery rows of their own pictures."""
+def prompts_of(
+    families: dict[str, tuple[list[str], list[int] | None]], loud: Sequence[str] = ()
+) -> Prompts:
+    """Returns prompts from captions by family, with the gallery rows of their own images.
+
+    Args:
+        families: Name → captions and gallery rows; None where there are none.
+        loud: The captions of the highest scores.
+    """
     rows: list[dict[str, Any]] = []
     group: list[int] = []
     for name, (captions, own) in families.items():
@@ -117,6 +150,7 @@ def prompts_of(families: dict[str, tuple[list[str], list[int] | None]]) -> Promp
         _nothing(len(rows)),
         np.full(len(rows), NONE),
         np.ones(len(rows)),
+        np.isin([row["caption"].casefold() for row in rows], [text.casefold() for text in loud]),
     )
 
 

@@ -1,12 +1,13 @@
 """What an audit looks at: prompts of known families, and the pictures they are compared with."""
 
+import collections
 import dataclasses
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 
 from memjax.data.duplication import content_groups, first_of_group
 from memjax.data.images import to_unit
@@ -21,7 +22,9 @@ from memjax.studies.prompts.families import near_misses, random_conditions
 
 MEMORIZED, ONCE, HELD_OUT = "memorized", "once", "held_out"
 NEAR_MISS, RANDOM = "near_miss", "random"
-FAMILIES = (MEMORIZED, ONCE, HELD_OUT, NEAR_MISS, RANDOM)
+LOUDEST = "loudest"
+FAMILIES = (MEMORIZED, ONCE, HELD_OUT, NEAR_MISS, RANDOM, LOUDEST)
+REPEATS = 3  # an image that stands twice is a note about the data, no planted copy
 
 
 class Prompts(NamedTuple):
@@ -29,14 +32,16 @@ class Prompts(NamedTuple):
 
     Attributes:
         rows: Prompt rows (``id``, ``labels``).
-        family: ``memorized`` (its picture is repeated in training), ``once``, ``held_out``,
-            ``near_miss`` (a memorised condition with one detail changed) or ``random`` (details of
-            different training pictures).
+        family: ``memorized`` (its image stands at least ``REPEATS`` times in training), ``once`` (a
+            random sample of the others), ``held_out``, ``near_miss`` (a memorized condition with
+            one detail changed), ``random`` (details of different training images) or ``loudest``
+            (training prompts of the highest score that are in no other family).
         group: Gallery row of the prompt's own training picture; −1 for the other families.
         asked: What is asked for, one column an output of the judge: 1 present, 0 absent, −1 not
             mentioned.
         strata: Class of each prompt, see :func:`memjax.studies.prompts.classes.main_classes`.
         frequency: Share of the training pictures (each counted once) that have that class.
+        loud: Which are among the training prompts of the highest scores, whatever their family.
     """
 
     rows: list[dict[str, Any]]
@@ -45,6 +50,7 @@ class Prompts(NamedTuple):
     asked: Int[np.ndarray, "p f"]
     strata: Shaped[np.ndarray, " p"]
     frequency: Float[np.ndarray, " p"]
+    loud: Bool[np.ndarray, " p"]
 
     def where(self, *families: str) -> Int[np.ndarray, " k"]:
         """Returns the rows of the given families."""
@@ -90,6 +96,99 @@ class PromptCounts:
     held_out: int = 32
     near_miss: int = 16
     random: int = 32
+    loudest: int = 16
+
+
+class Candidates(NamedTuple):
+    """Every different prompt that training knows, and those of held-out images.
+
+    Attributes:
+        rows: Prompt rows, those of training first.
+        group: Gallery row of the first image with that prompt; −1 for those held out.
+        copies: How often the most repeated image with that prompt stands in training; 0 likewise.
+        images: How many different training images have that prompt.
+        total: How many different training prompts there are; more than are here in a sample.
+    """
+
+    rows: list[dict[str, Any]]
+    group: Int[np.ndarray, " n"]
+    copies: Int[np.ndarray, " n"]
+    images: Int[np.ndarray, " n"]
+    total: int
+
+    @property
+    def trained(self) -> int:
+        """How many of them are of training."""
+        return int((self.group >= 0).sum())
+
+
+def candidates(
+    keys: Sequence[Any],
+    held_keys: Sequence[Any],
+    copies: Int[np.ndarray, " n"],
+    row_of: Callable[[int, bool], dict[str, Any]],
+    *,
+    most: int,
+    seed: int = 0,
+) -> Candidates:
+    """Returns the different prompts of training and of held-out images, at most so many of each.
+
+    Args:
+        keys: What tells the prompts of training images apart; an empty one is no prompt.
+        held_keys: Of held-out images.
+        copies: How often each training image stands in training.
+        row_of: ``(image, held out) →`` its prompt row, but for the id.
+        most: Where there are more, a sample drawn by seed.
+        seed: Of that sample.
+
+    .. note:: A held-out image whose prompt training knows is no negative, and left out.
+    """
+    first: dict[Any, int] = {}
+    images: collections.Counter[Any] = collections.Counter()
+    top: dict[Any, int] = {}
+    for i, key in enumerate(keys):
+        if key:
+            first.setdefault(key, i)
+            images[key] += 1
+            top[key] = max(top.get(key, 0), int(copies[i]))
+    others = {key: i for i, key in reversed(list(enumerate(held_keys))) if key and key not in first}
+    rng = np.random.default_rng([seed, 91])
+    kept = _sample(list(first), most, rng)
+    held = _sample(list(others), most, rng)
+    rows = [{"id": f"training-{first[key]:05d}", **row_of(first[key], False)} for key in kept]
+    rows += [{"id": f"held-out-{others[key]:05d}", **row_of(others[key], True)} for key in held]
+    nothing = [0] * len(held)
+    return Candidates(
+        rows,
+        np.asarray([first[key] for key in kept] + [-1] * len(held), np.int64),
+        np.asarray([top[key] for key in kept] + nothing, np.int64),
+        np.asarray([images[key] for key in kept] + nothing, np.int64),
+        len(first),
+    )
+
+
+def _sample(keys: list[Any], most: int, rng: np.random.Generator) -> list[Any]:
+    if len(keys) <= most:
+        return keys
+    return [keys[i] for i in np.sort(rng.permutation(len(keys))[:most])]
+
+
+def label_candidates(
+    gallery: Gallery,
+    kept: Sequence[Record],
+    held: Sequence[Record],
+    space: LabelSpace,
+    *,
+    most: int,
+    seed: int = 0,
+) -> Candidates:
+    """Returns the different conditions of a run of labels; see :func:`candidates`."""
+
+    def row_of(image: int, held_out: bool) -> dict[str, Any]:
+        return {"labels": labels_of((held if held_out else kept)[image], space)}
+
+    own, others = ([_condition_ids(record, space) for record in of] for of in (kept, held))
+    return candidates(own, others, gallery.copies, row_of, most=most, seed=seed)
 
 
 def make_gallery(
@@ -98,10 +197,14 @@ def make_gallery(
     held: Sequence[Record],
     held_images: Shaped[np.ndarray, "m h w c"],
 ) -> tuple[Gallery, list[Record]]:
-    """Removes exact duplicates; returns the gallery and the record that stands for each row."""
+    """Removes exact duplicates; returns the gallery and the record that stands for each row.
+
+    An image's copies are its files with the same pixels, each counted as often as its record's
+    ``repeats`` says.
+    """
     groups = content_groups(train_images)
     first = first_of_group(groups)
-    copies = np.bincount(groups)[groups[first]]
+    copies = np.bincount(groups, weights=[r.repeats for r in train]).astype(np.int64)[groups[first]]
     kept = [train[i] for i in first]
     names = target_names(kept)
     gallery = Gallery(
@@ -127,8 +230,9 @@ def choose_prompts(
     counts: PromptCounts,
     *,
     seed: int = 0,
+    loudest: Sequence[int] = (),
 ) -> Prompts:
-    """Draws the audit's prompts: repeated pictures, pictures trained once, held-out conditions.
+    """Draws the audit's prompts: repeated images, a sample of the others, held-out conditions.
 
     Args:
         gallery: Of :func:`make_gallery`.
@@ -137,16 +241,17 @@ def choose_prompts(
         space: The model's label space; decides which labels a prompt holds.
         counts: Most prompts of each family; the memorised ones are the most repeated.
         seed: Decides the draw of the others.
+        loudest: Gallery rows whose prompts have the highest scores, in their order.
 
     .. note:: No condition is taken twice: where a held-out picture has the very labels of a
         repeated one, its prompt is the memorised prompt and no negative. Nor is a held-out prompt
         of a class that training knows by repeated pictures alone: there is one 9 to draw.
     """
     rng = np.random.default_rng([seed, 77])
-    repeated = np.flatnonzero(gallery.copies > 1)
+    repeated = np.flatnonzero(gallery.copies >= REPEATS)
     order = np.argsort(-gallery.copies[repeated], kind="stable")
     repeated = repeated[order][: counts.memorized]
-    single = np.flatnonzero(gallery.copies == 1)
+    single = np.flatnonzero(gallery.copies < REPEATS)
     ids = partial(_condition_ids, space=space)
     taken = {ids(kept[i]) for i in repeated.tolist()}
     single = _distinct(rng.permutation(single), kept, ids, taken, counts.once)
@@ -164,6 +269,11 @@ def choose_prompts(
         fresh = [made[i] for i in _distinct(np.arange(len(made)), made, ids, known, len(made))]
         records += fresh
         family += [name] * len(fresh)
+    top = list(loudest)[: counts.loudest]
+    loud = _distinct(np.asarray(top, np.int64), kept, ids, taken, len(top))
+    records += [kept[i] for i in loud]
+    family += [LOUDEST] * len(loud)
+    group = own + [-1] * (len(records) - len(own) - len(loud)) + list(loud)
     rows = [
         {"id": f"{name}-{i:03d}", "family": name, "labels": labels_of(record, space)}
         for i, (name, record) in enumerate(zip(family, records, strict=True))
@@ -172,17 +282,18 @@ def choose_prompts(
     return Prompts(
         rows,
         np.asarray(family),
-        np.asarray(own + [-1] * (len(records) - len(own)), np.int64),
+        np.asarray(group, np.int64),
         asked_findings(records, gallery.names),
         classes,
         class_frequency(classes, main_classes(kept, kept)),
+        np.isin([ids(record) for record in records], [ids(kept[i]) for i in top]),
     )
 
 
 def _only_repeated(gallery: Gallery) -> list[str]:
     """Classes that no picture trained once has."""
-    repeated = set(gallery.strata[gallery.copies > 1].tolist())
-    return sorted(repeated - set(gallery.strata[gallery.copies == 1].tolist()))
+    repeated = set(gallery.strata[gallery.copies >= REPEATS].tolist())
+    return sorted(repeated - set(gallery.strata[gallery.copies < REPEATS].tolist()))
 
 
 def _condition_ids(record: Record, space: LabelSpace) -> bytes:

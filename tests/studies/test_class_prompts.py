@@ -1,10 +1,16 @@
 """Prompts of class labels: no condition twice, and no negative that training knows by a copy."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
+from PIL import Image
 
+from memjax.data.duplication import duplicate_weights
 from memjax.data.labels.of_data import class_slots
 from memjax.data.records import LabelSpace, picture_record
+from memjax.runs.defaults import default_config
+from memjax.studies.gallery import _with_repeats, read_pictures
 from memjax.studies.prompts.draw import (
     HELD_OUT,
     MEMORIZED,
@@ -78,9 +84,6 @@ def test_conditions_are_candidates_once_with_how_many_images_share_them(prompts)
 
 def test_rows_that_training_draws_more_often_count_as_copies():
     """What ``data.duplicate_fraction`` draws 40 times as often is repeated, as an audit sees it."""
-    from memjax.data.duplication import duplicate_weights
-    from memjax.studies.gallery import _with_repeats
-
     rows = [digit(i, "3", "thin") for i in range(20)]
     data = {"duplicate_fraction": 0.1, "duplicate_factor": 40.0}
     found = [r.repeats for r in _with_repeats(rows, {"seed": 3, "data": data})]
@@ -89,3 +92,23 @@ def test_rows_that_training_draws_more_often_count_as_copies():
     plain = {"duplicate_fraction": 0.0, "duplicate_factor": 40.0}
     rows = [r._replace(repeats=7) for r in rows]  # of the data set: labels do not train by it
     assert {r.repeats for r in _with_repeats(rows, {"seed": 3, "data": plain})} == {1}
+
+
+def test_another_seed_of_the_audit_holds_out_what_training_held_out(tmp_path):
+    """The run's own seed decides the split; by another, training images would be held out."""
+    rng = np.random.default_rng(0)
+    for number in range(24):
+        pixels = rng.integers(0, 256, (8, 8, 3)).astype(np.uint8)
+        place = tmp_path / "ab"[number % 2] / f"{number}.png"
+        place.parent.mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(place)
+    config = default_config()
+    config["data"] |= {"kind": "folder", "root": str(tmp_path), "held_out_fraction": 0.3, "size": 8}
+
+    def paths(run, *seed):
+        _, kept, held = read_pictures(run, *seed)
+        return [r.path for r in kept], [r.path for r in held]
+
+    run = SimpleNamespace(config=config, path=tmp_path)
+    assert paths(run) == paths(run, 5)
+    assert paths(run) != paths(SimpleNamespace(config={**config, "seed": 5}, path=tmp_path))

@@ -4,6 +4,14 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from memjax.core.registry import title_of
+from memjax.report.pages.audit_without_null import (
+    samples_headline,
+    samples_sentences,
+    samples_tiles,
+    signal_row,
+    signal_sentence,
+    signal_title,
+)
 from memjax.report.wording import decimal, family_title, interval, percent, wording
 
 # A copy rate counts as found when it is both this large and this many times the background's.
@@ -37,6 +45,11 @@ class Verdict(NamedTuple):
 def verdict(results: Results) -> Verdict:
     """Puts the results of an audit into words; what was not measured is said to be so."""
     level = _level(results)
+    if "samples" in results:
+        said = [_training(results), *samples_sentences(results), _warning(results)]
+        sentences = tuple(text for text in (*said, _likeness(results)) if text)
+        tiles = tuple(Tile(*tile) for tile in samples_tiles(results))
+        return Verdict(level, samples_headline(level, results), sentences, tiles)
     parts = (_training, _copying, _warning, _likeness, _negatives, _repair)
     sentences = tuple(said for part in parts if (said := part(results)))
     return Verdict(level, _headline(level, results), sentences, _tiles(results))
@@ -50,7 +63,7 @@ def default_detection(results: Results) -> Mapping[str, Any]:
 
 def _level(results: Results) -> str:
     copies = results.get("similarity", {})
-    rate = copies.get("copy_rate_memorized")
+    rate = copies.get("copy_rate_sample" if "samples" in results else "copy_rate_memorized")
     if rate is None:
         return "unknown"
     floor = max(FOUND_RATE, FOUND_TIMES * (copies.get("copy_rate_background") or 0.0))
@@ -124,6 +137,8 @@ def _copying(results: Results) -> str:
 
 def _warning(results: Results) -> str:
     chosen = default_detection(results)
+    if "left_out" in results:
+        return signal_sentence(results)
     if chosen.get("auc") is None:
         return "Whether copying can be noticed without the training pictures was not measured."
     cases = min(round(100 * chosen["auc"]), 99 if chosen["auc"] < 1 else 100)
@@ -215,9 +230,9 @@ def _repair(results: Results) -> str:
 
 def _tiles(results: Results) -> tuple[Tile, ...]:
     copies, repair = results.get("similarity", {}), results.get("mitigation", {})
-    chosen = default_detection(results)
+    chosen = signal_row(results) if signal_title(results) else default_detection(results)
     area = chosen.get("auc")
-    return (
+    tiles = (
         Tile(
             percent(copies.get("copy_rate_memorized")),
             "copies among pictures made from memorised prompts",
@@ -239,3 +254,7 @@ def _tiles(results: Results) -> tuple[Tile, ...]:
             interval(repair, "copy_rate_after"),
         ),
     )
+    measured = (True, True, area is not None, repair.get("copy_rate_after") is not None)
+    if "left_out" not in results:
+        return tiles
+    return tuple(tile for tile, yes in zip(tiles, measured, strict=True) if yes)

@@ -21,6 +21,7 @@ from memjax.studies.prompts.families import near_misses, random_conditions
 
 MEMORIZED, ONCE, HELD_OUT = "memorized", "once", "held_out"
 NEAR_MISS, RANDOM = "near_miss", "random"
+SAMPLE = "sample"  # one image of a model without conditions; nothing is asked for
 FAMILIES = (MEMORIZED, ONCE, HELD_OUT, NEAR_MISS, RANDOM)
 
 

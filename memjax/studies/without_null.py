@@ -87,7 +87,7 @@ def _serves(options: AuditOptions, arm: str, bundle: Bundle) -> bool:
 
 def _without_null(found: LeftOut) -> str:
     names = [*found.detectors, *found.mitigations, *found.explanations]
-    instead = f", with {_listed(found.instead)} in their place" if found.instead else ""
+    instead = f" and {_listed(found.instead)} measured in their place" if found.instead else ""
     return (
         "This model was trained without a null condition (train.cond_dropout=0), so what needs an "
         f"unconditional prediction was left out ({_listed(names)}){instead}; to have it, give "

@@ -43,8 +43,8 @@ from memjax.runtime.files import write_bytes
 from memjax.studies.audit import Audited, Clock, made
 from memjax.studies.prompts.draw import HELD_OUT, MEMORIZED, ONCE, SAMPLE, Gallery, Prompts
 from memjax.studies.run import Audit
-from memjax.studies.study import Observation
 from memjax.studies.signal import Signal, signal_of
+from memjax.studies.study import Observation
 from memjax.studies.summary import ordinary_prompts
 from memjax.studies.table import audit_rows, csv_bytes
 
@@ -274,7 +274,7 @@ def _drawn(pictures: np.ndarray) -> np.ndarray:
 def _signal(scene: _Scene, out: Figures) -> None:
     """The warning signal along the trajectory, and ROC curves against ordinary prompts."""
     signal, groups = scene.signal, scene.groups
-    if signal is None:
+    if signal is None or not groups:
         return
     curves = {name: signal.curve[rows] for name, rows in groups.items()}
     if signal.is_magnitude:
@@ -285,8 +285,8 @@ def _signal(scene: _Scene, out: Figures) -> None:
         png = magnitude_curves(curves, window=window, ylabel=signal.title.capitalize())
         table = magnitude_table(curves, signal.title)
     out.add("magnitude", png, table)
-    found = np.stack([*groups.values()]).any(axis=0)
-    flags = groups.get("memorised", groups.get("copies", ~found))[found]
+    found = np.any([*groups.values()], axis=0)
+    flags = groups.get("memorised", groups.get("copies", np.zeros_like(found)))[found]
     if 0 < flags.sum() < len(flags):
         pairs = {name: (scores[found], flags) for name, scores in _scores(scene).items()}
         out.add("roc", roc_curves(pairs), roc_table(pairs))

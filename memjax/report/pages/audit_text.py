@@ -46,8 +46,9 @@ def verdict(results: Results) -> Verdict:
     """Puts the results of an audit into words; what was not measured is said to be so."""
     level = _level(results)
     if "samples" in results:
-        said = [_training(results), *samples_sentences(results), _warning(results)]
-        sentences = tuple(text for text in (*said, _likeness(results)) if text)
+        found = samples_sentences(results)
+        texts = (_training(results), *found, signal_sentence(results), _likeness(results))
+        sentences = tuple(text for text in texts if text)
         tiles = tuple(Tile(*tile) for tile in samples_tiles(results))
         return Verdict(level, samples_headline(level, results), sentences, tiles)
     parts = (_training, _copying, _warning, _likeness, _negatives, _repair)

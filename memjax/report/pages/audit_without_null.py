@@ -115,9 +115,10 @@ def _returned(samples: Mapping[str, Any]) -> str:
     said = f"{rows} different training image{'s' if rows != 1 else ''} came back"
     if not samples["num_repeated"]:
         return f"{said}; none of the training images was repeated in training."
+    verb = "was" if repeated == 1 else "were"
     return (
-        f"{said}; {repeated} of them {'was' if repeated == 1 else 'were'} repeated in training (out "
-        f"of {samples['num_repeated']} that were), and {samples['num_copied_of_repeated']} of the "
+        f"{said}; {repeated} of them {verb} repeated in training (out of "
+        f"{samples['num_repeated']} that were), and {samples['num_copied_of_repeated']} of the "
         f"{samples['num_copied']} copies show one of these."
     )
 

@@ -74,11 +74,13 @@ def served_options(
 
 
 def _free_detectors() -> tuple[str, ...]:
-    return tuple(
-        name
+    """Returns them by name; first those that need least, so that the choice is made beforehand."""
+    free = {
+        name: len(of.needs)
         for name, of in DETECTORS.items()
         if of.domain in ("state", "trajectory") and of.needs <= {"images"} and not of.evals
-    )
+    }
+    return tuple(sorted(free, key=lambda name: free[name]))
 
 
 def _serves(options: AuditOptions, arm: str, bundle: Bundle) -> bool:
@@ -87,7 +89,9 @@ def _serves(options: AuditOptions, arm: str, bundle: Bundle) -> bool:
 
 def _without_null(found: LeftOut) -> str:
     names = [*found.detectors, *found.mitigations, *found.explanations]
-    instead = f" and {_listed(found.instead)} measured in their place" if found.instead else ""
+    instead = (
+        f", and {_listed(found.instead)} were measured in their place" if found.instead else ""
+    )
     return (
         "This model was trained without a null condition (train.cond_dropout=0), so what needs an "
         f"unconditional prediction was left out ({_listed(names)}){instead}; to have it, give "

@@ -18,7 +18,7 @@ from memjax.studies.signal import signal_of
 from memjax.studies.study import Observation
 from memjax.studies.without_null import null_notes, served_options, unguided
 
-FREE = ["trajectory_decomposition", "update_norm"]
+FREE = ["update_norm", "trajectory_decomposition"]  # what needs least comes first
 
 
 class FakeBundle(SimpleNamespace):

@@ -54,6 +54,7 @@ _TOKEN_CHARTS, _WALL, _OTHERS = 4, 8, 8
 _WALL_SIDE = 400  # pixels of a picture on a wall
 _SCATTERS = 2  # rungs that get a scatter of their own, at most
 _NAMES = {ONCE: "trained once", HELD_OUT: "never trained on"}
+_COPIES, _NO_COPIES = "copies of training images", "other generated images"
 _WINDOWS = {"first_step": "first step", "all_steps": "all steps"}
 
 
@@ -82,6 +83,11 @@ class _Scene(NamedTuple):
         return self.caption(self.prompts.rows[prompt])
 
     @property
+    def samples(self) -> bool:
+        """Whether images were made without prompts."""
+        return bool((self.prompts.family == SAMPLE).all())
+
+    @property
     def signal(self) -> Signal | None:
         return signal_of(self.audit.before.detection, self.options)
 
@@ -89,9 +95,9 @@ class _Scene(NamedTuple):
     def groups(self) -> dict[str, np.ndarray]:
         """Which prompts are compared, by name; images of no prompt by whether they are copies."""
         audit, prompts = self.audit, self.prompts
-        if len(prompts.where(SAMPLE)):
+        if self.samples:
             copied = audit.before.similarity.is_copy_adaptive
-            kinds = {"copies": copied, "other images": ~copied}
+            kinds = {_COPIES: copied, _NO_COPIES: ~copied}
         else:
             kinds = {"memorised": audit.memorized} | {
                 title: (prompts.family == family) & ~audit.memorized
@@ -177,8 +183,8 @@ def _scatters(scene: _Scene, out: Figures) -> None:
     values = signal.per_generation.ravel()
     generations = signal.per_generation.shape[1]
     family = np.where(scene.audit.memorized, MEMORIZED, scene.prompts.family)
-    if SAMPLE in family:
-        family = np.where(scene.audit.before.similarity.is_copy_adaptive, "copies", "other images")
+    if scene.samples:
+        family = np.where(scene.audit.before.similarity.is_copy_adaptive, _COPIES, _NO_COPIES)
     family = np.repeat(family, generations)
     found = {row["name"]: row for row in scene.results["validation"]["rungs"]}
     label = _signal_label(scene, signal)
@@ -282,14 +288,16 @@ def _signal(scene: _Scene, out: Figures) -> None:
         png, table = magnitude_curves(curves, window=window), magnitude_table(curves)
     else:
         window = step_window(signal.steps, signal.curve.shape[1])
-        png = magnitude_curves(curves, window=window, ylabel=signal.title.capitalize())
+        label, unit = signal.title.capitalize(), "images" if scene.samples else "prompts"
+        png = magnitude_curves(curves, window=window, ylabel=label, unit=unit)
         table = magnitude_table(curves, signal.title)
     out.add("magnitude", png, table)
     found = np.any([*groups.values()], axis=0)
-    flags = groups.get("memorised", groups.get("copies", np.zeros_like(found)))[found]
+    flags = groups.get("memorised", groups.get(_COPIES, np.zeros_like(found)))[found]
     if 0 < flags.sum() < len(flags):
         pairs = {name: (scores[found], flags) for name, scores in _scores(scene).items()}
-        out.add("roc", roc_curves(pairs), roc_table(pairs))
+        words = {"found": "Copies found", "others": "other images"} if scene.samples else {}
+        out.add("roc", roc_curves(pairs, **words), roc_table(pairs))
 
 
 def _scores(scene: _Scene) -> dict[str, np.ndarray]:
@@ -307,7 +315,7 @@ def _histogram(scene: _Scene, out: Figures) -> None:
     audit = scene.audit
     table = audit.before.similarity.ratio_adaptive.reshape(-1, audit.before.images.shape[1])
     groups = {}
-    if len(scene.prompts.where(SAMPLE)):
+    if scene.samples:
         groups["Generated images"] = table.ravel()
     if audit.memorized.any():
         groups["Generated: memorised prompts"] = table[audit.memorized].ravel()

@@ -167,7 +167,7 @@ def _likeness(results: Results) -> str:
     sure = sum(1 for rung in rungs if (rung.get("spearman_low") or 0) > 0)
     verb = "goes" if 2 * sure > len(rungs) else "does not reliably go"
     said = (
-        f"The signal {verb} along with likeness to a training picture: clearly so by {sure} of "
+        f"The {signal_title(results) or 'signal'} {verb} along with likeness to a training picture: clearly so by {sure} of "
         f"{len(rungs)} ways to measure likeness"
     )
     scale = "on a scale where 1 is full agreement and 0 is none"
@@ -200,10 +200,12 @@ def _negatives(results: Results) -> str:
         return ""
     easy, hard, points = spread
     names = [str(f.get("title") or family_title(str(f["name"]))) for f in (easy, hard)]
+    title = signal_title(results)
+    which = f"the figure of the {title}" if title else "that figure"
     if points < 1:
-        return "Which other prompts it is compared with makes no difference to that figure."
+        return f"Which other prompts it is compared with makes no difference to {which}."
     return (
-        f"Which other prompts it is compared with moves that figure by {points} "
+        f"Which other prompts it is compared with moves {which} by {points} "
         f"point{'s' if points != 1 else ''}: {100 * easy['auc']:.0f} of 100 against “{names[0]}”, "
         f"{100 * hard['auc']:.0f} against “{names[1]}”."
     )
@@ -246,7 +248,7 @@ def _tiles(results: Results) -> tuple[Tile, ...]:
         ),
         Tile(
             "not measured" if area is None else f"{area:.2f}",
-            "warning signal (0.5 = a coin toss, 1 = perfect)",
+            f"{signal_title(results) or 'warning signal'} (0.5 = a coin toss, 1 = perfect)",
             interval(chosen, "auc", "plain"),
         ),
         Tile(

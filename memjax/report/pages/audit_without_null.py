@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from memjax.core.registry import title_of
 from memjax.report.wording import interval, percent, wording
 
 Results = Mapping[str, Any]
@@ -45,7 +46,7 @@ def _sample_roc() -> str:
     return (
         "Each curve shows how many copies are found (up) for how many false alarms (right). The "
         "further a curve reaches into the top left corner, the better it tells copies from other "
-        "images; along the dashed line it does not."
+        "images; along the thin diagonal it does not."
     )
 
 
@@ -62,26 +63,31 @@ def signal_row(results: Results) -> Mapping[str, Any]:
 
 
 def signal_sentence(results: Results) -> str:
-    """Returns how well a signal other than the magnitude warns, in one sentence."""
-    title, row = signal_title(results), signal_row(results)
-    if not row:
+    """Returns how well the detectors that a model serves warn, in one sentence."""
+    rows = results.get("detectors", {}).get("rows", [])
+    free = "samples" in results
+    key = "auc_copied" if free else "auc"
+    known = [row for row in rows if row.get(key) is not None]
+    if not rows:
         return ""
-    key = "auc_copied" if "samples" in results else "auc"
-    what = (
-        ("a copy", "another image") if "samples" in results else ("a memorized prompt", "another")
-    )
-    if row.get(key) is None:
-        few = "no image is a copy" if key == "auc_copied" else "no prompt counts as memorized"
-        if row.get("num_copied"):
-            few = "every image is a copy"
-        return f"As {few}, nothing says how well the {title} would warn of one."
-    low, high = (row.get(f"{key}_{end}") for end in ("low", "high"))
-    between = "" if low is None or high is None else f" (range {100 * low:.0f}–{100 * high:.0f})"
+    title = title_of(rows[0]["name"])
+    if not known:
+        few = "no image is a copy" if free else "no prompt counts as memorized"
+        few = "every image is a copy" if rows[0].get("num_copied") else few
+        return f"As {few}, nothing says how well a warning signal such as the {title} would do."
+    rates = [f"the {title_of(row['name'])} in {_of_100(row, key)}" for row in known]
+    listed = " and ".join([", ".join(rates[:-1]), rates[-1]] if len(rates) > 1 else rates)
+    above = "a copy above another image" if free else "a memorized prompt above another"
     return (
-        f"A warning signal, the {title}, read off while an image is being made and without "
-        f"looking at the training images, rates {what[0]} above {what[1]} in "
-        f"{100 * row[key]:.0f} of 100 pairs{between}; 50 is a coin toss."
+        "Warning signals, read off while an image is being made and without looking at the "
+        f"training images, rate {above} in so many of 100 pairs: {listed}; 50 is a coin toss."
     )
+
+
+def _of_100(row: Mapping[str, Any], key: str) -> str:
+    low, high = row.get(f"{key}_low"), row.get(f"{key}_high")
+    between = "" if low is None or high is None else f" (range {100 * low:.0f}–{100 * high:.0f})"
+    return f"{100 * row[key]:.0f}{between}"
 
 
 def samples_headline(level: str, results: Results) -> str:

@@ -167,8 +167,8 @@ def _likeness(results: Results) -> str:
     sure = sum(1 for rung in rungs if (rung.get("spearman_low") or 0) > 0)
     verb = "goes" if 2 * sure > len(rungs) else "does not reliably go"
     said = (
-        f"The {signal_title(results) or 'signal'} {verb} along with likeness to a training picture: clearly so by {sure} of "
-        f"{len(rungs)} ways to measure likeness"
+        f"The {signal_title(results) or 'signal'} {verb} along with likeness to a training "
+        f"picture: clearly so by {sure} of {len(rungs)} ways to measure likeness"
     )
     scale = "on a scale where 1 is full agreement and 0 is none"
     if len(rungs) == 1:

@@ -4,9 +4,10 @@ Paper: Dar et al. 2024, arXiv 2402.01054 (unconditional models memorise patients
 Command: memjax train --config=chexpert_uncond --config.data.root=/data/CheXpert-v1.0-small \\
     --workdir=runs/chexpert_uncond
 Time: as chexpert_cfg; not yet measured by us.
-Expect: the same pictures as chexpert_cfg with the condition always dropped. Guidance-based
-statistics are refused on this model (there is no condition); it can serve as the companion of a
-model trained without a null condition: memjax detect --null=companion --companion=THIS_RUN.
+Expect: the same pictures as chexpert_cfg with the condition always dropped. memjax audit compares
+images from seeds with the training images; what concerns a prompt is left out. It can serve as the
+companion of a model trained without a null condition: memjax audit, detect or explain with
+--null=companion --companion=THIS_RUN.
 """
 
 import importlib.util

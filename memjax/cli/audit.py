@@ -6,6 +6,10 @@ audited with the settings and data of its configuration. A Stable-Diffusion-form
 times, or metadata.jsonl says repeats; the sub-folder valid was not trained on), or
 --prompts=memorized.jsonl with --negatives=ordinary.jsonl and pictures in the field image. A
 fine-tuned run knows its data itself.
+
+A run without a null condition (train.cond_dropout=0) is audited without what needs an unconditional
+prediction, or with --null=random_labels, or --null=companion and --companion=MODEL. A run without
+conditions (train.cond_dropout=1) is asked for images from seeds: how many copy a training image.
 """
 
 import time
@@ -15,8 +19,15 @@ from typing import Any
 
 from absl import flags
 
-from memjax.cli.flags import chunk_flag, model_flags, prompts_flag, require, sampling_flags
-from memjax.detectors import DETECTORS, null_or_refuse
+from memjax.cli.flags import (
+    chunk_flag,
+    model_flags,
+    null_flags,
+    prompts_flag,
+    require,
+    sampling_flags,
+)
+from memjax.detectors import DETECTORS
 from memjax.mitigations import MITIGATIONS
 from memjax.report.pages.audit import write_audit
 from memjax.report.pages.base import ReportPaths
@@ -88,6 +99,7 @@ _ARMS = flags.DEFINE_list(
 _RESTART = flags.DEFINE_boolean(
     "restart", False, "Discard what a stopped audit has kept.", flag_values=FLAGS
 )
+_NULL = null_flags(FLAGS)
 _SAMPLING = sampling_flags(FLAGS)
 _CHUNK = chunk_flag(FLAGS)
 
@@ -101,7 +113,8 @@ def main() -> int:
     require(model=_MODEL.value)
     _check()
     model = _MODEL.load()
-    null_or_refuse(model.bundle.null_cond)
+    seed = model.config["seed"] if _SEED.value is None else _SEED.value
+    model = _NULL.apply(model, seed, _MODEL.dtype.value)
     data = None if model.run is not None else _captioned(model)
     if model.run is not None:
         _refuse_text_flags()
@@ -209,24 +222,57 @@ def _captioned(model: Model) -> Captioned:
 
 
 def summary_table(results: Mapping[str, Any]) -> str:
-    """Returns the report's main figures as a short table."""
-    detection, mitigation = results["detection"], results["mitigation"]
-    similarity = results["similarity"]
-    chosen = detection[detection["default"]]
+    """Returns the report's main figures as a short table, and what was left out."""
+    rows = _sample_rows(results) if "samples" in results else _prompt_rows(results)
+    if "left_out" in results:
+        rows = [row for row in rows if row[1].get(row[2]) is not None]
+    lines = [f"  {name:<32}{_figure(section, key)}" for name, section, key in rows]
+    return "\n".join([*lines, *(["  " + results["notes"]] if "left_out" in results else [])])
+
+
+_Rows = list[tuple[str, Mapping[str, Any], str]]
+
+
+def _prompt_rows(results: Mapping[str, Any]) -> _Rows:
+    similarity, repair = results["similarity"], results["mitigation"]
     rows = [
-        (f"AUC ({detection['default']})", chosen, "auc"),
-        ("  against trained once", chosen["against_once"], "auc"),
-        ("  against held out", chosen["against_held_out"], "auc"),
+        *_signal_rows(results),
         ("copies: memorised prompts", similarity, "copy_rate_memorized"),
         ("copies: other prompts", similarity, "copy_rate_other"),
         ("copies: real held-out pictures", similarity, "copy_rate_background"),
-        ("copies after mitigation", mitigation, "copy_rate_after"),
-        *_asked_rows(results),
     ]
-    return "\n".join(f"  {name:<32}{_figure(section, key)}" for name, section, key in rows)
+    if "left_out" in results and not repair["arms"]:
+        return rows
+    return [*rows, ("copies after mitigation", repair, "copy_rate_after"), *_asked_rows(results)]
 
 
-def _asked_rows(results: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any], str]]:
+def _signal_rows(results: Mapping[str, Any]) -> _Rows:
+    """How well the magnitude tells memorized prompts, or the detectors measured without it."""
+    detection = results["detection"]
+    if "default" not in detection:
+        rows = results.get("detectors", {}).get("rows", [])
+        return [(f"AUC ({row['name']})", row, "auc") for row in rows]
+    chosen = detection[detection["default"]]
+    return [
+        (f"AUC ({detection['default']})", chosen, "auc"),
+        ("  against trained once", chosen["against_once"], "auc"),
+        ("  against held out", chosen["against_held_out"], "auc"),
+    ]
+
+
+def _sample_rows(results: Mapping[str, Any]) -> _Rows:
+    """Copies among images without prompts."""
+    similarity, samples = results["similarity"], results["samples"]
+    return [
+        ("images", samples, "num"),
+        ("copies", similarity, "copy_rate_sample"),
+        ("copies: real held-out images", similarity, "copy_rate_background"),
+        ("training images that came back", samples, "num_returned"),
+        ("  of them repeated in training", samples, "num_returned_repeated"),
+    ]
+
+
+def _asked_rows(results: Mapping[str, Any]) -> _Rows:
     """What pictures show of what was asked: by the classifier, or by CLIP for models of text."""
     text = "foreign" in results.get("data", {})
     name, key = ("CLIP score", "clip") if text else ("findings as asked", "label_agreement")
@@ -238,4 +284,6 @@ def _figure(section: Mapping[str, Any], key: str) -> str:
     value, low, high = (section.get(k) for k in (key, f"{key}_low", f"{key}_high"))
     if value is None:
         return "  not measured"
+    if isinstance(value, int):
+        return f"{value:6d}"
     return f"{value:6.2f}" + ("" if low is None else f"   [{low:.2f}, {high:.2f}]")

@@ -36,12 +36,6 @@ def main() -> int:
     require(workdir=_WORKDIR.value)
     config = plain(_CONFIG.value)
     check_config(config)
-    if not 0.0 < config["train"]["cond_dropout"] < 1.0:
-        raise ValueError(
-            f"train.cond_dropout={config['train']['cond_dropout']} trains no null condition beside "
-            "the condition, which the demo's audit needs: give a share between 0 and 1, or use "
-            "memjax train."
-        )
     print(f"memjax demo: phantoms, training and audit in {_WORKDIR.value}")
     train_run(config, _WORKDIR.value)
     model = load_model(_WORKDIR.value)

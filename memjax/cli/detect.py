@@ -19,7 +19,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from absl import flags
 from jaxtyping import Float
@@ -29,12 +28,12 @@ from memjax.cli.flags import (
     initial_noise_flag,
     model_flags,
     noise_flags,
+    null_flags,
     one_line,
     prompts_flag,
     require,
     sampling_flags,
 )
-from memjax.core.guidance import CompanionNull, RandomNull
 from memjax.core.types import Detector, Steps
 from memjax.detectors import (
     DETECTORS,
@@ -46,7 +45,7 @@ from memjax.detectors import (
     steps_needed,
 )
 from memjax.evaluate.statistics.roc import detection_summary
-from memjax.runs.model import Model, load_model
+from memjax.runs.model import Model
 from memjax.runs.outputs import model_provenance, out_file, progress_bar
 from memjax.runs.prompts import (
     check_rows,
@@ -95,17 +94,7 @@ _CHUNK = chunk_flag(FLAGS)
 _RESTART = flags.DEFINE_boolean(
     "restart", False, "Discard the parts that a stopped run has kept.", flag_values=FLAGS
 )
-_NULL = flags.DEFINE_enum(
-    "null",
-    "trained",
-    ["trained", "random_labels", "companion"],
-    "What stands for the unconditional prediction.",
-    flag_values=FLAGS,
-)
-_COMPANION = flags.DEFINE_string(
-    "companion", "", "Unconditional model, for --null=companion.", flag_values=FLAGS
-)
-_RANDOM_CONDITIONS = 8
+_NULL = null_flags(FLAGS)
 # Fields that an output row holds; those of an input row, perhaps an earlier output, are not kept.
 _OWN = ("score", "score_rms", "flagged", "detectors", "per_step", "provenance", "tokens_cut")
 
@@ -127,7 +116,7 @@ def main() -> int:
     options = _SAMPLING.options(model)
     noise = initial_noise(_INITIAL.value, model.bundle, _NOISE.generations.value, _NOISE.seed.value)
     cut = check_rows(model, everyone)
-    null = _null_cond(model)
+    null = _NULL.condition(model, _NOISE.seed.value, _MODEL.dtype.value)
     steps = _steps(detectors, options)
     probe = prepare(
         model.bundle.eps_fn,
@@ -282,32 +271,6 @@ def _entry(
     curve = np.round(per_step.astype(float), 6).tolist()
     known = [[None if math.isnan(v) else v for v in of_noise] for of_noise in curve]
     return {"score": score, **rms, "per_step": known}
-
-
-def _null_cond(model: Model) -> Any:
-    """Returns what stands for the null condition, as ``--null`` says."""
-    if _NULL.value == "trained":
-        return model.bundle.null_cond
-    if _NULL.value == "companion":
-        return _companion(model)
-    rng = np.random.default_rng(_NOISE.seed.value)
-    sizes = model.label_space.sizes
-    ids = np.stack([rng.integers(1, s, _RANDOM_CONDITIONS) for s in sizes], axis=1)
-    return RandomNull(model.network.encode_fn(model.bundle.params, ids.astype(np.int32)))
-
-
-def _companion(model: Model) -> CompanionNull:
-    require(companion=_COMPANION.value)
-    other = load_model(_COMPANION.value, _MODEL.dtype.value)
-    if other.bundle.sample_shape != model.bundle.sample_shape:
-        raise ValueError(
-            f"--companion={_COMPANION.value} makes pictures of shape "
-            f"{other.bundle.sample_shape}, expected {model.bundle.sample_shape}."
-        )
-    null = other.bundle.null_cond
-    if other.run is not None:
-        null = other.network.encode_fn(other.bundle.params, other.label_space.null(1))
-    return CompanionNull(jax.tree_util.Partial(other.bundle.eps_fn, other.bundle.params), null)
 
 
 def _scale(detector: Detector, dim: int) -> float:

@@ -22,6 +22,7 @@ from memjax.cli.flags import (
     initial_noise_flag,
     model_flags,
     noise_flags,
+    null_flags,
     one_line,
     prompts_flag,
     require,
@@ -58,6 +59,7 @@ _EVERY = flags.DEFINE_integer(
 )
 _NOISE = noise_flags(FLAGS)
 _INITIAL = initial_noise_flag(FLAGS)
+_NULL = null_flags(FLAGS)
 _SAMPLING = sampling_flags(FLAGS)
 _ATTRIBUTION = flags.DEFINE_enum(
     "attribution", "grad_norm", ATTRIBUTIONS, "How to attribute.", flag_values=FLAGS
@@ -104,11 +106,11 @@ def main() -> int:
     explanation = EXPLANATIONS.parse(_EXPLANATION.value, defaults)
     require(model=_MODEL.value, prompts=_PROMPTS.value, out=_OUT.value)
     rows = read_prompts(_PROMPTS.value)
-    model = _MODEL.load()
+    model = _NULL.apply(_MODEL.load(), _NOISE.seed.value, _MODEL.dtype.value)
     options = _SAMPLING.options(model)
     steps = tuple(range(0, options.num_steps, _EVERY.value))
     cut = check_rows(model, rows)
-    program = _program(model, options, steps, explanation)
+    program = _program(model, rows, options, steps, explanation)
     folder = out_folder(_OUT.value)
     warn_truncated(cut)
     made = model_provenance(
@@ -117,6 +119,7 @@ def main() -> int:
         sampling=vars(options),
         attribution=explanation.attribution,
         **_other(explanation),
+        **({} if _NULL.value == "trained" else {"null": _NULL.value}),
         steps=steps,
         initial_noise=Path(_INITIAL.value).name if _INITIAL.value else None,
     )
@@ -163,6 +166,7 @@ def _other(explanation: TokenSignificance) -> dict[str, str]:
 
 def _program(
     model: Model,
+    rows: list[dict],
     options: SamplingOptions,
     steps: tuple[int, ...],
     explanation: TokenSignificance,
@@ -183,7 +187,7 @@ def _program(
         "explanation": explanation,
     }
     program = TokenProgram(static, traced)
-    if not certainly_fits(program.trace(bundle.null_cond)):  # recompute rather than keep
+    if not certainly_fits(program.trace(bundle.encode(rows[:1]))):  # recompute rather than keep
         static["eps_fn"] = with_remat(bundle).eps_fn
     return program
 

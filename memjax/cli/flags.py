@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 from absl import flags
 
 from memjax.runs.model import DTYPES, Model, load_model
+from memjax.runs.null import NULLS, null_condition, with_null
 from memjax.sampling import SamplingOptions
 from memjax.sampling.steppers import SPACINGS
 
@@ -155,6 +156,45 @@ def chunk_flag(values: flags.FlagValues) -> flags.FlagHolder:
         "Prompts evaluated together; 0 takes what fits into the device's memory.",
         lower_bound=0,
         flag_values=values,
+    )
+
+
+class NullFlags(NamedTuple):
+    """What stands for the unconditional prediction; see :func:`null_flags`."""
+
+    null: flags.FlagHolder
+    companion: flags.FlagHolder
+
+    @property
+    def value(self) -> str:
+        """What ``--null`` says."""
+        return self.null.value
+
+    def condition(self, model: Model, seed: int, dtype: str | None) -> Any:
+        """Returns the null condition, of :func:`memjax.runs.null.null_condition`."""
+        return null_condition(
+            model, self.value, companion=self.companion.value, seed=seed, dtype=dtype
+        )
+
+    def apply(self, model: Model, seed: int, dtype: str | None) -> Model:
+        """Returns the model with it, of :func:`memjax.runs.null.with_null`."""
+        return with_null(model, self.value, companion=self.companion.value, seed=seed, dtype=dtype)
+
+
+def null_flags(values: flags.FlagValues) -> NullFlags:
+    """Defines ``--null`` and ``--companion``."""
+    return NullFlags(
+        flags.DEFINE_enum(
+            "null",
+            "trained",
+            NULLS,
+            "What stands for the unconditional prediction: the trained null condition, the mean "
+            "prediction over random_labels, or a companion model's.",
+            flag_values=values,
+        ),
+        flags.DEFINE_string(
+            "companion", "", "Unconditional model, for --null=companion.", flag_values=values
+        ),
     )
 
 

@@ -53,9 +53,9 @@ _SPARE_STYLES = (
 _FAMILY_WORDS = {  # "one detail beside a memorised prompt" is a near miss: the order decides
     "near_miss": ("near miss", "near-miss", "one detail", "beside a memorised"),
     "random": ("random",),
-    "once": ("once",),
+    "once": ("once", "other generated"),
     "held_out": ("held out", "held-out", "never"),
-    "memorized": ("memorized", "memorised", "repeated"),
+    "memorized": ("memorized", "memorised", "repeated", "copies of training"),
 }
 
 

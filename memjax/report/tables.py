@@ -11,7 +11,7 @@ from memjax.evaluate.statistics.roc import roc_curve
 from memjax.report.charts.dot_plot import Panel
 from memjax.report.charts.image_grid import wall_order
 
-FAMILIES = ("memorized", "other", "background")
+FAMILIES = ("memorized", "other", "sample", "background")
 _RULES = {
     "adaptive": "Calibrated distance ≤ 1",
     "third": "Below 1/3 of the second closest",

@@ -10,18 +10,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from memjax.detectors import null_or_refuse
 from memjax.runs.model import Model
+from memjax.runs.null import is_unconditional
 from memjax.runs.outputs import model_provenance
 from memjax.runtime.json import to_plain
 from memjax.runtime.provenance import versions
 from memjax.studies.problems import token_pool
 from memjax.studies.run import Audit, run_audit
+from memjax.studies.samples import run_samples, sample_results
 from memjax.studies.store import Store, content_digest
 from memjax.studies.study import Progress, Study
 from memjax.studies.subject import Subject
 from memjax.studies.summary import audit_results
 from memjax.studies.validation import distribution_section, validation_section
+from memjax.studies.without_null import left_out_section
 
 Say = Callable[[str], None]
 _SAY: Say = partial(print, flush=True)
@@ -96,12 +98,8 @@ def audit(
         clock: Told what is being done.
         store: Where finished parts are kept; a stopped audit goes on from them.
         progress: Name → ``(prompts done, prompts in all) →`` nothing.
-
-    Raises:
-        ValueError: If the model has no null condition.
     """
     model, options, references = subject.model, subject.options, subject.references
-    null_or_refuse(model.bundle.null_cond)
     study = Study(
         model.bundle,
         options.parsed_detectors(),
@@ -111,6 +109,10 @@ def audit(
         store,
         progress,
     )
+    if is_unconditional(model):
+        found = run_samples(study, subject.prompts, options, clock)
+        clock("counting")
+        return Audited(subject, found, _results(subject, found))
     pieces = () if model.pipeline is None else token_pool(model.pipeline.tokenizer)
     found = run_audit(study, subject.prompts, options, clock, pieces=pieces)
     if subject.source and found.memorized.any():
@@ -123,9 +125,13 @@ def _results(subject: Subject, found: Audit) -> dict[str, Any]:
     prompts, options = subject.prompts, subject.options
     references, bundle = subject.references, subject.model.bundle
     gallery = references.gallery
-    results = audit_results(
-        found, prompts, gallery, bundle, references.judge, options, subject.caption
-    )
+    if is_unconditional(subject.model):
+        results = sample_results(found, prompts, gallery, references.judge, options)
+    else:
+        results = audit_results(
+            found, prompts, gallery, bundle, references.judge, options, subject.caption
+        )
+    results |= left_out_section(subject.left_out)
     results["data"] |= subject.words
     if references.side:
         results["similarity"]["measured_at"] = f"{references.side} pixels, antialiased bilinear"
@@ -169,12 +175,19 @@ def made(subject: Subject, clock: Clock, seconds: float) -> dict[str, Any]:
         "seed": subject.seed,
         "provenance": {
             **model_provenance(model, subject.seed),
+            **_null(model),
             "sampling": dataclasses.asdict(subject.sampling),
             "data": subject.data,
             "audit_seconds": seconds,
             "audit_seconds_by_part": clock.seconds,
         },
     }
+
+
+def _null(model: Model) -> dict[str, str]:
+    """Returns what stands for the null condition, where it is not the trained one."""
+    kind = "none" if model.bundle.null_cond is None else model.bundle.info.get("null")
+    return {"null": kind} if kind else {}
 
 
 def _training(model: Model) -> dict[str, Any]:

@@ -11,7 +11,6 @@ from jaxtyping import Bool, Float
 
 from memjax.core.registry import title_of
 from memjax.core.types import Cond
-from memjax.detectors import null_or_refuse
 from memjax.evaluate.features.clip_score import ClipScore
 from memjax.evaluate.similarity.copy_rules import SimilarityResult
 from memjax.mitigations import Problem, Setup
@@ -48,7 +47,8 @@ class Audit(NamedTuple):
         background: Copy rules on held-out real pictures.
         memorized: Which prompts count as memorised in the figures.
         label_source: Where ``memorized`` comes from.
-        significance: Token significance ``[prompt, token]`` of the prompts ``mitigated``.
+        significance: Token significance ``[prompt, token]`` of the prompts ``mitigated``; no rows
+            where the model has no null condition.
         arms: Mitigations on the prompts ``mitigated``.
         mitigated: Prompts explained and mitigated.
         strata: Class of each prompt.
@@ -81,11 +81,12 @@ def run_audit(
         say: Told what is being done.
         pieces: The tokenizer's, for mitigations that insert them.
 
-    Raises:
-        ValueError: If the model has no null condition (the magnitude has no meaning then).
+    .. note:: Without a null condition images are made from the conditional prediction alone, and
+        tokens are not explained; ``options.arms`` must be served, see
+        :func:`memjax.studies.without_null.served_options`.
     """
     bundle, sampling = study.bundle, study.sampling
-    null_or_refuse(bundle.null_cond)
+    guided = bundle.null_cond is not None
     key = jax.random.key(options.seed)
     x_T = jax.random.normal(key, (options.generations, *bundle.sample_shape))
     cond = bundle.encode(prompts.rows)
@@ -97,16 +98,18 @@ def run_audit(
     )
     memorized, source = memorized_prompts(prompts, before.similarity, options.generations)
     chosen = np.flatnonzero(memorized)
-    say(f"explaining: {len(chosen)} prompts")
     own, setup = problem.take(chosen), _setup(study, prompts, cond, pieces)
     steps = tuple(options.mitigate_steps)
-    states = [states_of(part, setup, steps) for part, _ in own.chunks(options.chunk)]
-    significance = explain_prompts(bundle, states, own.cond, options)
+    states, significance = [], np.zeros((0, 0))
+    if guided:
+        say(f"explaining: {len(chosen)} prompts")
+        states = [states_of(part, setup, steps) for part, _ in own.chunks(options.chunk)]
+        significance = explain_prompts(bundle, states, own.cond, options)
     ordinary = np.setdiff1d(prompts.where(ONCE, HELD_OUT), chosen)
     setup = dataclasses.replace(
         setup,
         level=ordinary_levels(before.detection, study.detectors, ordinary),
-        known=(own, steps, states),
+        known=(own, steps, states) if guided else None,
     )
     arms = [
         _try(name, study, prompts, chosen, own, setup, options, say)

@@ -246,9 +246,14 @@ def _clip(
 
 def served(detectors: Mapping[str, Detector], bundle: Bundle) -> dict[str, Detector]:
     """Returns the detectors whose needs a model meets."""
-    lacking = set() if bundle.null_cond is not None else {"eps_uncond"}
-    lacking |= set() if gives_maps(bundle.eps_fn) else {"maps"}
-    return {name: d for name, d in detectors.items() if not d.needs & lacking}
+    missing = lacking(bundle)
+    return {name: d for name, d in detectors.items() if not d.needs & missing}
+
+
+def lacking(bundle: Bundle) -> frozenset[str]:
+    """Returns the needs of methods that a model does not meet."""
+    missing = {"eps_uncond": bundle.null_cond is None, "maps": not gives_maps(bundle.eps_fn)}
+    return frozenset(need for need, yes in missing.items() if yes)
 
 
 def run_arms(

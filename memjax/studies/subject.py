@@ -25,6 +25,7 @@ from memjax.evaluate.similarity.ladder import (
 from memjax.evaluate.similarity.resolution import reduced
 from memjax.evaluate.similarity.rungs import at_side, features_at_side, on_bytes
 from memjax.runs.model import Model
+from memjax.runs.null import is_unconditional
 from memjax.runs.options import EMBEDDING, FIRST_STEP, NOISE, AuditOptions
 from memjax.runs.train import FILMS, audit_options
 from memjax.sampling import SamplingOptions
@@ -33,8 +34,10 @@ from memjax.studies.gallery import Captioned, draw_prompts, read_gallery, read_p
 from memjax.studies.ladder import build_rungs, calibrated, published_rung
 from memjax.studies.problems import check_methods
 from memjax.studies.prompts.captions import choose_caption_prompts
-from memjax.studies.prompts.draw import Gallery, PromptCounts, Prompts
+from memjax.studies.prompts.draw import SAMPLE, Gallery, PromptCounts, Prompts
+from memjax.studies.samples import sample_options, sample_rows
 from memjax.studies.study import References, make_references
+from memjax.studies.without_null import LeftOut, null_notes, served_options, unguided
 
 Say = Callable[[str], None]
 TEXT_ARMS = (FIRST_STEP, EMBEDDING, NOISE)  # the published setting is the chosen one
@@ -86,6 +89,7 @@ class Subject(NamedTuple):
         data: What the data are, for provenance.
         notes: Sentences on what was left out, and why.
         seed: Of draws.
+        left_out: What the model cannot be asked for lack of a null condition; None: nothing.
     """
 
     model: Model
@@ -101,6 +105,7 @@ class Subject(NamedTuple):
     data: Any
     notes: Sequence[str]
     seed: int
+    left_out: LeftOut | None = None
 
 
 def label_subject(
@@ -129,6 +134,10 @@ def label_subject(
     gallery, kept, held = read_pictures(model, config["seed"])
     counts = PromptCounts(**config["audit"]["prompts"])
     prompts = draw_prompts(model, gallery, kept, held, counts, seed=config["seed"])
+    images = len(prompts.rows) * options.generations
+    options, left_out = served_options(options, model, images)
+    if is_unconditional(model):
+        prompts, options = sample_rows(images, gallery), sample_options(options)
     say("training the finding classifier")
     judge = make_judge(gallery, config)
     rungs, encoder = build_rungs(
@@ -147,7 +156,7 @@ def label_subject(
         model,
         prompts,
         references,
-        sampling,
+        unguided(sampling, model),
         options,
         readable,
         features if encoder is None else [*features, encoder],
@@ -155,8 +164,9 @@ def label_subject(
         "",
         data_words(config),
         model.record["data"],
-        (),
+        null_notes(model, sampling, left_out),
         config["seed"],
+        left_out,
     )
 
 
@@ -191,7 +201,10 @@ def caption_subject(
     references = make_references(
         gallery, None, calibrated(rungs, gallery), side=asked.side, clip=asked.clip
     )
-    notes = [f"Distances of pixels, and the rule for copies, are measured at {asked.side} pixels."]
+    notes = null_notes(model, sampling, None)
+    notes.append(
+        f"Distances of pixels, and the rule for copies, are measured at {asked.side} pixels."
+    )
     if not any(entry.startswith("sscd") for entry in asked.published):
         notes.append("Without SSCD's weights (--features=sscd=FILE) its figures are left out.")
     if asked.clip is None:
@@ -283,6 +296,8 @@ _OF_RADIOGRAPHS = {name.casefold() for name in FINDINGS} | {
 def readable(row: Mapping[str, Any]) -> str:
     """Returns a prompt as one line for a picture's caption."""
     labels = row.get("labels")
+    if row.get("family") == SAMPLE:
+        return str(row["id"]).replace("-", " ")
     if labels is None:
         return str(row.get("caption", row["id"]))
     classes = {k: v for k, v in labels.items() if k.casefold() not in _OF_RADIOGRAPHS}

@@ -4,9 +4,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int
 
 from memjax.core.types import Bundle
-from memjax.detectors import Detection, fit_threshold
+from memjax.detectors import fit_threshold
 from memjax.evaluate.features.finding_classifier import Judge
 from memjax.evaluate.statistics.bootstrap import (
     Interval,
@@ -16,9 +17,10 @@ from memjax.evaluate.statistics.bootstrap import (
 )
 from memjax.evaluate.statistics.roc import detection_summary
 from memjax.explain.words import word_weights
-from memjax.runs.options import MAGNITUDE, AuditOptions
+from memjax.runs.options import AuditOptions
 from memjax.studies.prompts.draw import HELD_OUT, ONCE, Gallery, Prompts
 from memjax.studies.run import ArmResult, Audit
+from memjax.studies.signal import signal_of
 
 
 def audit_results(
@@ -36,17 +38,9 @@ def audit_results(
         "similarity": _similarity(audit, prompts, options),
         "mitigation": _mitigation(audit, options),
         "explain": _explain(audit, prompts, bundle, caption),
-        **_other_detectors(audit, prompts, options),
-        "data": _data(gallery),
-        **({} if judge is None else {"classifier": _classifier(judge)}),
+        **other_detectors(audit, prompts, options),
+        **data_sections(gallery, judge),
     }
-
-
-def found_magnitudes(audit: Audit) -> Detection:
-    """Returns the magnitudes of all prompts."""
-    if audit.before.detection is None or MAGNITUDE not in audit.before.detection.statistics:
-        raise ValueError("the audit holds no magnitudes: the model needs a null condition.")
-    return audit.before.detection
 
 
 def ordinary_prompts(audit: Audit, prompts: Prompts) -> np.ndarray:
@@ -63,7 +57,16 @@ def standalone_evals(name: str, prompts: int, generations: int, steps: int, firs
 
 
 def _detection(audit: Audit, prompts: Prompts, options: AuditOptions) -> dict[str, Any]:
-    detection = found_magnitudes(audit)
+    detection, signal = audit.before.detection, signal_of(audit.before.detection, options)
+    if detection is None or signal is None:
+        return {"label_source": audit.label_source, "generations": options.generations}
+    if not signal.is_magnitude:
+        return {
+            "label_source": audit.label_source,
+            "generations": options.generations,
+            "forward_evals_run": detection.forward_evals,
+            "signal": {"name": signal.name, "title": signal.title},
+        }
     usual = audit.memorized | np.isin(prompts.family, (ONCE, HELD_OUT))
     out: dict[str, Any] = {
         "default": options.default,
@@ -92,15 +95,15 @@ def _detection(audit: Audit, prompts: Prompts, options: AuditOptions) -> dict[st
     return out
 
 
-def _other_detectors(audit: Audit, prompts: Prompts, options: AuditOptions) -> dict[str, Any]:
+def other_detectors(audit: Audit, prompts: Prompts, options: AuditOptions) -> dict[str, Any]:
     """Returns every detector beside the magnitude with its figures, where others were asked for."""
-    detection, asked = found_magnitudes(audit), options.parsed_detectors()
+    detection, asked = audit.before.detection, options.parsed_detectors()
     usual = audit.memorized | np.isin(prompts.family, (ONCE, HELD_OUT))
     if len(asked) == 1:
         return {}
     rows, missing = [], []
     for name, detector in asked.items():
-        if name not in detection.statistics:
+        if detection is None or name not in detection.statistics:
             missing.append({"name": name, "needs": sorted(detector.needs)})
             continue
         scores = detection.scores(name=name)
@@ -139,20 +142,33 @@ def _similarity(audit: Audit, prompts: Prompts, options: AuditOptions) -> dict[s
         ONCE: np.flatnonzero((prompts.family == ONCE) & ~audit.memorized),
         HELD_OUT: np.flatnonzero((prompts.family == HELD_OUT) & ~audit.memorized),
     }
-    rules = {"": "is_copy_adaptive", "_third": "is_copy_third"}
-    out: dict[str, Any] = {"rule": "calibrated distance ≤ 1 (alpha 0.5, 50 neighbours)"}
-    for suffix, field in rules.items():
-        copies = getattr(audit.before.similarity, field)
-        for family, rows in families.items():
-            out |= with_interval(f"copy_rate{suffix}_{family}", _rate(copies, rows, n))
-        background = rate_interval(getattr(audit.background, field))
-        out |= with_interval(f"copy_rate{suffix}_background", background)
+    out = rule_rates(audit, families, n)
     own = audit.before.similarity.index.reshape(-1, n) == prompts.group[:, None]
     rest = ordinary_prompts(audit, prompts)
     out |= with_interval("label_agreement_other", _mean_interval(audit.before.agreement[rest]))
     out["nearest_is_own_memorized"] = (
         float(own[audit.memorized].mean()) if audit.memorized.any() else None
     )
+    return out
+
+
+def rule_rates(
+    audit: Audit, families: Mapping[str, Int[np.ndarray, " k"]], generations: int
+) -> dict[str, Any]:
+    """Returns the share of copies by every rule, of families of prompts and of held-out images.
+
+    Args:
+        audit: What was measured.
+        families: Name → its prompts.
+        generations: Images a prompt.
+    """
+    out: dict[str, Any] = {"rule": "calibrated distance ≤ 1 (alpha 0.5, 50 neighbours)"}
+    for suffix, field in {"": "is_copy_adaptive", "_third": "is_copy_third"}.items():
+        copies = getattr(audit.before.similarity, field)
+        for family, rows in families.items():
+            out |= with_interval(f"copy_rate{suffix}_{family}", _rate(copies, rows, generations))
+        background = rate_interval(getattr(audit.background, field))
+        out |= with_interval(f"copy_rate{suffix}_background", background)
     return out
 
 
@@ -167,7 +183,6 @@ def _arm(
     arm: ArmResult, audit: Audit, before: dict[str, Any], options: AuditOptions
 ) -> dict[str, Any]:
     n, rows = options.generations, np.flatnonzero(audit.memorized)
-    window, after = options.window, arm.after.detection
     copies_before = audit.before.similarity.is_copy_adaptive.reshape(-1, n)[rows].ravel()
     copies_after = arm.after.similarity.is_copy_adaptive
     clusters = np.repeat(np.arange(len(rows)), n)
@@ -179,10 +194,24 @@ def _arm(
         **with_interval("label_agreement_after", _mean_interval(arm.after.agreement)),
         **_clip("clip_after", arm.after.clip),
         **with_interval("copy_rate_change", change),
-        "magnitude_before": float(found_magnitudes(audit).scores(window, rms=True)[rows].mean()),
-        "magnitude_after": None if after is None else float(after.scores(window, rms=True).mean()),
+        **_signal_change(arm, audit, rows, options),
         "seconds": arm.seconds,
         "seconds_per_prompt": arm.seconds / max(len(rows), 1),
+    }
+
+
+def _signal_change(
+    arm: ArmResult, audit: Audit, rows: np.ndarray, options: AuditOptions
+) -> dict[str, float | None]:
+    """Returns the mean of the warning signal before and after, RMS for the magnitude."""
+    before = signal_of(audit.before.detection, options)
+    after = signal_of(arm.after.detection, options)
+    if before is None:
+        return {}
+    name = "magnitude" if before.is_magnitude else "signal"
+    return {
+        f"{name}_before": float(before.per_generation.mean(axis=1)[rows].mean()),
+        f"{name}_after": None if after is None else float(after.per_generation.mean(axis=1).mean()),
     }
 
 
@@ -215,6 +244,12 @@ def _mitigation(audit: Audit, options: AuditOptions) -> dict[str, Any]:
     return {"method": arms[0]["name"], **chosen, "arms": arms}
 
 
+def data_sections(gallery: Gallery, judge: Judge | None) -> dict[str, Any]:
+    """Returns what the training images are, and how far the label classifier can be trusted."""
+    classifier = {} if judge is None else {"classifier": _classifier(judge)}
+    return {"data": _data(gallery), **classifier}
+
+
 def _data(gallery: Gallery) -> dict[str, Any]:
     repeated = gallery.copies > 1
     return {
@@ -227,7 +262,8 @@ def _data(gallery: Gallery) -> dict[str, Any]:
 
 def _explain(audit: Audit, prompts: Prompts, bundle: Bundle, caption) -> dict[str, Any]:
     rows = []
-    for i, weights in zip(audit.mitigated, audit.significance, strict=True):
+    explained = audit.mitigated if len(audit.significance) else ()
+    for i, weights in zip(explained, audit.significance, strict=True):
         row = prompts.rows[i]
         words = word_weights(bundle.describe(row), weights)
         share = words.weights / max(float(words.weights.sum()), 1e-12)

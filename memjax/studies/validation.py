@@ -18,12 +18,14 @@ from memjax.studies.prompts.draw import (
     NEAR_MISS,
     ONCE,
     RANDOM,
+    SAMPLE,
     Gallery,
     Prompts,
 )
 from memjax.studies.run import Audit
 from memjax.studies.rung_statistics import rung_statistics
-from memjax.studies.summary import found_magnitudes, ordinary_prompts
+from memjax.studies.signal import signal_of
+from memjax.studies.summary import ordinary_prompts
 from memjax.studies.validation_scores import family_summary
 
 FAMILY_NAMES = {
@@ -54,16 +56,18 @@ def _clusters(prompts: int, generations: int) -> np.ndarray:
 def _rung(
     rung: RungResult, audit: Audit, prompts: Prompts, options: AuditOptions
 ) -> dict[str, Any]:
-    detection = found_magnitudes(audit)
-    count, generations = detection.per_step.shape[:2]
-    magnitude = detection.per_generation(options.window, rms=True).ravel()
+    signal = signal_of(audit.before.detection, options)
+    count, generations = audit.before.images.shape[:2]
     clusters = _clusters(count, generations)
     table = rung.is_copy.reshape(count, generations)
     out = {"name": rung.name, "title": rung.title, "rule": rung.rule, "threshold": rung.threshold}
-    out |= rung_statistics(rung, magnitude, prompts.frequency[clusters], clusters)
+    if signal is not None:
+        values = signal.per_generation.ravel()
+        out |= rung_statistics(rung, values, prompts.frequency[clusters], clusters)
     for family, rows in (
         ("memorized", np.flatnonzero(audit.memorized)),
         ("other", ordinary_prompts(audit, prompts)),
+        (SAMPLE, prompts.where(SAMPLE)),
     ):
         if len(rows):
             rate = rate_interval(table[rows].ravel(), clusters=_clusters(len(rows), generations))
@@ -94,13 +98,13 @@ def _change(rung: RungResult, audit: Audit) -> dict[str, Any]:
 
 
 def _families(audit: Audit, prompts: Prompts, options: AuditOptions) -> list[dict[str, Any]]:
-    if not 0 < audit.memorized.sum() < len(audit.memorized):
+    signal = signal_of(audit.before.detection, options)
+    if signal is None or not 0 < audit.memorized.sum() < len(audit.memorized):
         return []
-    scores = found_magnitudes(audit).scores(options.window)
     family = np.where(audit.memorized, MEMORIZED, prompts.family)
     present = set(prompts.family[~audit.memorized].tolist())
     names = {n: t for n, t in FAMILY_NAMES.items() if n in present and n != MEMORIZED}
-    return family_summary(scores, audit.memorized, family, names)
+    return family_summary(signal.scores, audit.memorized, family, names)
 
 
 def _dar(rung: RungResult, audit: Audit, gallery: Gallery) -> dict[str, Any]:

@@ -76,11 +76,6 @@ EARLY = {
         "block_out_channels[0] is 10",
         "norm_num_groups=8",
     ),
-    "demo without a null condition": (
-        ("demo", *TRAIN[1:], "--config.train.cond_dropout=0"),
-        "train.cond_dropout=0",
-        "memjax train",
-    ),
     "train without a workdir": (("train", "--config=phantoms_demo"), "--workdir"),
     "demo without a workdir": (("demo", "--workdir="), "--workdir"),
     "devices that are not there": (
@@ -169,6 +164,15 @@ LATE = {
     "noise that is pickled": ((*DETECT, "--initial_noise={pickle}"), "cannot be read as .npy"),
     "noise that is no array": ((*DETECT, "--initial_noise={good}"), "cannot be read as .npy"),
     "companion not named": ((*DETECT, "--null=companion"), "--companion must be given"),
+    "companion of an audit not named": (
+        ("audit", "--model={run}", "--workdir={out}", "--null=companion"),
+        "--companion must be given",
+    ),
+    "companion of another kind of null": (
+        (*DETECT, "--companion={empty_folder}"),
+        "--companion={empty_folder}",
+        "--null=companion",
+    ),
     "companion that is no run": (
         (*DETECT, "--null=companion", "--companion={empty_folder}"),
         "is not a memjax run",
@@ -192,7 +196,7 @@ LATE = {
     ),
 }
 REFUSED = ("without a null condition", "condition dropout > 0", "random_labels", "companion")
-COMMANDS_THAT_REFUSE = ("detect", "explain", "mitigate", "audit")
+COMMANDS_THAT_REFUSE = ("detect", "explain", "mitigate")
 
 
 @pytest.fixture(scope="module")
@@ -294,8 +298,6 @@ def test_guidance_is_refused_where_no_null_condition_was_trained(
     bare = with_dropout(run, tmp_path / "bare", cond_dropout)
     for command in COMMANDS_THAT_REFUSE:
         flags = [f"--prompts={place['good']}", f"--out={tmp_path / 'out'}"]
-        if command == "audit":
-            flags = [f"--workdir={tmp_path / 'out'}"]
         done = memjax(command, f"--model={bare}", *flags)
         assert_refused(done, REFUSED, place)
         assert not snapshot(tmp_path / "out")

@@ -36,6 +36,7 @@ def magnitude_curves(
     window: tuple[int, int] | None = None,
     band: tuple[float, float] = (10.0, 90.0),
     ylabel: str = "Pull of the prompt (RMS magnitude)",
+    unit: str = "prompts",
 ) -> bytes:
     """Draws each group's median per-step magnitude with a quantile band.
 
@@ -44,7 +45,8 @@ def magnitude_curves(
             a family of prompts are drawn in that family's colour.
         window: ``(start, stop)`` of the steps the default detector averages; shaded.
         band: Percentiles of the band.
-        ylabel: Name of the magnitude.
+        ylabel: Name of the magnitude; the axis begins at 0 unless some of it lies below.
+        unit: What a row is.
 
     Returns:
         PNG bytes.
@@ -56,7 +58,7 @@ def magnitude_curves(
     if window is not None:
         name = f"steps {window[0] + 1}–{window[1]}: what the warning uses"
         axes.axvspan(window[0] + 0.5, window[1] + 0.5, color="#EDEFF2", lw=0, label=name)
-    styles = family_styles(groups)
+    styles, lowest = family_styles(groups), 0.0
     for name, values in groups.items():
         color, _, line = styles[name]
         table = np.asarray(values, np.float64)
@@ -67,22 +69,31 @@ def magnitude_curves(
             )
         x = np.arange(1, table.shape[1] + 1)
         low, high = np.percentile(table, band, axis=0)
+        lowest = min(lowest, float(low.min()))
         axes.fill_between(x, low, high, color=color, alpha=0.16 if len(groups) <= 3 else 0.1, lw=0)
-        label = f"{escape_math(name)} ({len(table)} prompts)"
+        label = f"{escape_math(name)} ({len(table)} {unit})"
         axes.plot(x, np.median(table, axis=0), color=color, ls=line, lw=2.2, label=label)
     tidy(axes, "Step of making the picture (first = pure noise)", ylabel)
-    axes.set_ylim(bottom=0)
+    if lowest == 0.0:
+        axes.set_ylim(bottom=0)
     axes.set_xlim(0.5, x[-1] + 0.5)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]))
     legend_above(axes)
     return to_png(figure)
 
 
-def roc_curves(curves: Mapping[str, tuple[ArrayLike, ArrayLike]]) -> bytes:
+def roc_curves(
+    curves: Mapping[str, tuple[ArrayLike, ArrayLike]],
+    *,
+    found: str = "Memorised prompts found",
+    others: str = "other prompts",
+) -> bytes:
     """Draws ROC curves with their AUC in the legend; the 1 % line of false alarms is marked.
 
     Args:
         curves: Name → ``(scores, labels)`` as for :func:`memjax.evaluate.statistics.roc.roc_curve`.
+        found: What the upward axis says.
+        others: What false alarms are a share of.
 
     Returns:
         PNG bytes.
@@ -94,7 +105,7 @@ def roc_curves(curves: Mapping[str, tuple[ArrayLike, ArrayLike]]) -> bytes:
         axes.plot(points.fpr, points.tpr, color=color, ls=line, lw=2.2, label=label, clip_on=False)
     axes.plot([0, 1], [0, 1], color=FAINT, lw=1, label="a coin toss: AUC 0.50")
     axes.axvline(0.01, color=INK, lw=0.9, label="1 % false alarms")
-    tidy(axes, "False alarms (share of other prompts)", "Memorised prompts found")
+    tidy(axes, f"False alarms (share of {others})", found)
     axes.set(xlim=(-0.005, 1), ylim=(0, 1.005))
     axes.xaxis.set_major_formatter(PercentFormatter(1.0))
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from memjax.core.registry import title_of
 from memjax.core.types import Bundle
 from memjax.detectors.base import step_window
 from memjax.evaluate.similarity.ladder import RungResult
@@ -22,6 +23,7 @@ from memjax.report.charts.dot_plot import clip_panel, dot_panels, repair_panels
 from memjax.report.charts.image_grid import before_after, sorted_wall
 from memjax.report.charts.paired import paired_dots
 from memjax.report.charts.scatter import family_bars, scatter_with_margins
+from memjax.report.pages.audit_without_null import own_captions
 from memjax.report.pages.base import ReportPaths, write_report
 from memjax.report.tables import (
     dots_table,
@@ -35,14 +37,15 @@ from memjax.report.tables import (
     wall_table,
 )
 from memjax.report.wording import correlation_title, decimal
-from memjax.runs.options import AuditOptions
+from memjax.runs.options import MAGNITUDE, AuditOptions
 from memjax.runs.prompts import write_rows
 from memjax.runtime.files import write_bytes
 from memjax.studies.audit import Audited, Clock, made
-from memjax.studies.prompts.draw import HELD_OUT, MEMORIZED, ONCE, Gallery, Prompts
+from memjax.studies.prompts.draw import HELD_OUT, MEMORIZED, ONCE, SAMPLE, Gallery, Prompts
 from memjax.studies.run import Audit
+from memjax.studies.signal import Signal, signal_of
 from memjax.studies.study import Observation
-from memjax.studies.summary import found_magnitudes, ordinary_prompts
+from memjax.studies.summary import ordinary_prompts
 from memjax.studies.table import audit_rows, csv_bytes
 
 Caption = Callable[[Mapping[str, Any]], str]
@@ -51,6 +54,7 @@ _TOKEN_CHARTS, _WALL, _OTHERS = 4, 8, 8
 _WALL_SIDE = 400  # pixels of a picture on a wall
 _SCATTERS = 2  # rungs that get a scatter of their own, at most
 _NAMES = {ONCE: "trained once", HELD_OUT: "never trained on"}
+_COPIES, _NO_COPIES = "copies of training images", "other generated images"
 _WINDOWS = {"first_step": "first step", "all_steps": "all steps"}
 
 
@@ -77,6 +81,29 @@ class _Scene(NamedTuple):
 
     def text(self, prompt: int) -> str:
         return self.caption(self.prompts.rows[prompt])
+
+    @property
+    def samples(self) -> bool:
+        """Whether images were made without prompts."""
+        return bool((self.prompts.family == SAMPLE).all())
+
+    @property
+    def signal(self) -> Signal | None:
+        return signal_of(self.audit.before.detection, self.options)
+
+    @property
+    def groups(self) -> dict[str, np.ndarray]:
+        """Which prompts are compared, by name; images of no prompt by whether they are copies."""
+        audit, prompts = self.audit, self.prompts
+        if self.samples:
+            copied = audit.before.similarity.is_copy_adaptive
+            kinds = {_COPIES: copied, _NO_COPIES: ~copied}
+        else:
+            kinds = {"memorised": audit.memorized} | {
+                title: (prompts.family == family) & ~audit.memorized
+                for family, title in _NAMES.items()
+            }
+        return {name: rows for name, rows in kinds.items() if rows.any()}
 
 
 def audit_figures(
@@ -115,9 +142,9 @@ def _best(scene: _Scene, rows: np.ndarray) -> np.ndarray:
 
 
 def _walls(scene: _Scene, out: Figures) -> None:
-    """The nearest picture of every memorised prompt, then of the ordinary prompts."""
+    """The nearest picture of every memorised prompt, or of any seed; then of other prompts."""
     ordinary = ordinary_prompts(scene.audit, scene.prompts)
-    memorized = np.flatnonzero(scene.audit.memorized)
+    memorized = np.union1d(np.flatnonzero(scene.audit.memorized), scene.prompts.where(SAMPLE))
     near = scene.audit.before.similarity
     for key, rows, most in (("wall", memorized, _WALL), ("wall_others", ordinary, _OTHERS)):
         if not len(rows):
@@ -150,26 +177,36 @@ def _shown_rungs(scene: _Scene) -> list[RungResult]:
 
 
 def _scatters(scene: _Scene, out: Figures) -> None:
-    detection = scene.audit.before.detection
-    if detection is None:
+    signal = scene.signal
+    if signal is None:
         return
-    magnitude = detection.per_generation(scene.options.window, rms=True).ravel()
-    generations = detection.per_step.shape[1]
+    values = signal.per_generation.ravel()
+    generations = signal.per_generation.shape[1]
     family = np.where(scene.audit.memorized, MEMORIZED, scene.prompts.family)
+    if scene.samples:
+        family = np.where(scene.audit.before.similarity.is_copy_adaptive, _COPIES, _NO_COPIES)
     family = np.repeat(family, generations)
     found = {row["name"]: row for row in scene.results["validation"]["rungs"]}
-    name = scene.options.default
-    window = _WINDOWS.get(name, f"first {scene.options.first_k} steps")
-    label = f"Pull of the prompt (RMS magnitude, {window})"
+    label = _signal_label(scene, signal)
     for rung in _shown_rungs(scene):
         row = found[rung.name]
         groups = {
-            str(name): (magnitude[family == name], rung.similarity[family == name])
+            str(name): (values[family == name], rung.similarity[family == name])
             for name in dict.fromkeys(family.tolist())
         }
         title, likeness = correlation_title(row), "Likeness (higher = more alike)"
         png = scatter_with_margins(groups, label, likeness, title, rung.threshold)
-        out.add(f"scatter/{rung.title}", png, scatter_table(groups))
+        named = {} if signal.is_magnitude else {"x_name": signal.title}
+        out.add(f"scatter/{rung.title}", png, scatter_table(groups, **named))
+
+
+def _signal_label(scene: _Scene, signal: Signal) -> str:
+    """What the warning signal's axis says."""
+    if not signal.is_magnitude:
+        return signal.title.capitalize()
+    name = scene.options.default
+    window = _WINDOWS.get(name, f"first {scene.options.first_k} steps")
+    return f"Pull of the prompt (RMS magnitude, {window})"
 
 
 def _family_figure(scene: _Scene, out: Figures) -> None:
@@ -241,31 +278,45 @@ def _drawn(pictures: np.ndarray) -> np.ndarray:
 
 
 def _signal(scene: _Scene, out: Figures) -> None:
-    """Magnitude along the trajectory, and ROC curves against ordinary prompts."""
-    detection, audit = found_magnitudes(scene.audit), scene.audit
-    rms = detection.per_step.mean(axis=1) / np.sqrt(detection.dim)
-    groups = {"memorised": rms[audit.memorized]} if audit.memorized.any() else {}
-    for family, title in _NAMES.items():
-        rows = (scene.prompts.family == family) & ~audit.memorized
-        if rows.any():
-            groups[title] = rms[rows]
-    window = step_window(scene.options.window, rms.shape[1])
-    out.add("magnitude", magnitude_curves(groups, window=window), magnitude_table(groups))
-    usual = np.union1d(np.flatnonzero(audit.memorized), ordinary_prompts(audit, scene.prompts))
-    flags = audit.memorized[usual]
+    """The warning signal along the trajectory, and ROC curves against ordinary prompts."""
+    signal, groups = scene.signal, scene.groups
+    if signal is None or not groups:
+        return
+    curves = {name: signal.curve[rows] for name, rows in groups.items()}
+    if signal.is_magnitude:
+        window = step_window(scene.options.window, signal.curve.shape[1])
+        png, table = magnitude_curves(curves, window=window), magnitude_table(curves)
+    else:
+        window = step_window(signal.steps, signal.curve.shape[1])
+        label, unit = signal.title.capitalize(), "images" if scene.samples else "prompts"
+        png = magnitude_curves(curves, window=window, ylabel=label, unit=unit)
+        table = magnitude_table(curves, signal.title)
+    out.add("magnitude", png, table)
+    found = np.any([*groups.values()], axis=0)
+    flags = groups.get("memorised", groups.get(_COPIES, np.zeros_like(found)))[found]
     if 0 < flags.sum() < len(flags):
-        titles = {**_WINDOWS, "first_k": f"first {scene.options.first_k} steps"}
-        curves = {
-            titles[name]: (detection.scores(window)[usual], flags)
-            for name, window in scene.options.windows.items()
-        }
-        out.add("roc", roc_curves(curves), roc_table(curves))
+        pairs = {name: (scores[found], flags) for name, scores in _scores(scene).items()}
+        words = {"found": "Copies found", "others": "other images"} if scene.samples else {}
+        out.add("roc", roc_curves(pairs, **words), roc_table(pairs))
+
+
+def _scores(scene: _Scene) -> dict[str, np.ndarray]:
+    """Name → score of each prompt: the magnitude's windows, or all detectors without it."""
+    detection = scene.audit.before.detection
+    if detection is None:
+        return {}
+    if MAGNITUDE not in detection.statistics:
+        return {title_of(name): detection.scores(name=name) for name in detection.statistics}
+    titles = {**_WINDOWS, "first_k": f"first {scene.options.first_k} steps"}
+    return {titles[n]: detection.scores(window) for n, window in scene.options.windows.items()}
 
 
 def _histogram(scene: _Scene, out: Figures) -> None:
     audit = scene.audit
     table = audit.before.similarity.ratio_adaptive.reshape(-1, audit.before.images.shape[1])
     groups = {}
+    if scene.samples:
+        groups["Generated images"] = table.ravel()
     if audit.memorized.any():
         groups["Generated: memorised prompts"] = table[audit.memorized].ravel()
     for family, title in _NAMES.items():
@@ -280,9 +331,10 @@ def _histogram(scene: _Scene, out: Figures) -> None:
 
 
 def _tokens(scene: _Scene, out: Figures) -> None:
-    audit = scene.audit
-    score = found_magnitudes(audit).scores(scene.options.window)
-    shown = np.argsort(-score[audit.mitigated])[:_TOKEN_CHARTS]
+    audit, signal = scene.audit, scene.signal
+    if signal is None or not len(audit.significance):
+        return
+    shown = np.argsort(-signal.scores[audit.mitigated])[:_TOKEN_CHARTS]
     for i, weights in zip(audit.mitigated[shown], audit.significance[shown], strict=True):
         words = word_weights(scene.bundle.describe(scene.prompts.rows[i]), weights)
         markers = [name for name in words.names if name.startswith("Marker")]
@@ -314,10 +366,14 @@ def write_audit(workdir: Path, audited: Audited, clock: Clock, began: float) -> 
     )
     clock.stop()
     results |= made(subject, clock, time.monotonic() - began)
-    paths = write_report(workdir, results, figures.pictures, tables=figures.tables)
+    captions = own_captions(results, figures.pictures)
+    paths = write_report(
+        workdir, results, figures.pictures, tables=figures.tables, captions=captions
+    )
     write_bytes(workdir / "table.csv", csv_bytes(audit_rows(subject, audited.audit)))
     text = subject.model.pipeline is not None  # a fine-tuned run's own prompts name its images
-    write_prompt_files(workdir / ("audit_prompts" if text else "prompts"), subject.prompts)
+    if "samples" not in results:
+        write_prompt_files(workdir / ("audit_prompts" if text else "prompts"), subject.prompts)
     return paths
 
 

@@ -4,6 +4,14 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from memjax.core.registry import title_of
+from memjax.report.pages.audit_without_null import (
+    samples_headline,
+    samples_sentences,
+    samples_tiles,
+    signal_row,
+    signal_sentence,
+    signal_title,
+)
 from memjax.report.wording import decimal, family_title, interval, percent, wording
 
 # A copy rate counts as found when it is both this large and this many times the background's.
@@ -37,6 +45,12 @@ class Verdict(NamedTuple):
 def verdict(results: Results) -> Verdict:
     """Puts the results of an audit into words; what was not measured is said to be so."""
     level = _level(results)
+    if "samples" in results:
+        found = samples_sentences(results)
+        texts = (_training(results), *found, signal_sentence(results), _likeness(results))
+        sentences = tuple(text for text in texts if text)
+        tiles = tuple(Tile(*tile) for tile in samples_tiles(results))
+        return Verdict(level, samples_headline(level, results), sentences, tiles)
     parts = (_training, _copying, _warning, _likeness, _negatives, _repair)
     sentences = tuple(said for part in parts if (said := part(results)))
     return Verdict(level, _headline(level, results), sentences, _tiles(results))
@@ -50,7 +64,7 @@ def default_detection(results: Results) -> Mapping[str, Any]:
 
 def _level(results: Results) -> str:
     copies = results.get("similarity", {})
-    rate = copies.get("copy_rate_memorized")
+    rate = copies.get("copy_rate_sample" if "samples" in results else "copy_rate_memorized")
     if rate is None:
         return "unknown"
     floor = max(FOUND_RATE, FOUND_TIMES * (copies.get("copy_rate_background") or 0.0))
@@ -124,6 +138,8 @@ def _copying(results: Results) -> str:
 
 def _warning(results: Results) -> str:
     chosen = default_detection(results)
+    if "left_out" in results:
+        return signal_sentence(results)
     if chosen.get("auc") is None:
         return "Whether copying can be noticed without the training pictures was not measured."
     cases = min(round(100 * chosen["auc"]), 99 if chosen["auc"] < 1 else 100)
@@ -151,8 +167,8 @@ def _likeness(results: Results) -> str:
     sure = sum(1 for rung in rungs if (rung.get("spearman_low") or 0) > 0)
     verb = "goes" if 2 * sure > len(rungs) else "does not reliably go"
     said = (
-        f"The signal {verb} along with likeness to a training picture: clearly so by {sure} of "
-        f"{len(rungs)} ways to measure likeness"
+        f"The {signal_title(results) or 'signal'} {verb} along with likeness to a training "
+        f"picture: clearly so by {sure} of {len(rungs)} ways to measure likeness"
     )
     scale = "on a scale where 1 is full agreement and 0 is none"
     if len(rungs) == 1:
@@ -184,10 +200,12 @@ def _negatives(results: Results) -> str:
         return ""
     easy, hard, points = spread
     names = [str(f.get("title") or family_title(str(f["name"]))) for f in (easy, hard)]
+    title = signal_title(results)
+    which = f"the figure of the {title}" if title else "that figure"
     if points < 1:
-        return "Which other prompts it is compared with makes no difference to that figure."
+        return f"Which other prompts it is compared with makes no difference to {which}."
     return (
-        f"Which other prompts it is compared with moves that figure by {points} "
+        f"Which other prompts it is compared with moves {which} by {points} "
         f"point{'s' if points != 1 else ''}: {100 * easy['auc']:.0f} of 100 against “{names[0]}”, "
         f"{100 * hard['auc']:.0f} against “{names[1]}”."
     )
@@ -215,9 +233,9 @@ def _repair(results: Results) -> str:
 
 def _tiles(results: Results) -> tuple[Tile, ...]:
     copies, repair = results.get("similarity", {}), results.get("mitigation", {})
-    chosen = default_detection(results)
+    chosen = signal_row(results) if signal_title(results) else default_detection(results)
     area = chosen.get("auc")
-    return (
+    tiles = (
         Tile(
             percent(copies.get("copy_rate_memorized")),
             "copies among pictures made from memorised prompts",
@@ -230,7 +248,7 @@ def _tiles(results: Results) -> tuple[Tile, ...]:
         ),
         Tile(
             "not measured" if area is None else f"{area:.2f}",
-            "warning signal (0.5 = a coin toss, 1 = perfect)",
+            f"{signal_title(results) or 'warning signal'} (0.5 = a coin toss, 1 = perfect)",
             interval(chosen, "auc", "plain"),
         ),
         Tile(
@@ -239,3 +257,7 @@ def _tiles(results: Results) -> tuple[Tile, ...]:
             interval(repair, "copy_rate_after"),
         ),
     )
+    measured = (True, True, area is not None, repair.get("copy_rate_after") is not None)
+    if "left_out" not in results:
+        return tiles
+    return tuple(tile for tile, yes in zip(tiles, measured, strict=True) if yes)

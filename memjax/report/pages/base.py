@@ -49,6 +49,8 @@ REQUIRED: Mapping[str, tuple[str, ...]] = {
     "training": ("steps", "images_per_second", "seconds"),
     "": ("versions", "config", "seed"),
 }
+# Sections that a model without a null condition has in part, or not at all.
+_OF_PROMPTS = ("detection", "similarity", "mitigation")
 
 
 class ReportPaths(NamedTuple):
@@ -152,9 +154,14 @@ def page_environment() -> jinja2.Environment:
 
 
 def missing_fields(results: Mapping[str, Any]) -> list[str]:
-    """Returns the dotted names of :data:`REQUIRED` fields that ``results`` does not hold."""
+    """Returns the dotted names of :data:`REQUIRED` fields that ``results`` does not hold.
+
+    Fields that a model without a null condition cannot have are not missed: ``left_out`` says so.
+    """
     missing = []
     for section, keys in REQUIRED.items():
+        if "left_out" in results and section.startswith(_OF_PROMPTS):
+            continue
         found: Any = results
         for part in section.split(".") if section else ():
             found = found.get(part, {}) if isinstance(found, Mapping) else {}

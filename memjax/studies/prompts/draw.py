@@ -23,6 +23,7 @@ from memjax.studies.prompts.families import near_misses, random_conditions
 MEMORIZED, ONCE, HELD_OUT = "memorized", "once", "held_out"
 NEAR_MISS, RANDOM = "near_miss", "random"
 LOUDEST = "loudest"
+SAMPLE = "sample"  # one image of a model without conditions; nothing is asked for
 FAMILIES = (MEMORIZED, ONCE, HELD_OUT, NEAR_MISS, RANDOM, LOUDEST)
 REPEATS = 3  # an image that stands twice is a note about the data, no planted copy
 

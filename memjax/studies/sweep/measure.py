@@ -106,7 +106,8 @@ def measure_arm(
     if free:
         look = measure_unconditional(study, np.asarray(noise))
     else:
-        counts = PromptCounts(**{f.name: measure[f.name] for f in dataclasses.fields(PromptCounts)})
+        names = [field.name for field in dataclasses.fields(PromptCounts)]
+        counts = PromptCounts(**{name: measure[name] for name in names if name in measure})
         prompts = draw_prompts(run, studio.gallery, studio.kept, studio.held, counts)
         look = measure_conditional(study, np.asarray(noise), prompts, options)
     background = rate_interval(studio.references.background.is_copy_adaptive)

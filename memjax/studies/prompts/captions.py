@@ -16,7 +16,6 @@ from memjax.studies.prompts.draw import (
     NEAR_MISS,
     ONCE,
     RANDOM,
-    REPEATS,
     Candidates,
     Gallery,
     PromptCounts,
@@ -102,7 +101,7 @@ def choose_caption_prompts(
         shuffled, or whole words of several captions.
     """
     rng = np.random.default_rng([seed, 83])
-    known = gallery.copies >= REPEATS if memorized is None else np.asarray(memorized, bool)
+    known = gallery.copies >= counts.repeats if memorized is None else np.asarray(memorized, bool)
     order = np.flatnonzero(known)
     order = order[np.argsort(-gallery.copies[order], kind="stable")]
     taken: set[str] = set()

@@ -25,7 +25,7 @@ NEAR_MISS, RANDOM = "near_miss", "random"
 LOUDEST = "loudest"
 SAMPLE = "sample"  # one image of a model without conditions; nothing is asked for
 FAMILIES = (MEMORIZED, ONCE, HELD_OUT, NEAR_MISS, RANDOM, LOUDEST)
-REPEATS = 3  # an image that stands twice is a note about the data, no planted copy
+REPEATS = 3  # an image that merely stands twice is a note about the data, no planted copy
 
 
 class Prompts(NamedTuple):
@@ -90,7 +90,10 @@ class Gallery(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class PromptCounts:
-    """How many prompts of each family an audit takes at most."""
+    """How many prompts of each family an audit takes at most.
+
+    ``repeats`` is how often an image stands in training that counts as repeated.
+    """
 
     memorized: int = 16
     once: int = 32
@@ -98,6 +101,7 @@ class PromptCounts:
     near_miss: int = 16
     random: int = 32
     loudest: int = 16
+    repeats: int = REPEATS
 
 
 class Candidates(NamedTuple):
@@ -249,15 +253,15 @@ def choose_prompts(
         of a class that training knows by repeated pictures alone: there is one 9 to draw.
     """
     rng = np.random.default_rng([seed, 77])
-    repeated = np.flatnonzero(gallery.copies >= REPEATS)
+    repeated = np.flatnonzero(gallery.copies >= counts.repeats)
     order = np.argsort(-gallery.copies[repeated], kind="stable")
     repeated = repeated[order][: counts.memorized]
-    single = np.flatnonzero(gallery.copies < REPEATS)
+    single = np.flatnonzero(gallery.copies < counts.repeats)
     ids = partial(_condition_ids, space=space)
     taken = {ids(kept[i]) for i in repeated.tolist()}
     single = _distinct(rng.permutation(single), kept, ids, taken, counts.once)
     drawn = rng.permutation(len(held))
-    drawn = drawn[~np.isin(gallery.held_strata[drawn], _only_repeated(gallery))]
+    drawn = drawn[~np.isin(gallery.held_strata[drawn], _only_repeated(gallery, counts.repeats))]
     other = _distinct(drawn, held, ids, taken, counts.held_out)
     own = [*repeated, *single]
     records = [kept[i] for i in own] + [held[i] for i in other]
@@ -291,10 +295,10 @@ def choose_prompts(
     )
 
 
-def _only_repeated(gallery: Gallery) -> list[str]:
+def _only_repeated(gallery: Gallery, repeats: int) -> list[str]:
     """Classes that no picture trained once has."""
-    repeated = set(gallery.strata[gallery.copies >= REPEATS].tolist())
-    return sorted(repeated - set(gallery.strata[gallery.copies < REPEATS].tolist()))
+    repeated = set(gallery.strata[gallery.copies >= repeats].tolist())
+    return sorted(repeated - set(gallery.strata[gallery.copies < repeats].tolist()))
 
 
 def _condition_ids(record: Record, space: LabelSpace) -> bytes:

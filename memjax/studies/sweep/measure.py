@@ -107,7 +107,8 @@ def measure_arm(
         look = measure_unconditional(study, np.asarray(noise))
     else:
         names = [field.name for field in dataclasses.fields(PromptCounts)]
-        counts = PromptCounts(**{name: measure[name] for name in names if name in measure})
+        given = {name: measure[name] for name in names if name in measure}
+        counts = PromptCounts(**{"repeats": 2, **given})  # what was planted is known
         prompts = draw_prompts(run, studio.gallery, studio.kept, studio.held, counts)
         look = measure_conditional(study, np.asarray(noise), prompts, options)
     background = rate_interval(studio.references.background.is_copy_adaptive)

@@ -1,0 +1,478 @@
+"""Which generated images copy a training image: any generator's images, no model needed."""
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+from memjax.data.images import READING
+from memjax.evaluate.dataset.survey import draw_rows
+from memjax.evaluate.features.base import FeatureFn
+from memjax.evaluate.features.published import PREPROCESSINGS
+from memjax.evaluate.similarity.near_duplicates import components
+from memjax.studies.copies import figures
+from memjax.studies.copies.folders import ImageFolder, check_apart, image_folder
+from memjax.studies.copies.patients import patients_of, read_patients
+from memjax.studies.copies.reading import (
+    EDGE,
+    RULE,
+    Progress,
+    ReadImages,
+    blocks,
+    kept_images,
+    read_features,
+    read_images,
+)
+from memjax.studies.copies.search import (
+    SHIFT,
+    Gallery,
+    Match,
+    gallery_of,
+    nearest_by_features,
+    nearest_by_pixels,
+    unit_thumbnails,
+)
+from memjax.studies.published import feature_fn
+from memjax.studies.store import Store, text_digest
+
+PIXELS = "pixels"
+PIXELS_TITLE = f"Pixels ({EDGE}×{EDGE} thumbnails, small shifts undone, mirrored too)"
+_BACKGROUND_DRAW = 2_000
+_FORMAT = 1
+
+
+class Comparison(NamedTuple):
+    """One way of comparing, on generated and on background images."""
+
+    name: str
+    title: str
+    generated: Match
+    background: Match
+    rule: figures.Rule
+
+
+class Copies(NamedTuple):
+    """What was found.
+
+    Attributes:
+        generated: The generated images that could be read.
+        training: The training images that could be read.
+        comparisons: By pixels, and by every network that was given.
+        is_copy: ``[q]``, whether each generated image is a copy by any comparison.
+        exact: ``[q]``, whether it equals a training image at 64 pixels.
+        chosen: ``[q]``, which comparison's training image is shown for it.
+        index: ``[q]``, that training image's row.
+        copied: Training images that came back.
+        owner: Patient of each training image; None without a table.
+        times: How often each training image's content stands in the training set.
+        summary: JSON-able figures.
+    """
+
+    generated: ReadImages
+    training: ReadImages
+    comparisons: tuple[Comparison, ...]
+    is_copy: Bool[np.ndarray, " q"]
+    exact: Bool[np.ndarray, " q"]
+    chosen: Int[np.ndarray, " q"]
+    index: Int[np.ndarray, " q"]  # type: ignore[assignment]  # hides tuple.index, on purpose
+    copied: list[figures.CopiedImage]
+    owner: np.ndarray | None
+    times: Int[np.ndarray, " n"]
+    summary: dict[str, Any]
+
+    def chosen_values(self, field: str) -> np.ndarray:
+        """Returns a field of :class:`Match` of the comparison that is shown for each image."""
+        table = np.stack([getattr(c.generated, field) for c in self.comparisons])
+        return table[self.chosen, np.arange(table.shape[1])]
+
+
+class _Asked(NamedTuple):
+    folders: dict[str, ImageFolder]
+    networks: dict[str, FeatureFn]
+    patients: dict[str, str]
+    seed: int
+    store: Store
+    progress: Progress
+
+
+def copies(
+    generated: str | os.PathLike[str],
+    training: str | os.PathLike[str],
+    held_out: str | os.PathLike[str] | None = None,
+    *,
+    patients: str | None = None,
+    features: Sequence[str] = (),
+    keep: str | os.PathLike[str] | None = None,
+    restart: bool = False,
+    seed: int = 0,
+    progress: Progress = lambda what, done, total: None,
+) -> Copies:
+    """Finds the generated images that copy a training image.
+
+    An image is a copy where its calibrated distance to its nearest training image,
+    ``d₁ / (½ mean of the 50 nearest)``, is at most 1, or at most what 1 % of the background
+    reaches, whichever is less; with networks, where it is by any comparison.
+
+    Args:
+        generated: Folder of generated images.
+        training: Folder of the images that the generator was trained on.
+        held_out: Folder of like images that it was not trained on: the background. None: training
+            images, each against the others.
+        patients: CSV table of patients by file name, or None.
+        features: ``NAME=PATH`` of published networks' weights, see
+            :mod:`memjax.studies.published`.
+        keep: Folder in which parts are kept, so that a stopped call goes on; None keeps nothing.
+        restart: Discard what is kept.
+        seed: Of draws.
+        progress: Told ``(what, done, total)``.
+
+    Returns:
+        What was found; the same for the same files.
+
+    Raises:
+        ValueError: A folder is missing, empty or the same as another; a table or weights cannot
+            be read; what is kept is of another call.
+
+    References:
+        Carlini et al., arXiv 2301.13188, section 5.1 (calibrated distance); Yoon et al., ICML 2023
+        SPIGM workshop (a third of the second nearest).
+    """
+    given: dict[str, Any] = {"generated": generated, "training": training}
+    given |= {"held_out": held_out} if held_out else {}
+    check_apart(list(given.items()))
+    folders = {flag: image_folder(flag, root) for flag, root in given.items()}
+    named = read_patients(patients) if patients else {}
+    networks = _networks(features)
+    place = Path(keep) if keep is not None else Path(tempfile.mkdtemp(prefix="memjax-copies-"))
+    store = Store(place, _job(folders, named, features, seed))
+    try:
+        with store.held():
+            store.check(restart)
+            store.start()
+            return _found(_Asked(folders, networks, named, seed, store, progress))
+    finally:
+        if keep is None:
+            shutil.rmtree(place, ignore_errors=True)
+
+
+def _networks(features: Sequence[str]) -> dict[str, FeatureFn]:
+    found: dict[str, FeatureFn] = {}
+    for entry in features:
+        name, _, path = entry.partition("=")
+        if not path:
+            raise ValueError(f"{entry!r} is not NAME=PATH: write for example sscd=weights.pt.")
+        if name in found:
+            raise ValueError(f"features names {name!r} twice, expected each once: leave one out.")
+        found[name] = feature_fn(name, path)
+    return found
+
+
+def _job(folders, named, features, seed) -> dict[str, Any]:
+    return {
+        "format": _FORMAT,
+        "reading": READING,
+        **{flag: folder.root for flag, folder in folders.items()},
+        "files": {
+            flag: text_digest([folder.places, folder.sizes]) for flag, folder in folders.items()
+        },
+        "patients": text_digest(named),
+        "features": list(features),
+        "seed": seed,
+    }
+
+
+def _found(asked: _Asked) -> Copies:
+    start = time.perf_counter()
+    read = {
+        flag: read_images(folder, asked.store, asked.progress)
+        for flag, folder in asked.folders.items()
+    }
+    training, made = read["training"], read["generated"]
+    owner = patients_of(training, asked.patients) if asked.patients else None
+    drawn = draw_rows(len(training.number), figures.DRAWN, asked.seed)
+    images = _images_of(training, drawn, asked.store)
+    places = [training.place(row) for row in range(len(training.number))]
+    asked.progress("near-duplicates in training", 0, 1)
+    duplicates, near = figures.duplicate_figures(images, drawn, training.content, places)
+    background = _background(asked, read, owner, drawn, images, near)
+    comparisons = _comparisons(asked, read, owner, background)
+    is_copy, chosen = _verdicts(comparisons)
+    exact = np.isin(made.content, training.content) & _has_contrast(made)
+    index = np.stack([c.generated.index for c in comparisons])[chosen, np.arange(len(chosen))]
+    least = np.stack([c.generated.calibrated for c in comparisons])
+    copied = figures.copied_images(is_copy, index, least[chosen, np.arange(len(chosen))])
+    _, group, count = np.unique(training.content, return_inverse=True, return_counts=True)
+    found = Copies(
+        made, training, comparisons, is_copy, exact, chosen, index, copied, owner,
+        count[group.ravel()], {},
+    )  # fmt: skip
+    summary = _summary(asked, read, found, background)
+    summary |= {"duplicates": duplicates}
+    summary |= {"ladder": _ladder(asked, read, owner, summary["notes"])}
+    summary |= {"distribution": _distribution(asked, read)}
+    summary["seconds"] = time.perf_counter() - start
+    return found._replace(summary=summary)
+
+
+def _has_contrast(read: ReadImages) -> np.ndarray:
+    return np.ptp(read.thumbnails, axis=1) > 0
+
+
+def _images_of(read: ReadImages, rows: np.ndarray, store: Store) -> np.ndarray:
+    """The 64×64 pixels of some rows, in order."""
+    out, start = [], 0
+    for images in kept_images(read, store):
+        out.append(images[rows[(rows >= start) & (rows < start + len(images))] - start])
+        start += len(images)
+    return np.concatenate(out)
+
+
+class _Background(NamedTuple):
+    """Real images that no copy is expected among, and which training images each may not meet."""
+
+    kind: str  # "held_out" or "training"
+    read: ReadImages
+    rows: np.ndarray  # of ``read``
+    images: np.ndarray
+    groups: np.ndarray | None  # of each row
+    of_training: np.ndarray | None  # of each training image
+    left_out: int  # held-out images that stand in training too
+
+
+def _background(asked: _Asked, read, owner, drawn, images, near) -> _Background:
+    training = read["training"]
+    held = read.get("held_out")
+    if held is not None:
+        fresh = np.flatnonzero(~np.isin(held.content, training.content))
+        pixels = np.concatenate(list(kept_images(held, asked.store)))[fresh]
+        who = patients_of(held, asked.patients)[fresh] if owner is not None else None
+        left_out = len(held.number) - len(fresh)
+        return _Background("held_out", held, fresh, pixels, who, owner, left_out)
+    some = draw_rows(len(drawn), _BACKGROUND_DRAW, asked.seed)
+    rows = drawn[some]
+    groups = _kin(training, owner, drawn, near)
+    return _Background("training", training, rows, images[some], groups[rows], groups, 0)
+
+
+def _kin(training: ReadImages, owner, drawn, near) -> np.ndarray:
+    """Numbers training images: equal for the same content, patient or near-duplicates."""
+    count = len(training.number)
+    pairs = [drawn[near.pairs] if not len(near.pairs) else near_rows(drawn, near.pairs)]
+    for names in (training.content, owner):
+        if names is not None:
+            known = np.arange(count) if names is training.content else np.flatnonzero(names != "")
+            first: dict[Any, int] = {}
+            pairs.append(
+                np.asarray(
+                    [(first.setdefault(names[row], row), row) for row in known.tolist()], np.int64
+                ).reshape(-1, 2)
+            )
+    return components(count, np.concatenate(pairs))
+
+
+def near_rows(drawn: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+    """Returns pairs among drawn rows as pairs of training rows."""
+    return drawn[pairs]
+
+
+def _comparisons(asked: _Asked, read, owner, background: _Background) -> tuple[Comparison, ...]:
+    training, made = read["training"], read["generated"]
+    total = 1 + len(asked.networks)
+    unit = unit_thumbnails(training.thumbnails)
+    gallery = gallery_of(unit, training.content, owner, training.thumbnails)
+    exclude = _exclusion(background, gallery)
+    back = nearest_by_pixels(
+        gallery, background.read.thumbnails[background.rows], background.images, exclude
+    )
+    found = _searched(asked, made, gallery)
+    out = [Comparison(PIXELS, PIXELS_TITLE, found, back, figures.fit_rule(back.calibrated, total))]
+    for key, network in asked.networks.items():
+        rows = {
+            flag: read_features(network, key, _side(key), part, asked.store, asked.progress)
+            for flag, part in read.items()
+        }
+        gallery = gallery_of(rows["training"], training.content, owner)
+        held = rows["held_out" if background.kind == "held_out" else "training"]
+        back = nearest_by_features(gallery, held[background.rows], exclude)
+        found = nearest_by_features(gallery, rows["generated"])
+        rule = figures.fit_rule(back.calibrated, total)
+        out.append(Comparison(key, network.name, found, back, rule))
+    return tuple(out)
+
+
+def _side(key: str) -> int:
+    """Pixels at which images are read for a network: what it resizes them to."""
+    known = PREPROCESSINGS.get(key.removesuffix("_large"))
+    return known.side if known is not None else 224
+
+
+def _exclusion(background: _Background, gallery: Gallery):
+    if background.groups is None or background.of_training is None:
+        return None
+    return background.groups, background.of_training[gallery.rows]
+
+
+def _searched(asked: _Asked, made: ReadImages, gallery: Gallery) -> Match:
+    """Searches block by block; each block is kept."""
+    parts, start = [], 0
+    for part, images in zip(
+        blocks(len(made.folder.places)), kept_images(made, asked.store), strict=True
+    ):
+        name, rows = f"search-{PIXELS}-{part.start:08d}", slice(start, start + len(images))
+        kept = asked.store.read(name)
+        if kept is None:
+            found = nearest_by_pixels(gallery, made.thumbnails[rows], images)
+            asked.store.keep(name, found._asdict())
+        else:
+            found = Match(**kept[1])
+        parts.append(found)
+        start = rows.stop
+        asked.progress("searching", start, len(made.number))
+    return Match(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+
+def _verdicts(comparisons: Sequence[Comparison]) -> tuple[np.ndarray, np.ndarray]:
+    """Whether each image is a copy by any comparison, and the comparison nearest to its limit."""
+    ratio = np.stack([c.generated.calibrated / max(c.rule.threshold, 1e-12) for c in comparisons])
+    return (ratio <= 1).any(axis=0), ratio.argmin(axis=0)
+
+
+def _summary(asked: _Asked, read, found: Copies, background: _Background) -> dict[str, Any]:
+    training = found.training
+    enough = len(np.unique(training.content)) >= figures.MIN_TRAINING
+    least = figures.MIN_GENERATED if enough else len(found.is_copy) + 1
+    false = np.stack([c.background.calibrated <= c.rule.threshold for c in found.comparisons])
+    known = np.isfinite(found.comparisons[0].background.calibrated)
+    copied = figures.rate(found.is_copy, least)
+    chance = figures.rate(
+        false.any(axis=0)[known], figures.MIN_GENERATED if enough else len(known) + 1
+    )
+    owner = found.owner
+    who = [] if owner is None else [owner[c.row] for c in found.copied if owner[c.row]]
+    return {
+        "verdict": figures.verdict(copied, chance, int(found.exact.sum())),
+        "copies": copied | {"exact": int(found.exact.sum())},
+        "background": chance | {"kind": background.kind, "left_out": background.left_out},
+        "copied_images": {"num": len(found.copied), "of": len(np.unique(training.content))},
+        "copied_patients": None
+        if owner is None
+        else {"num": len(set(who)), "of": len({o for o in owner.tolist() if o})},
+        "shares": figures.patient_figures(found.is_copy, found.index, owner, len(training.number)),
+        "comparisons": [
+            {
+                "name": c.name,
+                "title": c.title,
+                "threshold": c.rule.threshold,
+                "fitted": c.rule.fitted,
+                "rules": figures.rule_rows(c.generated, c.background, c.rule, least),
+            }
+            for c in found.comparisons
+        ],
+        "minimum": {
+            "generated": figures.MIN_GENERATED,
+            "training": figures.MIN_TRAINING,
+            "background": figures.MIN_BACKGROUND,
+        },
+        "files": {flag: _files(part, asked.folders[flag]) for flag, part in read.items()},
+        "reading": RULE,
+        "notes": _notes(read, found, background),
+        "seed": asked.seed,
+    }
+
+
+def _files(read: ReadImages, folder: ImageFolder) -> dict[str, Any]:
+    return {
+        "folder": Path(folder.root).name,
+        "found": len(folder.places),
+        "read": len(read.number),
+        "unreadable": read.problems,
+        "of_other_kinds": {"num": len(folder.unread), "examples": list(folder.unread[:5])},
+        "shapes": dict(list(read.shapes.items())[:8]),
+        "num_shapes": len(read.shapes),
+    }
+
+
+def _notes(read: Mapping[str, ReadImages], found: Copies, background: _Background) -> list[str]:
+    notes = []
+    if background.kind == "training":
+        notes.append(
+            "No held-out images were given: the background is training images, each against the "
+            "others without its own patient, repeats and near-duplicates. Images that were never "
+            "trained on may lie farther away; --held_out makes it a fair comparison."
+        )
+    if background.left_out:
+        notes.append(
+            f"{background.left_out} held-out images stand in the training set too and were left "
+            "out of the background."
+        )
+    size = len(background.rows)
+    if size < figures.MIN_BACKGROUND:
+        notes.append(
+            f"The background has {size} images, fewer than {figures.MIN_BACKGROUND}: that at most "
+            "1 % of real images would count as copies could not be checked."
+        )
+    for flag, part in read.items():
+        blank = int((~_has_contrast(part)).sum())
+        if blank:
+            notes.append(f"{blank} {flag} images are of one gray and are like nothing.")
+    if found.owner is not None:
+        unknown = int((found.owner == "").sum())
+        if unknown:
+            notes.append(f"The table names no patient for {unknown} training images.")
+    shift = f"±{SHIFT}/64 of the side"
+    notes.append(
+        f"Pixels find exact, recompressed, brightened, mirrored and slightly shifted copies "
+        f"({shift}); what is turned, cropped or redrawn needs a network such as --sscd=FILE."
+    )
+    return notes
+
+
+def _ladder(asked: _Asked, read, owner, notes: list[str]) -> list[dict[str, Any]]:
+    training, made, held = read["training"], read["generated"], read.get("held_out")
+    sizes = len(training.number), len(made.number)
+    if held is None:
+        notes.append("The likeness ladder needs held-out images and was left out.")
+        return []
+    if len(set(training.content.tolist())) < figures.MIN_TRAINING:
+        return []
+    if not figures.ladder_fits(sizes[0], sizes[1] + len(held.number)):
+        notes.append("The likeness ladder compares every pair and was left out: too many images.")
+        return []
+    asked.progress("likeness ladder", 0, 1)
+    _, first = np.unique(training.content, return_index=True)
+    first = np.sort(first)
+    kept = [np.concatenate(list(kept_images(p, asked.store))) for p in (training, made, held)]
+    who = None if owner is None else owner[first]
+    held_who = None if owner is None else patients_of(held, asked.patients)
+    return figures.ladder_figures(kept[0][first], kept[1], kept[2], (who, held_who))
+
+
+def _distribution(asked: _Asked, read: Mapping[str, ReadImages]) -> list[dict[str, Any]]:
+    least = min(len(part.number) for part in read.values())
+    if least < figures.MIN_GENERATED:
+        return []
+    asked.progress("distributions", 0, 1)
+    held = read["held_out"].thumbnails if "held_out" in read else None
+    title = f"{EDGE}×{EDGE} gray thumbnails"
+    out = [
+        figures.distribution_figures(
+            title, read["training"].thumbnails, read["generated"].thumbnails, held, asked.seed
+        )
+    ]
+    for key, network in asked.networks.items():
+        rows = {
+            flag: read_features(network, key, _side(key), part, asked.store, asked.progress)
+            for flag, part in read.items()
+        }
+        out.append(
+            figures.distribution_figures(
+                network.name, rows["training"], rows["generated"], rows.get("held_out"), asked.seed
+            )
+        )
+    return out

@@ -1,14 +1,14 @@
 """The training image that each image is nearest to: thumbnails rank, small shifts are undone.
 
-Thumbnails of 16×16 pixels, centered and of unit norm (so brightness and contrast do not count), give
-each image its 50 nearest training images. With those alone it is then compared over shifts of up to
-2 of 64 pixels each way: ``d = √(2 (1 − max_shift ρ))`` of the inner 14×14 cells. All of it is done for
-the image and for its mirror image; the one with the smaller calibrated distance counts.
+Thumbnails of 16×16 pixels, centered and of unit norm (so that brightness and contrast do not
+count), give each image its 50 nearest training images. It is then compared with those alone, over
+shifts of up to 2 of 64 pixels each way: ``d = √(2 (1 − max_shift ρ))`` of the inner 14×14 cells.
+All of it is done for the image and for its mirror image; the one with the smaller calibrated
+distance counts.
 
 .. note:: What is turned, cropped or redrawn is not found by pixels: give a network made for that.
 """
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -23,10 +23,6 @@ from memjax.studies.copies.reading import EDGE, SIDE
 SHIFT = 2  # pixels of 64, each way, down and across
 _INNER = slice(1, EDGE - 1)  # cells that a shift of 2 pixels leaves whole
 _CHUNK = 256
-
-Search = Callable[
-    [Float16[np.ndarray, "q d"], UInt8[np.ndarray, "q 64 64"], Groups | None], "Match"
-]
 
 
 class Gallery(NamedTuple):

@@ -4,7 +4,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -263,22 +263,17 @@ def _background(asked: _Asked, read, owner, drawn, images, near) -> _Background:
 def _kin(training: ReadImages, owner, drawn, near) -> np.ndarray:
     """Numbers training images: equal for the same content, patient or near-duplicates."""
     count = len(training.number)
-    pairs = [drawn[near.pairs] if not len(near.pairs) else near_rows(drawn, near.pairs)]
-    for names in (training.content, owner):
-        if names is not None:
-            known = np.arange(count) if names is training.content else np.flatnonzero(names != "")
-            first: dict[Any, int] = {}
-            pairs.append(
-                np.asarray(
-                    [(first.setdefault(names[row], row), row) for row in known.tolist()], np.int64
-                ).reshape(-1, 2)
-            )
+    pairs = [drawn[near.pairs], _same(training.content, np.arange(count))]
+    if owner is not None:
+        pairs.append(_same(owner, np.flatnonzero(owner != "")))
     return components(count, np.concatenate(pairs))
 
 
-def near_rows(drawn: np.ndarray, pairs: np.ndarray) -> np.ndarray:
-    """Returns pairs among drawn rows as pairs of training rows."""
-    return drawn[pairs]
+def _same(names: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Pairs of each row and the first one of its name."""
+    first: dict[Any, int] = {}
+    pairs = [(first.setdefault(names[row], row), row) for row in rows.tolist()]
+    return np.asarray(pairs, np.int64).reshape(-1, 2)
 
 
 def _comparisons(asked: _Asked, read, owner, background: _Background) -> tuple[Comparison, ...]:

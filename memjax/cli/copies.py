@@ -10,6 +10,7 @@ be read are named and skipped. A stopped run goes on where it was.
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 
@@ -92,12 +93,15 @@ def main() -> int:
             seed=_SEED.value,
             progress=_progress(),
         )
-    asked = {flag: Path(root).name for flag, root in given.items()}
-    asked |= {"patients": Path(_PATIENTS.value).name, "features": features}
+    asked: dict[str, Any] = {flag: Path(root).name for flag, root in given.items()}
+    asked |= {"patients": Path(_PATIENTS.value).name}
+    asked["features"] = [
+        f"{e.partition('=')[0]}={Path(e.partition('=')[2]).name}" for e in features
+    ]
     files = copies_files(
         found,
         title=f"Does it copy? {asked['generated']}",
-        made_by=provenance(asked, _SEED.value, **asked),
+        made_by=provenance(asked, _SEED.value, None, **asked),
     )
     out = out_folder(_OUT.value)
     write_all(out, files)

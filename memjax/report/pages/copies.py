@@ -1,11 +1,13 @@
 """The page, the table and the wall that show which generated images copy a training image."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
+from markupsafe import Markup, escape
 
 from memjax.data.images import load_image
 from memjax.report.charts.image_grid import pairs_wall
@@ -32,6 +34,7 @@ class Pair(NamedTuple):
     images: tuple[UInt8[np.ndarray, "s s 3"], UInt8[np.ndarray, "s s 3"]]
     calibrated: float
     is_copy: bool
+    mirrored: bool
     note: str
 
 
@@ -69,10 +72,10 @@ def shown_pairs(found: Copies) -> list[Pair]:
 
 def _pair(found: Copies, row: int, times: Mapping[int, int]) -> Pair:
     near = int(found.index[row])
-    notes = []
+    notes, mirrored = [], bool(found.chosen_values("mirrored")[row])
     if found.exact[row]:
         notes.append("the same pixels")
-    elif found.chosen_values("mirrored")[row]:
+    elif mirrored:
         notes.append("mirrored")
     if times.get(near, 0) > 1:
         notes.append(f"copied {number(times[near])} times")
@@ -84,6 +87,7 @@ def _pair(found: Copies, row: int, times: Mapping[int, int]) -> Pair:
         (_shown(found.generated, row), _shown(found.training, near)),
         float(found.chosen_values("calibrated")[row]),
         bool(found.is_copy[row]),
+        mirrored,
         ", ".join(notes),
     )
 
@@ -93,8 +97,14 @@ def _shown(read: ReadImages, row: int) -> np.ndarray:
 
 
 def wall(pairs: Sequence[Pair]) -> bytes:
-    """Returns the pairs as one PNG: generated above nearest training image and their difference."""
-    sides = [np.stack([p.images[i] for p in pairs]).astype(np.float32) / 127.5 - 1 for i in (0, 1)]
+    """Returns the pairs as one PNG: generated above nearest training image and their difference.
+
+    The training image of a mirrored copy is shown mirrored, so that they lie on each other.
+    """
+    near = [p.images[1][:, ::-1] if p.mirrored else p.images[1] for p in pairs]
+    sides = [
+        np.stack(x).astype(np.float32) / 127.5 - 1 for x in ([p.images[0] for p in pairs], near)
+    ]
     captions = [f"{p.generated} ← {p.training}{f' ({p.note})' if p.note else ''}" for p in pairs]
     return pairs_wall(
         sides[0],
@@ -165,6 +175,7 @@ def page(
 ) -> str:
     """Returns the page; every text is escaped and every image is inside it."""
     environment = page_environment()
+    environment.filters["flags"] = _unbroken
     environment.globals |= {"picture": data_uri, "share": share, "of": counted}
     return environment.get_template("copies.html.j2").render(
         r=summary,
@@ -177,6 +188,11 @@ def page(
         made_by=json.dumps(made_by, indent=2, sort_keys=True, ensure_ascii=False),
         names={"table": TABLE, "summary": SUMMARY, "wall": WALL},
     )
+
+
+def _unbroken(text: str) -> Markup:
+    """Escapes text and keeps ``--flag=VALUE`` on one line."""
+    return Markup(re.sub(r"--\w+=\w+", r"<code>\g<0></code>", str(escape(text))))
 
 
 def share(figures: Mapping[str, Any]) -> str:

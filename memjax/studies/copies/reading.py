@@ -59,14 +59,12 @@ class ReadImages(NamedTuple):
         return self.folder.path(int(self.number[row]))
 
 
-def blocks(count: int, size: int = BLOCK) -> list[slice]:
-    """Returns ``count`` rows as slices of at most ``size``."""
-    return [slice(start, min(start + size, count)) for start in range(0, count, size)]
+def blocks(count: int) -> list[slice]:
+    """Returns ``count`` rows as slices of at most 4,096."""
+    return [slice(start, min(start + BLOCK, count)) for start in range(0, count, BLOCK)]
 
 
-def read_images(
-    folder: ImageFolder, store: Store, progress: Progress, block: int = BLOCK
-) -> ReadImages:
+def read_images(folder: ImageFolder, store: Store, progress: Progress) -> ReadImages:
     """Reads a folder, block by block, into the store.
 
     Raises:
@@ -76,7 +74,7 @@ def read_images(
     problems: dict[str, str] = {}
     shapes: collections.Counter[str] = collections.Counter()
     with ThreadPoolExecutor(usable_cores()) as pool:
-        for part in blocks(len(folder.places), block):
+        for part in blocks(len(folder.places)):
             name = f"read-{folder.flag}-{part.start:08d}"
             kept = store.read(name) or _read_block(folder, part, store, name, pool)
             records, arrays = kept
@@ -88,6 +86,7 @@ def read_images(
             progress(f"reading {folder.flag} images", part.stop, len(folder.places))
     if not sum(map(len, number)):
         place, reason = next(iter(problems.items()))
+        store.discard()  # the same command would fail again
         raise ValueError(
             f"none of the {len(folder.places)} files of --{folder.flag}={folder.root} can be "
             f"decoded ({place}: {reason}), expected images: give another folder."
@@ -145,13 +144,13 @@ def thumbnails_of(images: UInt8[np.ndarray, "n 64 64"]) -> Float16[np.ndarray, "
     return means.reshape(len(images), EDGE * EDGE).astype(np.float16)
 
 
-def kept_images(read: ReadImages, store: Store, block: int = BLOCK) -> Iterator[np.ndarray]:
+def kept_images(read: ReadImages, store: Store) -> Iterator[np.ndarray]:
     """Yields the 64×64 pixels of a folder's rows, block after block.
 
     Raises:
         ValueError: If a part has been taken away meanwhile.
     """
-    for part in blocks(len(read.folder.places), block):
+    for part in blocks(len(read.folder.places)):
         kept = store.read(f"read-{read.folder.flag}-{part.start:08d}")
         if kept is None:
             raise ValueError(

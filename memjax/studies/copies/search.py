@@ -67,10 +67,11 @@ def gallery_of(
 ) -> Gallery:
     """Returns the training images without exact duplicates."""
     rows = unique_rows(content)
+    kept = slice(None) if len(rows) == len(unit) else rows  # a million rows are not copied in vain
     return Gallery(
         rows,
-        unit[rows],
-        None if thumbnails is None else thumbnails[rows],
+        unit[kept],
+        None if thumbnails is None else thumbnails[kept],
         None if owner is None else owner[rows],
     )
 

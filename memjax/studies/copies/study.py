@@ -279,8 +279,9 @@ def _same(names: np.ndarray, rows: np.ndarray) -> np.ndarray:
 def _comparisons(asked: _Asked, read, owner, background: _Background) -> tuple[Comparison, ...]:
     training, made = read["training"], read["generated"]
     total = 1 + len(asked.networks)
-    unit = unit_thumbnails(training.thumbnails)
-    gallery = gallery_of(unit, training.content, owner, training.thumbnails)
+    gallery = gallery_of(
+        unit_thumbnails(training.thumbnails), training.content, owner, training.thumbnails
+    )
     exclude = _exclusion(background, gallery)
     back = nearest_by_pixels(
         gallery, background.read.thumbnails[background.rows], background.images, exclude
@@ -335,19 +336,18 @@ def _searched(asked: _Asked, made: ReadImages, gallery: Gallery) -> Match:
 def _verdicts(comparisons: Sequence[Comparison]) -> tuple[np.ndarray, np.ndarray]:
     """Whether each image is a copy by any comparison, and the comparison nearest to its limit."""
     ratio = np.stack([c.generated.calibrated / max(c.rule.threshold, 1e-12) for c in comparisons])
-    return (ratio <= 1).any(axis=0), ratio.argmin(axis=0)
+    return np.asarray((ratio <= 1).any(axis=0)), np.asarray(ratio.argmin(axis=0))
 
 
 def _summary(asked: _Asked, read, found: Copies, background: _Background) -> dict[str, Any]:
     training = found.training
     enough = len(np.unique(training.content)) >= figures.MIN_TRAINING
     least = figures.MIN_GENERATED if enough else len(found.is_copy) + 1
-    false = np.stack([c.background.calibrated <= c.rule.threshold for c in found.comparisons])
+    wrong = [c.background.calibrated <= c.rule.threshold for c in found.comparisons]
+    false = np.asarray(np.stack(wrong).any(axis=0))
     known = np.isfinite(found.comparisons[0].background.calibrated)
     copied = figures.rate(found.is_copy, least)
-    chance = figures.rate(
-        false.any(axis=0)[known], figures.MIN_GENERATED if enough else len(known) + 1
-    )
+    chance = figures.rate(false[known], figures.MIN_GENERATED if enough else len(known) + 1)
     owner = found.owner
     who = [] if owner is None else [owner[c.row] for c in found.copied if owner[c.row]]
     return {

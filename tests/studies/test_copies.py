@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from memjax.data.phantoms.patients import Patient
+from memjax.evaluate.features.base import NamedFeatures
 from memjax.studies import copies as package
 from memjax.studies.copies import copies, figures, reading, search, study
 from memjax.studies.copies.folders import image_folder
@@ -217,6 +218,45 @@ def test_repeats_in_training_and_held_out_copies_are_told(films, tmp_path):
     assert found.summary["duplicates"]["repeated_contents"] == 1
     assert found.summary["background"]["left_out"] == 1
     assert found.summary["background"]["of"] == 140
+
+
+def _corners(images):
+    """Stands in for a network: gray levels on a grid, whatever the size."""
+    step = images.shape[1] // 8
+    return images[:, ::step, ::step].mean(axis=-1).reshape(len(images), -1)
+
+
+def test_networks_are_further_comparisons_and_their_rows_are_kept(films, tmp_path, monkeypatch):
+    training = write(tmp_path / "training", films[:120], "t")
+    held = write(tmp_path / "held", films[200:310], "h")
+    generated = write(tmp_path / "generated", [*films[:4], *films[400:420]], "g")
+    asked = []
+    network = NamedFeatures("a network", lambda x: asked.append(x.shape) or _corners(x))
+    monkeypatch.setattr(study, "feature_fn", lambda name, path: network)
+    options = {"features": ["sscd=x.pt"], "keep": tmp_path / "parts"}
+    found = copies(generated, training, held, **options)
+    assert [c.name for c in found.comparisons] == ["pixels", "sscd"]
+    assert {shape[1:] for shape in asked} == {(288, 288, 3)}
+    assert found.is_copy[:4].all()
+    assert found.comparisons[1].generated.index[:4].tolist() == [0, 1, 2, 3]
+    assert found.summary["background"]["num"] <= 1  # all comparisons together
+    assert len(found.summary["distribution"]) == 2
+    asked.clear()
+    again = copies(generated, training, held, **options)
+    assert not asked
+    np.testing.assert_array_equal(again.index, found.index)
+
+
+def test_held_out_images_that_all_stand_in_training_are_no_background(films, tmp_path):
+    training = write(tmp_path / "training", films[:120], "t")
+    held = write(tmp_path / "held", films[:30], "h")
+    generated = write(tmp_path / "generated", films[400:430], "g")
+    found = copies(generated, training, held)
+    assert found.summary["background"] == {
+        **{"num": 0, "of": 0, "kind": "held_out", "left_out": 30},
+        **{"rate": None, "rate_low": None, "rate_high": None},
+    }
+    assert found.summary["verdict"] == "too_few"
 
 
 def test_the_ladder_is_climbed_where_the_sets_are_small(films, tmp_path):

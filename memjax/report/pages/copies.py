@@ -275,6 +275,8 @@ def actions(summary: Mapping[str, Any]) -> list[str]:
     copied = summary["copies"]
     if copied["of"] < least["generated"]:
         todo.append(f"Generate at least {least['generated']} images, better 1,000, to have a rate.")
+    elif copied["rate"] is None:
+        todo.append(f"Give at least {least['training']} different training images to have a rate.")
     elif not copied["num"]:
         top = "" if copied["rate"] is None else f" below {_percent(copied['rate_high'])}"
         todo.append(

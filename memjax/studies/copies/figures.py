@@ -15,7 +15,7 @@ from memjax.evaluate.similarity.ladder import apply_ladder, calibrate_ladder, pi
 from memjax.evaluate.similarity.near_duplicates import Duplicates, find_duplicates
 from memjax.evaluate.similarity.patients import dar_summary, memorized_patients
 from memjax.evaluate.similarity.rungs import at_side
-from memjax.evaluate.statistics.bootstrap import rate_interval, with_interval
+from memjax.evaluate.statistics.bootstrap import proportion_interval, with_interval
 from memjax.studies.copies.search import Match
 
 MIN_GENERATED = 20  # fewer give rows, no rate
@@ -25,6 +25,7 @@ FALSE_COPIES = 1.0  # percent
 DRAWN = 5_000  # training images that are compared with each other, and rows of distributions
 _LADDER_PAIRS = 1_000_000
 _LADDER_SIDE = 32
+_REPLICATES, _MANY = 2_000, 100_000
 
 
 class Rule(NamedTuple):
@@ -59,7 +60,8 @@ def fit_rule(background: Float[np.ndarray, " m"], comparisons: int) -> Rule:
 def rate(flags: Bool[np.ndarray, " n"], least: int) -> dict[str, Any]:
     """Returns how many of how many, and the rate with its interval where there are enough."""
     counted = {"num": int(flags.sum()), "of": len(flags)}
-    interval = rate_interval(flags) if len(flags) >= least else None
+    enough = len(flags) >= max(least, 1)
+    interval = proportion_interval(counted["num"], counted["of"]) if enough else None
     return counted | with_interval("rate", interval)
 
 
@@ -116,7 +118,9 @@ def copied_images(
 def patient_figures(is_copy, index, owner: np.ndarray | None, count: int) -> dict[str, Any]:
     """Returns shares of training images and patients with a copy (Dar et al.)."""
     names = np.arange(count) if owner is None else _named(owner)
-    found = dar_summary("pixels", "Pixels", memorized_patients(is_copy, index, names))
+    replicates = _REPLICATES if count <= _MANY else _REPLICATES // 10
+    shares = memorized_patients(is_copy, index, names, n=replicates)
+    found = dar_summary("all", "Any comparison", shares)
     if owner is None:
         return {key: value for key, value in found.items() if "patients" not in key}
     return found

@@ -9,7 +9,7 @@ from PIL import Image
 from memjax.data.phantoms.patients import Patient
 from memjax.evaluate.features.base import NamedFeatures
 from memjax.studies import copies as package
-from memjax.studies.copies import copies, figures, reading, search, study
+from memjax.studies.copies import comparing, copies, figures, reading, search, study
 from memjax.studies.copies.folders import image_folder
 from memjax.studies.copies.patients import read_patients
 from memjax.studies.copies.search import shifted_distance
@@ -137,7 +137,7 @@ def test_a_stopped_call_goes_on_and_ends_the_same(folders, found, tmp_path, monk
 
     options = {"patients": str(root / "patients.csv"), "keep": tmp_path / "parts"}
     with monkeypatch.context() as patch:
-        patch.setattr(study, "nearest_by_pixels", stops)
+        patch.setattr(comparing, "nearest_by_pixels", stops)
         with pytest.raises(_StopError):
             copies(*given, **options)
     kept = {p.name for p in (tmp_path / "parts").glob("part-read-*")}

@@ -22,7 +22,7 @@ from memjax.studies.copies.reading import ReadImages
 PAGE, WALL, TABLE, SUMMARY = "index.html", "wall.png", "copies.csv", "copies.json"
 SHOWN, SHOWN_WITHOUT_COPIES = 24, 8
 _SIDE = 192  # pixels of a shown image
-_LISTED = 50  # training images in the page; copies.json has all
+_LISTED = 20  # training images in the page; copies.json has all
 _HELD_OUT = "held-out images"
 
 
@@ -260,37 +260,47 @@ def _by_chance(summary: Mapping[str, Any], back: Mapping[str, Any]) -> str:
 
 def actions(summary: Mapping[str, Any]) -> list[str]:
     """Returns what to do now."""
-    least, todo = summary["minimum"], []
-    repeats = summary["duplicates"]["repeated_contents"] + summary["duplicates"]["near_groups"]
+    return [*_about_copies(summary), *_about_rates(summary)]
+
+
+def _about_copies(summary: Mapping[str, Any]) -> list[str]:
+    repeats, todo = summary["duplicates"], []
     if summary["copied_images"]["num"]:
-        todo.append(
-            f"Look at the pairs below and at {TABLE}; do not publish the images marked as copies."
-        )
-        todo.append("Take the training images named below out of the training set, or repeats of "
-                    "them, and train again; or mitigate the model (memjax mitigate).")  # fmt: skip
+        todo += [
+            f"Look at the pairs below and at {TABLE}; do not publish the images marked as copies.",
+            "Take the training images named below out of the training set, or repeats of them, "
+            "and train again; or mitigate the model (memjax mitigate).",
+        ]
         if summary["copied_patients"] is not None:
             todo.append("Near-copies of a patient's image are that patient's data: treat them so.")
-    if repeats:
+    if repeats["repeated_contents"]:
         todo.append("The training set holds repeats, the commonest cause of copying: remove them.")
-    copied = summary["copies"]
+    elif repeats["near_groups"]:
+        todo.append("Look at the nearly equal training images listed below: repeats cause copying.")
+    return todo
+
+
+def _about_rates(summary: Mapping[str, Any]) -> list[str]:
+    """What would make the answer firmer."""
+    least, copied, todo = summary["minimum"], summary["copies"], []
     if copied["of"] < least["generated"]:
         todo.append(f"Generate at least {least['generated']} images, better 1,000, to have a rate.")
     elif copied["rate"] is None:
         todo.append(f"Give at least {least['training']} different training images to have a rate.")
     elif not copied["num"]:
-        top = "" if copied["rate"] is None else f" below {_percent(copied['rate_high'])}"
         todo.append(
-            f"This bounds the rate{top}, for prompts like these; it is no proof for others."
+            f"The rate is below {_percent(copied['rate_high'])} for images made like these; other "
+            "prompts may copy more."
         )
     if summary["background"]["kind"] != "held_out":
-        todo.append(
-            "Give images that were never trained on (--held_out=DIR) for a fair background."
-        )
+        todo.append("Give images that were never trained on (--held_out=DIR) to compare with.")
     elif summary["background"]["of"] < least["background"]:
         todo.append(f"Give at least {least['background']} held-out images.")
     if len(summary["comparisons"]) == 1:
-        todo.append("Turned, cropped or redrawn copies are not seen by pixels: run it again with a "
-                    "network made for copies (--sscd=FILE).")  # fmt: skip
+        todo.append(
+            "Turned, cropped or redrawn copies are not seen by pixels: run it again with a network "
+            "made for copies (--sscd=FILE)."
+        )
     return todo
 
 

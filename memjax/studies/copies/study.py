@@ -14,9 +14,18 @@ from jaxtyping import Bool, Int
 from memjax.data.images import READING
 from memjax.evaluate.dataset.survey import draw_rows
 from memjax.evaluate.features.base import FeatureFn
-from memjax.evaluate.features.published import PREPROCESSINGS
-from memjax.evaluate.similarity.near_duplicates import components
 from memjax.studies.copies import figures
+from memjax.studies.copies.comparing import (
+    Asked,
+    Background,
+    Comparison,
+    compare,
+    feature_side,
+    find_background,
+    has_contrast,
+    images_of,
+    verdicts,
+)
 from memjax.studies.copies.folders import ImageFolder, check_apart, image_folder
 from memjax.studies.copies.patients import patients_of, read_patients
 from memjax.studies.copies.reading import (
@@ -24,37 +33,17 @@ from memjax.studies.copies.reading import (
     RULE,
     Progress,
     ReadImages,
-    blocks,
     kept_images,
     read_features,
     read_images,
 )
 from memjax.studies.copies.search import (
     SHIFT,
-    Gallery,
-    Match,
-    gallery_of,
-    nearest_by_features,
-    nearest_by_pixels,
-    unit_thumbnails,
 )
 from memjax.studies.published import feature_fn
 from memjax.studies.store import Store, text_digest
 
-PIXELS = "pixels"
-PIXELS_TITLE = f"Pixels ({EDGE}×{EDGE} thumbnails, small shifts undone, mirrored too)"
-_BACKGROUND_DRAW = 2_000
 _FORMAT = 1
-
-
-class Comparison(NamedTuple):
-    """One way of comparing, on generated and on background images."""
-
-    name: str
-    title: str
-    generated: Match
-    background: Match
-    rule: figures.Rule
 
 
 class Copies(NamedTuple):
@@ -90,15 +79,6 @@ class Copies(NamedTuple):
         """Returns a field of :class:`Match` of the comparison that is shown for each image."""
         table = np.stack([getattr(c.generated, field) for c in self.comparisons])
         return table[self.chosen, np.arange(table.shape[1])]
-
-
-class _Asked(NamedTuple):
-    folders: dict[str, ImageFolder]
-    networks: dict[str, FeatureFn]
-    patients: dict[str, str]
-    seed: int
-    store: Store
-    progress: Progress
 
 
 def copies(
@@ -155,7 +135,7 @@ def copies(
         with store.held():
             store.check(restart)
             store.start()
-            return _found(_Asked(folders, networks, named, seed, store, progress))
+            return _found(Asked(folders, networks, named, seed, store, progress))
     finally:
         if keep is None:
             shutil.rmtree(place, ignore_errors=True)
@@ -187,7 +167,7 @@ def _job(folders, named, features, seed) -> dict[str, Any]:
     }
 
 
-def _found(asked: _Asked) -> Copies:
+def _found(asked: Asked) -> Copies:
     start = time.perf_counter()
     read = {
         flag: read_images(folder, asked.store, asked.progress)
@@ -196,14 +176,14 @@ def _found(asked: _Asked) -> Copies:
     training, made = read["training"], read["generated"]
     owner = patients_of(training, asked.patients) if asked.patients else None
     drawn = draw_rows(len(training.number), figures.DRAWN, asked.seed)
-    images = _images_of(training, drawn, asked.store)
+    images = images_of(training, drawn, asked.store)
     places = [training.place(row) for row in range(len(training.number))]
     asked.progress("near-duplicates in training", 0, 1)
     duplicates, near = figures.duplicate_figures(images, drawn, training.content, places)
-    background = _background(asked, read, owner, drawn, images, near)
-    comparisons = _comparisons(asked, read, owner, background)
-    is_copy, chosen = _verdicts(comparisons)
-    exact = np.isin(made.content, training.content) & _has_contrast(made)
+    background = find_background(asked, read, owner, drawn, images, near)
+    comparisons = compare(asked, read, owner, background)
+    is_copy, chosen = verdicts(comparisons)
+    exact = np.isin(made.content, training.content) & has_contrast(made)
     index = np.stack([c.generated.index for c in comparisons])[chosen, np.arange(len(chosen))]
     least = np.stack([c.generated.calibrated for c in comparisons])
     copied = figures.copied_images(is_copy, index, least[chosen, np.arange(len(chosen))])
@@ -220,126 +200,7 @@ def _found(asked: _Asked) -> Copies:
     return found._replace(summary=summary)
 
 
-def _has_contrast(read: ReadImages) -> np.ndarray:
-    return np.ptp(read.thumbnails, axis=1) > 0
-
-
-def _images_of(read: ReadImages, rows: np.ndarray, store: Store) -> np.ndarray:
-    """The 64×64 pixels of some rows, in order."""
-    out, start = [], 0
-    for images in kept_images(read, store):
-        out.append(images[rows[(rows >= start) & (rows < start + len(images))] - start])
-        start += len(images)
-    return np.concatenate(out)
-
-
-class _Background(NamedTuple):
-    """Real images that no copy is expected among, and which training images each may not meet."""
-
-    kind: str  # "held_out" or "training"
-    read: ReadImages
-    rows: np.ndarray  # of ``read``
-    images: np.ndarray
-    groups: np.ndarray | None  # of each row
-    of_training: np.ndarray | None  # of each training image
-    left_out: int  # held-out images that stand in training too
-
-
-def _background(asked: _Asked, read, owner, drawn, images, near) -> _Background:
-    training = read["training"]
-    held = read.get("held_out")
-    if held is not None:
-        fresh = np.flatnonzero(~np.isin(held.content, training.content))
-        pixels = np.concatenate(list(kept_images(held, asked.store)))[fresh]
-        who = patients_of(held, asked.patients)[fresh] if owner is not None else None
-        left_out = len(held.number) - len(fresh)
-        return _Background("held_out", held, fresh, pixels, who, owner, left_out)
-    some = draw_rows(len(drawn), _BACKGROUND_DRAW, asked.seed)
-    rows = drawn[some]
-    groups = _kin(training, owner, drawn, near)
-    return _Background("training", training, rows, images[some], groups[rows], groups, 0)
-
-
-def _kin(training: ReadImages, owner, drawn, near) -> np.ndarray:
-    """Numbers training images: equal for the same content, patient or near-duplicates."""
-    count = len(training.number)
-    pairs = [drawn[near.pairs], _same(training.content, np.arange(count))]
-    if owner is not None:
-        pairs.append(_same(owner, np.flatnonzero(owner != "")))
-    return components(count, np.concatenate(pairs))
-
-
-def _same(names: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Pairs of each row and the first one of its name."""
-    first: dict[Any, int] = {}
-    pairs = [(first.setdefault(names[row], row), row) for row in rows.tolist()]
-    return np.asarray(pairs, np.int64).reshape(-1, 2)
-
-
-def _comparisons(asked: _Asked, read, owner, background: _Background) -> tuple[Comparison, ...]:
-    training, made = read["training"], read["generated"]
-    total = 1 + len(asked.networks)
-    gallery = gallery_of(
-        unit_thumbnails(training.thumbnails), training.content, owner, training.thumbnails
-    )
-    exclude = _exclusion(background, gallery)
-    back = nearest_by_pixels(
-        gallery, background.read.thumbnails[background.rows], background.images, exclude
-    )
-    found = _searched(asked, made, gallery)
-    out = [Comparison(PIXELS, PIXELS_TITLE, found, back, figures.fit_rule(back.calibrated, total))]
-    for key, network in asked.networks.items():
-        rows = {
-            flag: read_features(network, key, _side(key), part, asked.store, asked.progress)
-            for flag, part in read.items()
-        }
-        gallery = gallery_of(rows["training"], training.content, owner)
-        held = rows["held_out" if background.kind == "held_out" else "training"]
-        back = nearest_by_features(gallery, held[background.rows], exclude)
-        found = nearest_by_features(gallery, rows["generated"])
-        rule = figures.fit_rule(back.calibrated, total)
-        out.append(Comparison(key, network.name, found, back, rule))
-    return tuple(out)
-
-
-def _side(key: str) -> int:
-    """Pixels at which images are read for a network: what it resizes them to."""
-    known = PREPROCESSINGS.get(key.removesuffix("_large"))
-    return known.side if known is not None else 224
-
-
-def _exclusion(background: _Background, gallery: Gallery):
-    if background.groups is None or background.of_training is None:
-        return None
-    return background.groups, background.of_training[gallery.rows]
-
-
-def _searched(asked: _Asked, made: ReadImages, gallery: Gallery) -> Match:
-    """Searches block by block; each block is kept."""
-    parts, start = [], 0
-    for part, images in zip(
-        blocks(len(made.folder.places)), kept_images(made, asked.store), strict=True
-    ):
-        name, rows = f"search-{PIXELS}-{part.start:08d}", slice(start, start + len(images))
-        kept = asked.store.read(name)
-        if kept is None:
-            found = nearest_by_pixels(gallery, made.thumbnails[rows], images)
-            asked.store.keep(name, found._asdict())
-        else:
-            found = Match(**kept[1])
-        parts.append(found)
-        start = rows.stop
-        asked.progress("searching", start, len(made.number))
-    return Match(*(np.concatenate(column) for column in zip(*parts, strict=True)))
-
-
-def _verdicts(comparisons: Sequence[Comparison]) -> tuple[np.ndarray, np.ndarray]:
-    """Whether each image is a copy by any comparison, and the comparison nearest to its limit."""
-    ratio = np.stack([c.generated.calibrated / max(c.rule.threshold, 1e-12) for c in comparisons])
-    return np.asarray((ratio <= 1).any(axis=0)), np.asarray(ratio.argmin(axis=0))
-
-
-def _summary(asked: _Asked, read, found: Copies, background: _Background) -> dict[str, Any]:
+def _summary(asked: Asked, read, found: Copies, background: Background) -> dict[str, Any]:
     training = found.training
     enough = len(np.unique(training.content)) >= figures.MIN_TRAINING
     least = figures.MIN_GENERATED if enough else len(found.is_copy) + 1
@@ -393,7 +254,7 @@ def _files(read: ReadImages, folder: ImageFolder) -> dict[str, Any]:
     }
 
 
-def _notes(read: Mapping[str, ReadImages], found: Copies, background: _Background) -> list[str]:
+def _notes(read: Mapping[str, ReadImages], found: Copies, background: Background) -> list[str]:
     notes = []
     if background.kind == "training":
         notes.append(
@@ -413,7 +274,7 @@ def _notes(read: Mapping[str, ReadImages], found: Copies, background: _Backgroun
             "1 % of real images would count as copies could not be checked."
         )
     for flag, part in read.items():
-        blank = int((~_has_contrast(part)).sum())
+        blank = int((~has_contrast(part)).sum())
         if blank:
             notes.append(f"{blank} {flag} images are of one gray and are like nothing.")
     if found.owner is not None:
@@ -428,7 +289,7 @@ def _notes(read: Mapping[str, ReadImages], found: Copies, background: _Backgroun
     return notes
 
 
-def _ladder(asked: _Asked, read, owner, notes: list[str]) -> list[dict[str, Any]]:
+def _ladder(asked: Asked, read, owner, notes: list[str]) -> list[dict[str, Any]]:
     training, made, held = read["training"], read["generated"], read.get("held_out")
     sizes = len(training.number), len(made.number)
     if held is None:
@@ -448,7 +309,7 @@ def _ladder(asked: _Asked, read, owner, notes: list[str]) -> list[dict[str, Any]
     return figures.ladder_figures(kept[0][first], kept[1], kept[2], (who, held_who))
 
 
-def _distribution(asked: _Asked, read: Mapping[str, ReadImages]) -> list[dict[str, Any]]:
+def _distribution(asked: Asked, read: Mapping[str, ReadImages]) -> list[dict[str, Any]]:
     least = min(len(part.number) for part in read.values())
     if least < figures.MIN_GENERATED:
         return []
@@ -462,7 +323,7 @@ def _distribution(asked: _Asked, read: Mapping[str, ReadImages]) -> list[dict[st
     ]
     for key, network in asked.networks.items():
         rows = {
-            flag: read_features(network, key, _side(key), part, asked.store, asked.progress)
+            flag: read_features(network, key, feature_side(key), part, asked.store, asked.progress)
             for flag, part in read.items()
         }
         out.append(

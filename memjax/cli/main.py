@@ -18,6 +18,7 @@ COMMANDS = {
     "mitigate": "Optimise each prompt's embedding; before and after, likeness and CLIP score.",
     "audit": "Detect, explain, mitigate and validate a model; write report.html.",
     "data": "Show what a data set holds: balance, repeats, rows at risk; write data.html.",
+    "copies": "Which generated images copy a training image? No model needed; write index.html.",
     "convert": "Turn a Stable-Diffusion-format model into a diffusers folder of safetensors.",
     "sweep": "Answer one question with several arms and seeds; write sweep.html.",
     "fit": "Compile for a TPU slice that is not there: does it fit, and how fast at best?",

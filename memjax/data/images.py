@@ -89,6 +89,22 @@ def reading_notes(path: str | os.PathLike[str]) -> list[str]:
     return _decode(path, "L")[1]
 
 
+def image_header(path: str | os.PathLike[str]) -> tuple[int, int, str]:
+    """Width and height in pixels as they are stored, and Pillow's mode; no pixel is decoded.
+
+    Raises:
+        CorruptImageError: The file is missing or no image.
+    """
+    try:
+        with _open_picture(path) as image:
+            return image.width, image.height, image.mode
+    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+        raise CorruptImageError(
+            f"The image {os.fspath(path)} cannot be opened ({_reason(error)}); restore the file.",
+            _reason(error),
+        ) from error
+
+
 def _decode(path: str | os.PathLike[str], mode: str) -> tuple[Image.Image, list[str]]:
     """The upright picture with 8 bits a channel, and :func:`reading_notes`."""
     notes: list[str] = []

@@ -14,6 +14,7 @@ __all__ = [
     "copy_report",
     "knn",
     "nearest_ratio",
+    "neighbor_report",
     "pixel_rms",
     "unique_rows",
 ]
@@ -128,6 +129,38 @@ def copy_report(
         exclude = (query_patients, owner)
     kept = db if len(rows) == len(db) else db[rows]
     distance, index = knn(queries, kept, n, exclude_groups=exclude, block=block)
+    return neighbor_report(
+        distance,
+        index,
+        rows,
+        owner=owner,
+        background=background,
+        percentile=percentile,
+        alpha=alpha,
+    )
+
+
+def neighbor_report(
+    distance: Float[np.ndarray, "q n"],
+    index: Int[np.ndarray, "q n"],
+    rows: Int[np.ndarray, " u"],
+    *,
+    owner: np.ndarray | None = None,
+    background: SimilarityResult | None = None,
+    percentile: float = 5.0,
+    alpha: float = 0.5,
+) -> SimilarityResult:
+    """Applies both copy rules to neighbors that were found by any distance.
+
+    Args:
+        distance: ``[q, n]``, nearest first; inf where there is no neighbor.
+        index: ``[q, n]``, each neighbor's place in ``rows``; -1 where there is none.
+        rows: ``[u]``, the row of each place in the database as the caller counts it.
+        owner: ``[u]``, patient of each place; see :func:`copy_report`.
+        background: Result on real images that were not trained on.
+        percentile: Of the background's ``ratio_adaptive``, in percent.
+        alpha: Of the calibrated ratio.
+    """
     adaptive = _adaptive(distance, alpha)
     third = _ratio(distance[:, 0], _second(distance, index, owner))
     threshold = _background_threshold(background, percentile)

@@ -109,6 +109,20 @@ def rate_interval(
     return Interval(found.value, min(found.low, exact.low), max(found.high, exact.high))
 
 
+def proportion_interval(num: int, of: int, *, level: float = 0.95) -> Interval:
+    """Returns ``num / of`` with its exact (Clopper–Pearson) interval; every trial stands alone.
+
+    Raises:
+        ValueError: If there are no trials, or more successes than trials.
+    """
+    if not 0 <= num <= of or not of:
+        raise ValueError(f"{num} of {of} is no proportion; expected 0 <= num <= of and of >= 1.")
+    tail = (1 - level) / 2
+    low = float(stats.beta.ppf(tail, num, of - num + 1)) if num else 0.0
+    high = float(stats.beta.ppf(1 - tail, num + 1, of - num)) if num < of else 1.0
+    return Interval(num / of, low, high)
+
+
 def difference_interval(
     before: ArrayLike,
     after: ArrayLike,

@@ -1,0 +1,94 @@
+"""The folders of images that are compared: what each holds, and what is left out of it."""
+
+import os
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from memjax.data import storage
+from memjax.data.file_tree import size_of, walk_files
+from memjax.data.readers.folder import SUFFIXES
+
+_OTHER_IMAGES = (
+    *(".tif", ".tiff", ".gif", ".dcm", ".dicom", ".nii", ".nii.gz", ".npy", ".npz"),
+    *(".jp2", ".jxl", ".avif", ".heic", ".ppm", ".pgm"),
+)
+_CONTACT_SHEET, _PROMPTS = "grid.png", "prompts.jsonl"  # of `memjax sample`
+
+
+class ImageFolder(NamedTuple):
+    """One folder of images.
+
+    Attributes:
+        flag: What the folder is: ``generated``, ``training`` or ``held_out``.
+        root: Where it lies, a folder or ``gs://…``.
+        places: Its images' paths below ``root``, sorted by name.
+        sizes: Bytes of each.
+        unread: Files below it that look like images of a kind that is not read.
+    """
+
+    flag: str
+    root: str
+    places: tuple[str, ...]
+    sizes: tuple[int, ...]
+    unread: tuple[str, ...]
+
+    def path(self, number: int) -> str:
+        """Returns the address of an image."""
+        return f"{self.root}/{self.places[number]}"
+
+
+def image_folder(flag: str, root: str | os.PathLike[str]) -> ImageFolder:
+    """Lists the images below a folder, hidden files left out.
+
+    Raises:
+        ValueError: If it is missing, is a file, or holds no image.
+    """
+    base = storage.root_text(root)
+    if not storage.is_url(base) and not os.path.isdir(base):
+        kind = "is a file" if os.path.exists(base) else "does not exist"
+        raise ValueError(
+            f"--{flag}={base} {kind}, expected a folder of images ({', '.join(SUFFIXES)}): check "
+            "the path."
+        )
+    files = walk_files(base)
+    sheet = {_CONTACT_SHEET} if _PROMPTS in files else set()
+    places = tuple(f for f in files if f.lower().endswith(SUFFIXES) and f not in sheet)
+    unread = tuple(f for f in files if f.lower().endswith(_OTHER_IMAGES))
+    if not places:
+        other = f" ({len(unread)} of other kinds, such as {unread[0]})" if unread else ""
+        raise ValueError(
+            f"--{flag}={base} holds no image that is read{other}, expected files that end in "
+            f"{', '.join(SUFFIXES)}: give another folder, or convert them to PNG."
+        )
+    sizes = tuple(size_of(f"{base}/{place}") for place in places)
+    return ImageFolder(flag, base, places, sizes, unread)
+
+
+def check_apart(folders: Sequence[tuple[str, str | os.PathLike[str]]]) -> None:
+    """Refuses folders that are the same, or one inside the other: images would count twice.
+
+    Args:
+        folders: Flag and folder of each.
+
+    Raises:
+        ValueError: Naming both.
+    """
+    real = [(flag, str(root), _real(storage.root_text(root))) for flag, root in folders]
+    for i, (flag, root, place) in enumerate(real):
+        for other_flag, other_root, other in real[:i]:
+            if place == other:
+                raise ValueError(
+                    f"--{other_flag}={other_root} and --{flag}={root} are the same folder, "
+                    "expected different ones: every image would be found in itself."
+                )
+            if f"{place}/".startswith(f"{other}/") or f"{other}/".startswith(f"{place}/"):
+                inner = (flag, root) if len(place) > len(other) else (other_flag, other_root)
+                outer = (other_flag, other_root) if inner[0] == flag else (flag, root)
+                raise ValueError(
+                    f"--{inner[0]}={inner[1]} lies inside --{outer[0]}={outer[1]}, expected "
+                    "folders beside each other: its images would count on both sides."
+                )
+
+
+def _real(root: str) -> str:
+    return root if storage.is_url(root) else os.path.realpath(root)

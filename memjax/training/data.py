@@ -16,8 +16,8 @@ from memjax.data.labels.of_data import label_space_of
 from memjax.data.labels.uncertainty import apply_policies, keep_rows, parse_policies, resample_table
 from memjax.data.pipeline import ImageFiles, Places, make_batches
 from memjax.data.problems import Problems
-from memjax.data.readers import READERS, read_kind
 from memjax.data.readers.chexpert import check_images
+from memjax.data.readers.kinds import READERS, read_kind
 from memjax.data.records import Batch, LabelSpace, Record
 
 logger = logging.getLogger(__name__)

@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from memjax.core.guidance import CompanionNull, RandomNull
 from memjax.detectors import null_or_refuse
 from memjax.runs.model import Model
 from memjax.runtime.batching import choose, free_bytes, program_bytes, usual_size
@@ -27,6 +28,8 @@ def fitting(
     bundle = model.bundle
     noise = jax.ShapeDtypeStruct((generations, *bundle.sample_shape), jnp.float32)
     cond = null_or_refuse(bundle.null_cond)  # its shapes are those of any prompt
+    if isinstance(cond, RandomNull | CompanionNull):
+        cond = bundle.encode([{"caption": ""}])
 
     def trace(rows: int) -> Any:
         return trace_repair(

@@ -166,6 +166,26 @@ def test_an_audit_of_prompts_without_weights(place, tmp_path):
     assert "Without SSCD" in report["notes"]
 
 
+@pytest.mark.thorough
+@pytest.mark.slow
+def test_a_companion_gives_the_unconditional_prediction_of_a_text_model(place, tmp_path):
+    done = memjax(
+        "audit",
+        f"--model={place / 'model'}",
+        f"--data={place / 'pictures'}",
+        f"--workdir={tmp_path}",
+        "--null=companion",
+        f"--companion={place / 'model'}",
+        "--mitigations=embedding_noise",
+        *QUICK,
+    )
+    assert done.code == 0, done.err
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["provenance"]["null"] == "companion"
+    assert "companion model (--null=companion)" in report["notes"]
+    assert math.isfinite(report["detection"]["first_step"]["auc"])
+
+
 MISTAKES = {
     "no data": ((), "does not say what it was trained on", "--data=FOLDER"),
     "both kinds of data": (("--data=x", "--prompts=y"), "--data and --prompts are both given"),

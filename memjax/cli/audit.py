@@ -14,6 +14,7 @@ conditions (train.cond_dropout=1) is asked for images from seeds: how many copy 
 
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +40,12 @@ from memjax.sampling import SamplingOptions
 from memjax.studies.audit import Clock, audit, audit_store
 from memjax.studies.gallery import Captioned, from_fine_tuning, from_folder, from_prompts
 from memjax.studies.ladder import published_rung
+from memjax.studies.prompts.draw import Candidates
+from memjax.studies.store import Store
 from memjax.studies.subject import NOTHING_ASKED, Asked, Subject, caption_subject, label_subject
+from memjax.studies.survey import Survey, survey_job, take_survey
 
+_SCORES = "scores.parts"  # folder of the training prompts' scores, until the report is written
 FLAGS = flags.FlagValues()
 _MODEL = model_flags(FLAGS)
 _WORKDIR = flags.DEFINE_string(
@@ -151,20 +156,34 @@ def run_audit_command(
         discard_other: Discard it only where it was asked for something else, instead of refusing.
     """
     clock, began = Clock(), time.monotonic()
-    subject: Subject
-    if data is None:
-        subject = label_subject(model, sampling, asked, clock)
-    else:
-        subject = caption_subject(model, data, sampling, asked, clock)
-    store = audit_store(subject, folder / "audit.parts")
-    with store.held():
+
+    def ready(store: Store) -> None:
         store.check(restart or (discard_other and not store.same_job()), "another --workdir")
         store.start()
+
+    def survey(
+        model: Model, prompts: Candidates, options: AuditOptions, sampling: SamplingOptions
+    ) -> Survey:
+        store = Store(folder / _SCORES, survey_job(model, prompts, options, sampling))
+        with store.held():
+            ready(store)
+            bar = partial(progress_bar, "scoring")
+            return take_survey(model, prompts, options, sampling, store, progress=bar, say=print)
+
+    subject: Subject
+    if data is None:
+        subject = label_subject(model, sampling, asked, clock, survey)
+    else:
+        subject = caption_subject(model, data, sampling, asked, clock, survey)
+    store = audit_store(subject, folder / "audit.parts")
+    with store.held():
+        ready(store)
         audited = audit(
             subject, clock, store=store, progress=None if data is None else progress_bar
         )
         paths = write_audit(folder, audited, clock, began)
         store.remove()
+        Store(folder / _SCORES, {}).remove()
     return paths, audited.results
 
 

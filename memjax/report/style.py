@@ -55,7 +55,7 @@ _FAMILY_WORDS = {  # "one detail beside a memorised prompt" is a near miss: the 
     "random": ("random",),
     "once": ("once", "other generated"),
     "held_out": ("held out", "held-out", "never"),
-    "memorized": ("memorized", "memorised", "repeated", "copies of training"),
+    "memorized": ("memorized", "memorised", "repeated", "copies of training", "loudest"),
 }
 
 

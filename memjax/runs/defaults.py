@@ -125,7 +125,10 @@ def default_config() -> dict[str, Any]:
         "steps_offset": 0,
     }
     c["audit"] = {
-        "prompts": {"memorized": 8, "once": 16, "held_out": 16, "near_miss": 8, "random": 8},
+        "prompts": {
+            **{"memorized": 8, "once": 16, "held_out": 16, "near_miss": 8, "random": 8},
+            "loudest": 8,  # training prompts of the highest scores, whatever is known of them
+        },
         # The similarity ladder; add "copy_encoder" (trained on the run's own pictures).
         "rungs": (
             "pixel_l2",
@@ -161,6 +164,7 @@ def default_config() -> dict[str, Any]:
             "first_step_learning_rate": 0.05,
             "noise_scale": 0.5,
             "swap_tokens": 4,
+            "survey": 2000,  # training prompts scored at the first step, at most; 0: none
             "chunk": 8,
         },
     }

@@ -50,6 +50,9 @@ class AuditOptions:
         first_step_learning_rate: Its rate.
         noise_scale: Relative embedding noise of that baseline.
         swap_tokens: Tokens replaced by that baseline.
+        survey: Most training prompts, and most held-out ones, that are scored at the first
+            step to find the loudest; 0 scores none.
+        least: Fewest memorized prompts, and fewest others, from which a detector is judged.
         chunk: Prompts evaluated together.
         seed: Decides noise and draws.
     """
@@ -71,6 +74,8 @@ class AuditOptions:
     first_step_learning_rate: float = 0.05
     noise_scale: float = 0.5
     swap_tokens: int = 4
+    survey: int = 2000
+    least: int = 3
     chunk: int = 8
     seed: int = 0
 

@@ -16,16 +16,19 @@ from memjax.runs.outputs import model_provenance
 from memjax.runtime.json import to_plain
 from memjax.runtime.provenance import versions
 from memjax.studies.problems import token_pool
+from memjax.studies.prompts.draw import REPEATS
 from memjax.studies.run import Audit, run_audit
 from memjax.studies.samples import run_samples, sample_results
 from memjax.studies.store import Store, content_digest
 from memjax.studies.study import Progress, Study
 from memjax.studies.subject import Subject
 from memjax.studies.summary import audit_results
+from memjax.studies.survey import came_back_section, returned_images, survey_section
 from memjax.studies.validation import distribution_section, validation_section
 from memjax.studies.without_null import left_out_section
 
 Say = Callable[[str], None]
+_LISTED = 50  # training images that report.json names; returned.csv names all
 _SAY: Say = partial(print, flush=True)
 
 
@@ -114,7 +117,9 @@ def audit(
         clock("counting")
         return Audited(subject, found, _results(subject, found))
     pieces = () if model.pipeline is None else token_pool(model.pipeline.tokenizer)
-    found = run_audit(study, subject.prompts, options, clock, pieces=pieces)
+    found = run_audit(
+        study, subject.prompts, options, clock, pieces=pieces, flagged=subject.flagged
+    )
     if subject.source and found.memorized.any():
         found = found._replace(label_source=subject.source)
     clock("counting")
@@ -132,6 +137,15 @@ def _results(subject: Subject, found: Audit) -> dict[str, Any]:
             found, prompts, gallery, bundle, references.judge, options, subject.caption
         )
     results |= left_out_section(subject.left_out)
+    results |= survey_section(subject.survey, REPEATS)
+    if not is_unconditional(subject.model):
+        results["came_back"] = came_back_section(found, prompts, options)
+    back = returned_images(found, prompts, gallery, subject.names)
+    results["returned"] = {
+        "num": len(back),
+        "num_patients": len({image.patient for image in back}),
+        "images": [image._asdict() for image in back[:_LISTED]],
+    }
     results["data"] |= subject.words
     if references.side:
         results["similarity"]["measured_at"] = f"{references.side} pixels, antialiased bilinear"
@@ -145,7 +159,7 @@ def _results(subject: Subject, found: Audit) -> dict[str, Any]:
     if subject.encoder is not None:
         results["validation"]["calibration"] = subject.encoder.calibration
     if subject.features or not references.side:
-        results["distribution"] = distribution_section(found, gallery, subject.features)
+        results["distribution"] = distribution_section(found, prompts, gallery, subject.features)
     if subject.notes:
         results["notes"] = " ".join(subject.notes)
     return results

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from memjax.core.registry import title_of
 from memjax.core.types import Cond
@@ -23,11 +23,13 @@ from memjax.studies.problems import (
     setup_of,
     word_pool,
 )
-from memjax.studies.prompts.draw import HELD_OUT, MEMORIZED, ONCE, Prompts
+from memjax.studies.prompts.draw import HELD_OUT, LOUDEST, MEMORIZED, ONCE, Prompts
 from memjax.studies.store import text_digest
 from memjax.studies.study import Observation, Study, observe
 
 AS_ASKED = "as_asked"
+CAME_BACK = 0.5  # a prompt came back where at least this share of its images are copies
+_MOST = 16  # prompts that are mitigated where nothing is known of them
 Say = Callable[[str], None]
 
 
@@ -45,8 +47,8 @@ class Audit(NamedTuple):
     Attributes:
         before: All prompts, as they are.
         background: Copy rules on held-out real pictures.
-        memorized: Which prompts count as memorised in the figures.
-        label_source: Where ``memorized`` comes from.
+        memorized: Which prompts are known to be memorized; none where nothing is known.
+        label_source: How that is known; "" where it is not.
         significance: Token significance ``[prompt, token]`` of the prompts ``mitigated``; no rows
             where the model has no null condition.
         arms: Mitigations on the prompts ``mitigated``.
@@ -71,6 +73,7 @@ def run_audit(
     say: Say = lambda text: None,
     *,
     pieces: Sequence[str] = (),
+    flagged: Bool[np.ndarray, " p"] | None = None,
 ) -> Audit:
     """Detects, validates, explains and mitigates: all arms of all prompts, with one store.
 
@@ -80,6 +83,8 @@ def run_audit(
         options: What to measure.
         say: Told what is being done.
         pieces: The tokenizer's, for mitigations that insert them.
+        flagged: Which prompts a survey flagged: those are explained and mitigated, with those that
+            came back, where nothing is known to be memorized.
 
     .. note:: Without a null condition images are made from the conditional prediction alone, and
         tokens are not explained; ``options.arms`` must be served, see
@@ -96,8 +101,11 @@ def run_audit(
     before = observe(
         study, AS_ASKED, problem.size, lambda: problem, prompts.asked, prompts.strata, captions
     )
-    memorized, source = memorized_prompts(prompts, before.similarity, options.generations)
+    memorized = prompts.family == MEMORIZED
+    source = "repeated in training" if memorized.any() else ""
     chosen = np.flatnonzero(memorized)
+    if not len(chosen):
+        chosen = to_mitigate(prompts, before.similarity, options.generations, flagged)
     own, setup = problem.take(chosen), _setup(study, prompts, cond, pieces)
     steps = tuple(options.mitigate_steps)
     states, significance = [], np.zeros((0, 0))
@@ -168,16 +176,26 @@ def _try(
     return ArmResult(name, after, seconds)
 
 
-def memorized_prompts(
-    prompts: Prompts, similarity: SimilarityResult, generations: int
-) -> tuple[Bool[np.ndarray, " p"], str]:
-    """Returns which prompts count as memorised, and where that comes from.
+def to_mitigate(
+    prompts: Prompts,
+    similarity: SimilarityResult,
+    generations: int,
+    flagged: Bool[np.ndarray, " p"] | None = None,
+) -> Int[np.ndarray, " k"]:
+    """Returns what is mitigated where nothing is known: what came back, then what was flagged.
 
-    Prompts whose picture is repeated in training, if there are any; else those of which at least
-    half of the pictures are copies.
+    Args:
+        prompts: What was asked.
+        similarity: Of their images with the training images.
+        generations: Images a prompt.
+        flagged: Which prompts a survey flagged.
+
+    Returns:
+        At most 16 prompts of training or held-out images, in their order.
     """
-    known = prompts.family == MEMORIZED
-    if known.any():
-        return known, "repeated in training"
-    copies = similarity.is_copy_adaptive.reshape(-1, generations).mean(axis=1) >= 0.5
-    return copies & np.isin(prompts.family, (ONCE, HELD_OUT)), "at least half of its pictures copy"
+    asked = np.isin(prompts.family, (ONCE, HELD_OUT, LOUDEST))
+    share = similarity.is_copy_adaptive.reshape(-1, generations).mean(axis=1)
+    back = asked & (share >= CAME_BACK)
+    wanted = back if flagged is None else back | (asked & flagged)
+    order = np.argsort(-share, kind="stable")
+    return np.sort(order[wanted[order]][:_MOST])

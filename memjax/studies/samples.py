@@ -118,13 +118,8 @@ def _samples(audit: Audit, gallery: Gallery) -> dict[str, Any]:
     """How many images are copies, of which training images, and how many of those are repeated."""
     near = audit.before.similarity
     copied = near.index[near.is_copy_adaptive]
-    rows, times = np.unique(copied, return_counts=True)
-    order = np.lexsort((rows, -times))
+    rows = np.unique(copied)
     repeated = gallery.copies > 1
-    returned = [
-        {"row": int(rows[i]), "repeats": int(gallery.copies[rows[i]]), "samples": int(times[i])}
-        for i in order
-    ]
     return {
         "num": len(near.index),
         "num_copied": len(copied),
@@ -132,7 +127,6 @@ def _samples(audit: Audit, gallery: Gallery) -> dict[str, Any]:
         "num_returned": len(rows),
         "num_returned_repeated": int(repeated[rows].sum()),
         "num_repeated": int(repeated.sum()),
-        "returned": returned,
     }
 
 

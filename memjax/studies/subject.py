@@ -5,12 +5,17 @@ asked for captions and judged by CLIP. What comes after takes either.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from textwrap import shorten
 from typing import Any, NamedTuple
 
+import numpy as np
+from jaxtyping import Bool
+
 from memjax.data.labels.captions import classes_text
 from memjax.data.labels.space import FINDINGS
+from memjax.data.records import Record
 from memjax.evaluate.features.base import FeatureFn, FindingFeatures
 from memjax.evaluate.features.clip_score import ClipScore
 from memjax.evaluate.features.copy_encoder import CopyEncoder, train_copy_encoder
@@ -30,16 +35,25 @@ from memjax.runs.options import EMBEDDING, FIRST_STEP, NOISE, AuditOptions
 from memjax.runs.train import FILMS, audit_options
 from memjax.sampling import SamplingOptions
 from memjax.studies.fitting import fitting_size
-from memjax.studies.gallery import Captioned, draw_prompts, read_gallery, read_pictures
+from memjax.studies.gallery import Captioned, as_told, draw_prompts, read_gallery, read_pictures
 from memjax.studies.ladder import build_rungs, calibrated, published_rung
 from memjax.studies.problems import check_methods
-from memjax.studies.prompts.captions import choose_caption_prompts
-from memjax.studies.prompts.draw import SAMPLE, Gallery, PromptCounts, Prompts
+from memjax.studies.prompts.captions import caption_candidates, choose_caption_prompts
+from memjax.studies.prompts.draw import (
+    SAMPLE,
+    Candidates,
+    Gallery,
+    PromptCounts,
+    Prompts,
+    label_candidates,
+)
 from memjax.studies.samples import sample_options, sample_rows
 from memjax.studies.study import References, make_references
+from memjax.studies.survey import Survey
 from memjax.studies.without_null import LeftOut, null_notes, served_options, unguided
 
 Say = Callable[[str], None]
+TakeSurvey = Callable[[Model, Candidates, AuditOptions, SamplingOptions], Survey]
 TEXT_ARMS = (FIRST_STEP, EMBEDDING, NOISE)  # the published setting is the chosen one
 SIDE = 64  # pixels at which large images are compared pixel by pixel
 _ENOUGH = 64  # training images for a copy encoder of one's own
@@ -90,6 +104,8 @@ class Subject(NamedTuple):
         notes: Sentences on what was left out, and why.
         seed: Of draws.
         left_out: What the model cannot be asked for lack of a null condition; None: nothing.
+        survey: Scores of all training prompts; None where they were not scored.
+        names: File of each training image.
     """
 
     model: Model
@@ -106,6 +122,16 @@ class Subject(NamedTuple):
     notes: Sequence[str]
     seed: int
     left_out: LeftOut | None = None
+    survey: Survey | None = None
+    names: Sequence[str] = ()
+
+    @property
+    def flagged(self) -> Bool[np.ndarray, " p"] | None:
+        """Which prompts the survey flagged, among the loudest."""
+        if self.survey is None:
+            return None
+        rows = self.survey.candidates.group[: self.survey.candidates.trained]
+        return self.prompts.loud & np.isin(self.prompts.group, rows[self.survey.flagged])
 
 
 def label_subject(
@@ -113,6 +139,7 @@ def label_subject(
     sampling: SamplingOptions,
     asked: Asked = NOTHING_ASKED,
     say: Say = lambda text: None,
+    survey: TakeSurvey | None = None,
 ) -> Subject:
     """Returns a run of labels with the settings and data of its configuration.
 
@@ -121,6 +148,7 @@ def label_subject(
         sampling: How images are made.
         asked: What the command line changes.
         say: Told what is being done.
+        survey: Scores all training prompts; None leaves that out.
 
     Raises:
         ValueError: If nothing was held out.
@@ -133,7 +161,19 @@ def label_subject(
     say("reading pictures")
     gallery, kept, held = read_pictures(model, config["seed"])
     counts = PromptCounts(**config["audit"]["prompts"])
-    prompts = draw_prompts(model, gallery, kept, held, counts, seed=config["seed"])
+    told, others = as_told(model, kept), as_told(model, held)
+    found = _surveyed(
+        lambda: label_candidates(
+            gallery, told, others, model.label_space, most=options.survey, seed=options.seed
+        ),
+        model,
+        options,
+        sampling,
+        survey,
+        say,
+    )
+    loudest = () if found is None else found.loudest
+    prompts = draw_prompts(model, gallery, kept, held, counts, seed=config["seed"], loudest=loudest)
     images = len(prompts.rows) * options.generations
     options, left_out = served_options(options, model, images)
     if is_unconditional(model):
@@ -167,7 +207,35 @@ def label_subject(
         null_notes(model, sampling, left_out),
         config["seed"],
         left_out,
+        found,
+        _places(kept),
     )
+
+
+def _surveyed(
+    candidates: Callable[[], Candidates],
+    model: Model,
+    options: AuditOptions,
+    sampling: SamplingOptions,
+    survey: TakeSurvey | None,
+    say: Say,
+) -> Survey | None:
+    """Scores the training prompts, where the magnitude has a meaning and is asked for."""
+    if survey is None or not options.survey or model.bundle.null_cond is None:
+        return None
+    found = candidates()
+    if not found.trained:
+        return None
+    say(f"scoring: {found.trained} training prompts and {len(found.rows) - found.trained} others")
+    return survey(model, found, options, sampling)
+
+
+def _places(records: Sequence[Record]) -> list[str]:
+    """Returns each file as it lies below the folder that all of them share."""
+    parts = [str(record.path).split("/") for record in records]
+    levels = zip(*(path[:-1] for path in parts), strict=False)
+    shared = sum(1 for _ in itertools.takewhile(lambda level: len(set(level)) == 1, levels))
+    return ["/".join(path[shared:]) for path in parts]
 
 
 def caption_subject(
@@ -176,6 +244,7 @@ def caption_subject(
     sampling: SamplingOptions,
     asked: Asked = NOTHING_ASKED,
     say: Say = lambda text: None,
+    survey: TakeSurvey | None = None,
 ) -> Subject:
     """Returns a model of text with real images that have captions.
 
@@ -185,6 +254,7 @@ def caption_subject(
         sampling: How images are made.
         asked: What is measured.
         say: Told what is being done.
+        survey: Scores all training prompts; None leaves that out.
     """
     _check(_asked_of_text(model, sampling, asked), sampling, text=True)
     say("reading pictures")
@@ -192,8 +262,19 @@ def caption_subject(
     asked = asked._replace(side=min(asked.side, edge), seed=seed)
     gallery, kept, memorized = read_gallery(data, edge)
     counts = PromptCounts(**model.config["audit"]["prompts"])
+    found = _surveyed(
+        lambda: caption_candidates(
+            gallery, kept, data.held, most=_asked_of_text(model, sampling, asked).survey, seed=seed
+        ),
+        model,
+        _asked_of_text(model, sampling, asked),
+        sampling,
+        survey,
+        say,
+    )
+    loudest = () if found is None else found.loudest
     prompts = choose_caption_prompts(
-        gallery, kept, data.held, counts, memorized=memorized, seed=seed
+        gallery, kept, data.held, counts, memorized=memorized, seed=seed, loudest=loudest
     )
     options = _text_options(model, sampling, asked, len(prompts.rows))
     rungs, encoder = build_text_rungs(gallery, model.config, asked, say)
@@ -223,6 +304,9 @@ def caption_subject(
         data.words,
         notes,
         seed,
+        None,
+        found,
+        _places(kept),
     )
 
 

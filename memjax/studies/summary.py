@@ -77,10 +77,10 @@ def _detection(audit: Audit, prompts: Prompts, options: AuditOptions) -> dict[st
     count, steps = int(usual.sum()), detection.per_step.shape[-1]
     for name, window in options.windows.items():
         scores = detection.scores(window)
-        section = _summary(scores, audit.memorized, usual)
+        section = _summary(scores, audit.memorized, usual, options.least)
         for family in (ONCE, HELD_OUT):
             keep = audit.memorized | (prompts.family == family)
-            section[f"against_{family}"] = _summary(scores, audit.memorized, keep)
+            section[f"against_{family}"] = _summary(scores, audit.memorized, keep, options.least)
         section["forward_evals"] = standalone_evals(
             name, count, options.generations, steps, options.first_k
         )
@@ -108,17 +108,18 @@ def other_detectors(audit: Audit, prompts: Prompts, options: AuditOptions) -> di
             continue
         scores = detection.scores(name=name)
         row = {"name": name, "steps": str(detector.steps or "all"), "extra_evals": detector.evals}
-        row |= _summary(scores, audit.memorized, usual)
+        row |= _summary(scores, audit.memorized, usual, options.least)
         for family in (ONCE, HELD_OUT):
             keep = audit.memorized | (prompts.family == family)
-            row[f"against_{family}"] = _summary(scores, audit.memorized, keep)
+            row[f"against_{family}"] = _summary(scores, audit.memorized, keep, options.least)
         rows.append(row)
     return {"detectors": {"rows": rows, "left_out": missing}}
 
 
-def _summary(scores, memorized, keep) -> dict[str, Any]:
+def _summary(scores, memorized, keep, least: int) -> dict[str, Any]:
+    """How well a score tells them apart; nothing is claimed from too few of either kind."""
     positive, total = int(memorized[keep].sum()), int(keep.sum())
-    if positive == 0 or positive == total:
+    if min(positive, total - positive) < max(least, 1):
         empty = dict.fromkeys(
             ("auc", "auc_low", "auc_high", "tpr_at_1pct_fpr", "tpr_low", "tpr_high")
         )
@@ -182,7 +183,7 @@ def _mean_interval(values: np.ndarray) -> Interval | None:
 def _arm(
     arm: ArmResult, audit: Audit, before: dict[str, Any], options: AuditOptions
 ) -> dict[str, Any]:
-    n, rows = options.generations, np.flatnonzero(audit.memorized)
+    n, rows = options.generations, audit.mitigated
     copies_before = audit.before.similarity.is_copy_adaptive.reshape(-1, n)[rows].ravel()
     copies_after = arm.after.similarity.is_copy_adaptive
     clusters = np.repeat(np.arange(len(rows)), n)
@@ -230,7 +231,7 @@ def _mitigation(audit: Audit, options: AuditOptions) -> dict[str, Any]:
             "label_agreement_after": None,
             "arms": [],
         }
-    rows, n = np.flatnonzero(audit.memorized), options.generations
+    rows, n = audit.mitigated, options.generations
     scores = audit.before.clip
     before = {
         **with_interval(

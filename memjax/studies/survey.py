@@ -8,21 +8,31 @@ References:
     Wen et al., ICLR 2024, section 3.2 (the first step alone tells memorized prompts).
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from memjax.detectors import NoiseMagnitude, fit_threshold, prepare
+from memjax.evaluate.statistics.bootstrap import rate_interval, with_interval
 from memjax.runs.model import Model
 from memjax.runs.options import MAGNITUDE, AuditOptions
 from memjax.runs.prompts import encoder
 from memjax.runtime.batching import usual_size
 from memjax.sampling import SamplingOptions
-from memjax.studies.prompts.draw import Candidates
+from memjax.studies.prompts.draw import (
+    HELD_OUT,
+    LOUDEST,
+    ONCE,
+    Candidates,
+    Gallery,
+    Prompts,
+)
 from memjax.studies.rows import measure_rows
+from memjax.studies.run import CAME_BACK, Audit
 from memjax.studies.store import Store, content_digest, text_digest
 
 LEAST_HELD_OUT = 3  # scores from which a threshold is fitted
@@ -156,3 +166,183 @@ def survey_job(
         "null condition": content_digest(bundle.null_cond),
         "prompts": text_digest(candidates.rows),
     }
+
+
+def came_back_section(audit: Audit, prompts: Prompts, options: AuditOptions) -> dict[str, Any]:
+    """Returns ``came_back`` of ``report.json``: how many of which prompts brought a copy back.
+
+    Args:
+        audit: What was made of the loudest, of a random sample and of held-out prompts.
+        prompts: Those prompts.
+        options: ``leads`` says whether fewer than ``least`` prompts are known to be memorized.
+    """
+    groups = {
+        LOUDEST: np.flatnonzero(prompts.loud),
+        ONCE: prompts.where(ONCE),
+        HELD_OUT: prompts.where(HELD_OUT),
+    }
+    return {
+        "leads": bool(audit.memorized.sum() < options.least),
+        "groups": {name: _came_back(audit, rows) for name, rows in groups.items() if len(rows)},
+    }
+
+
+def survey_section(survey: Survey | None, repeats: int) -> dict[str, Any]:
+    """Returns ``survey`` of ``report.json``; nothing where no prompt was scored.
+
+    Args:
+        survey: Of the training prompts.
+        repeats: How often an image stands in training that is known to be repeated.
+    """
+    if survey is None:
+        return {}
+    flagged, trained, threshold = survey.flagged, survey.candidates.trained, survey.threshold
+    known = threshold is not None
+    return {
+        "survey": {
+            "detector": MAGNITUDE,
+            "generations": survey.generations,
+            "num_training": survey.candidates.total,
+            "num_scored": trained,
+            "num_held_out": len(survey.held_out),
+            "threshold": threshold,
+            "threshold_rms": None if threshold is None else threshold / math.sqrt(survey.dim),
+            "target_fpr": survey.target_fpr,
+            "num_flagged": int(flagged.sum()) if known else None,
+            **with_interval("flagged", rate_interval(flagged) if known else None),
+            "num_shared": int((survey.candidates.images[:trained] > 1).sum()),
+            "known_repeats": _known(survey, repeats),
+        }
+    }
+
+
+def _came_back(audit: Audit, rows: Int[np.ndarray, " k"]) -> dict[str, Any]:
+    """How many of some prompts came back: at least half of their images copy a training image."""
+    generations = audit.before.images.shape[1]
+    copies = audit.before.similarity.is_copy_adaptive.reshape(-1, generations)[rows]
+    clusters = np.repeat(np.arange(len(rows)), generations)
+    back = copies.mean(axis=1) >= CAME_BACK
+    return {
+        "num": len(rows),
+        "num_came_back": int(back.sum()),
+        **with_interval("came_back", rate_interval(back)),
+        **with_interval("copy_rate", rate_interval(copies.ravel(), clusters=clusters)),
+    }
+
+
+def _known(survey: Survey, repeats: int) -> dict[str, Any] | None:
+    """How the flags meet what is known to be repeated, which the survey was not told."""
+    found, trained = survey.candidates, survey.candidates.trained
+    known = found.copies[:trained] >= repeats
+    if not known.any():
+        return None
+    out: dict[str, Any] = {"repeats": repeats, "num": int(known.sum())}
+    rank = np.empty(trained, np.int64)
+    rank[np.argsort(-survey.training, kind="stable")] = np.arange(1, trained + 1)
+    out["ranks"] = sorted(int(r) for r in rank[known])[:20]
+    if survey.threshold is None:
+        return out
+    flagged = survey.flagged
+    out |= {"num_flagged": int((flagged & known).sum())}
+    out |= with_interval("recall", rate_interval(flagged[known]))
+    out |= with_interval("precision", rate_interval(known[flagged]) if flagged.any() else None)
+    return out
+
+
+class Scored(NamedTuple):
+    """A training prompt and its score.
+
+    Attributes:
+        prompt: Its id.
+        image: File of the first training image with that prompt.
+        score: Mean raw magnitude at the first step.
+        score_rms: The same over the root of the dimensions.
+        flagged: Whether it is above the threshold.
+        images: How many different training images have that prompt.
+        copies: How often the most repeated of them stands in training.
+    """
+
+    prompt: str
+    image: str
+    score: float
+    score_rms: float
+    flagged: bool
+    images: int
+    copies: int
+
+
+def scored_prompts(survey: Survey, names: Sequence[str]) -> list[tuple[Scored, Mapping[str, Any]]]:
+    """Returns every training prompt's score with its row, the loudest first.
+
+    Args:
+        survey: Of the training prompts.
+        names: File of each training image.
+    """
+    found, scale = survey.candidates, math.sqrt(survey.dim)
+    out = []
+    for i in np.argsort(-survey.training, kind="stable"):
+        score, row = float(survey.training[i]), found.rows[i]
+        flagged, image = bool(survey.flagged[i]), names[found.group[i]]
+        counts = int(found.images[i]), int(found.copies[i])
+        out.append((Scored(str(row["id"]), image, score, score / scale, flagged, *counts), row))
+    return out
+
+
+class Returned(NamedTuple):
+    """A training image that came back.
+
+    Attributes:
+        row: Its gallery row.
+        image: Its file.
+        patient: Its patient, or what stands for one.
+        copies: How often it stands in training.
+        samples: How many generated images copy it.
+        prompts: Of how many prompts.
+        distance: The least calibrated distance; a copy is at most 1.
+        prompt: Id of the prompt whose image that is.
+        generation: Which of its images.
+    """
+
+    row: int
+    image: str
+    patient: str
+    copies: int
+    samples: int
+    prompts: int
+    distance: float
+    prompt: str
+    generation: int
+
+
+def returned_images(
+    audit: Audit, prompts: Prompts, gallery: Gallery, names: Sequence[str]
+) -> list[Returned]:
+    """Returns the training images of which a copy was generated as asked, the most frequent first.
+
+    Args:
+        audit: What was generated.
+        prompts: What was asked.
+        gallery: The real images.
+        names: File of each training image.
+    """
+    near, generations = audit.before.similarity, audit.before.images.shape[1]
+    copied = np.flatnonzero(near.is_copy_adaptive)
+    out = []
+    for row in np.unique(near.index[copied]):
+        own = copied[near.index[copied] == row]
+        best = own[np.argmin(near.ratio_adaptive[own])]
+        prompt, generation = divmod(int(best), generations)
+        out.append(
+            Returned(
+                int(row),
+                names[row],
+                str(gallery.patients[row]),
+                int(gallery.copies[row]),
+                len(own),
+                len(np.unique(own // generations)),
+                float(near.ratio_adaptive[best]),
+                str(prompts.rows[prompt]["id"]),
+                generation,
+            )
+        )
+    return sorted(out, key=lambda found: (-found.samples, found.distance))

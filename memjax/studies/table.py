@@ -6,7 +6,7 @@ The rows of all arms, prompts and generations stand below one another, so that a
 
 import csv
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -147,11 +147,16 @@ def value_rows(
                 yield row(i, g, step, metric, value)
 
 
-def csv_bytes(rows: Iterator[Row]) -> bytes:
-    """Returns rows as a CSV file; a text that a spreadsheet would take for a formula is quoted."""
+def csv_bytes(rows: Iterable[tuple], fields: Sequence[str] = Row._fields) -> bytes:
+    """Returns rows as a CSV file; a text that a spreadsheet would take for a formula is quoted.
+
+    Args:
+        rows: One tuple a row.
+        fields: Names of the columns.
+    """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(Row._fields)
+    writer.writerow(fields)
     for row in rows:
         writer.writerow([_safe(value) for value in row])
     return out.getvalue().encode()

@@ -1,5 +1,6 @@
 """Does the warning signal go along with likeness to the training data? On every rung."""
 
+import collections
 from collections.abc import Sequence
 from typing import Any
 
@@ -45,7 +46,7 @@ def validation_section(
     return {
         "rungs": [_rung(rung, audit, prompts, options) for rung in ladder.values()],
         "families": _families(audit, prompts, options),
-        "dar": [_dar(rung, audit, gallery) for rung in ladder.values()],
+        "dar": [_dar(rung, audit, prompts, gallery) for rung in ladder.values()],
     }
 
 
@@ -62,8 +63,9 @@ def _rung(
     table = rung.is_copy.reshape(count, generations)
     out = {"name": rung.name, "title": rung.title, "rule": rung.rule, "threshold": rung.threshold}
     if signal is not None:
-        values = signal.per_generation.ravel()
-        out |= rung_statistics(rung, values, prompts.frequency[clusters], clusters)
+        drawn = prompts.images(generations)
+        values, of = signal.per_generation.ravel()[drawn], clusters[drawn]
+        out |= rung_statistics(rung.take(drawn), values, prompts.frequency[of], of)
     for family, rows in (
         ("memorized", np.flatnonzero(audit.memorized)),
         ("other", ordinary_prompts(audit, prompts)),
@@ -99,30 +101,38 @@ def _change(rung: RungResult, audit: Audit) -> dict[str, Any]:
 
 def _families(audit: Audit, prompts: Prompts, options: AuditOptions) -> list[dict[str, Any]]:
     signal = signal_of(audit.before.detection, options)
-    if signal is None or not 0 < audit.memorized.sum() < len(audit.memorized):
+    if signal is None or audit.memorized.sum() < options.least:
         return []
     family = np.where(audit.memorized, MEMORIZED, prompts.family)
-    present = set(prompts.family[~audit.memorized].tolist())
-    names = {n: t for n, t in FAMILY_NAMES.items() if n in present and n != MEMORIZED}
+    sizes = collections.Counter(prompts.family[~audit.memorized].tolist())
+    names = {
+        name: title
+        for name, title in FAMILY_NAMES.items()
+        if name != MEMORIZED and sizes[name] >= options.least
+    }
+    if not names:
+        return []
     return family_summary(signal.scores, audit.memorized, family, names)
 
 
-def _dar(rung: RungResult, audit: Audit, gallery: Gallery) -> dict[str, Any]:
+def _dar(rung: RungResult, audit: Audit, prompts: Prompts, gallery: Gallery) -> dict[str, Any]:
     generations = audit.before.images.shape[1]
-    conditions = _clusters(len(rung.index) // generations, generations)
+    drawn = prompts.images(generations)
+    rung, conditions = rung.take(drawn), _clusters(len(prompts.rows), generations)[drawn]
     found = memorized_patients(rung.is_copy, rung.index, gallery.patients, conditions=conditions)
     return dar_summary(rung.name, rung.title, found)
 
 
 def distribution_section(
-    audit: Audit, gallery: Gallery, features: Sequence[FeatureFn]
+    audit: Audit, prompts: Prompts, gallery: Gallery, features: Sequence[FeatureFn]
 ) -> list[dict[str, Any]]:
     """Returns ``distribution``: how all generated pictures compare with real ones, by features."""
+    drawn = audit.before.flat[prompts.images(audit.before.images.shape[1])]
     return [
         distribution_report(
             feature(gallery.train),
             feature(gallery.held_out),
-            feature(audit.before.flat),
+            feature(drawn),
             features=feature.name,
         )
         for feature in features

@@ -118,7 +118,7 @@ def test_a_model_without_conditions_is_asked_for_images_from_seeds(without_condi
     prompts = sum(len(read_rows(run / f"prompts/{family}.jsonl")) for family in families)
     samples = report["samples"]
     assert samples["num"] == prompts * GENERATIONS
-    assert sum(row["samples"] for row in samples["returned"]) == samples["num_copied"]
+    assert sum(row["samples"] for row in report["returned"]["images"]) == samples["num_copied"]
     assert report["similarity"]["copy_rate_sample"] == samples["num_copied"] / samples["num"]
     assert samples["num_repeated"] == 3
     rows = metrics(folder)

@@ -53,10 +53,13 @@ def samples():
         "num_returned": 3,
         "num_returned_repeated": 2,
         "num_repeated": 3,
-        "returned": [{"row": 2, "repeats": 20, "samples": 5}],
     }
+    image = {"row": 2, "image": "2.png", "patient": "7", "copies": 20, "samples": 5}
+    image |= {"prompts": 5, "distance": 0.25, "prompt": "seed-0001", "generation": 0}
+    back = {"num": 3, "num_patients": 2, "images": [image]}
     rates = {"copy_rate_sample": 8 / 48, "copy_rate_background": 0.04}
-    return {**basis("auc_copied"), "similarity": rates, "samples": found}
+    basic = {**basis("auc_copied"), "similarity": rates, "samples": found}
+    return {**basic, "returned": back, "data": {"unit": "films"}}
 
 
 def words(page):
@@ -103,8 +106,10 @@ def test_samples_are_counted_by_training_image(samples):
     assert "7 of the 8 copies show one of these" in said
     text = words(render_html(samples, {}))
     assert "Memorised prompt" not in text
-    assert "2 20 5" in text  # the row, times in training, images that copy it
-    samples["samples"] |= {"num_copied": 0, "returned": []}
+    assert "2.png 7 20 5 0.25" in text  # patient, times in training, images that copy it, distance
+    assert "take the images that returned.csv names" in said
+    samples["samples"] |= {"num_copied": 0, "num_returned": 0}
+    samples["returned"] = {"num": 0, "num_patients": 0, "images": []}
     samples["similarity"]["copy_rate_sample"] = 0.0
     assert verdict(samples).level == "clear"
     assert "came back" not in " ".join(verdict(samples).sentences)

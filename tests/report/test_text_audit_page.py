@@ -58,7 +58,7 @@ def test_sentences_name_the_model_and_the_scores():
         "with 100 different captioned pictures of its training data, 8 of them repeated 20 times "
         "each."
     )
-    assert said[-1].endswith(
+    assert said[2].endswith(
         "and the CLIP score of pictures and prompts as asked from 0.312 to 0.287."
     )
 
@@ -66,7 +66,7 @@ def test_sentences_name_the_model_and_the_scores():
 def test_without_weights_what_pictures_show_is_not_measured():
     bare = {k: v for k, v in REPAIR.items() if not k.startswith("clip")}
     said = verdict({**RESULTS, "mitigation": bare}).sentences
-    assert said[-1].endswith("whether what was asked for is still shown was not measured.")
+    assert said[2].endswith("whether what was asked for is still shown was not measured.")
     assert clip_panel({**bare, "arms": []}) == {}
 
 

@@ -232,7 +232,7 @@ def test_an_audit_that_was_stopped_goes_on_and_ends_alike(run, audited, tmp_path
     keep, kept = Store.keep, []
 
     def limited(self, name, *arguments):
-        if len(kept) == 2:
+        if len(kept) == 3:  # the scores of the training prompts are the first
             raise OSError("the machine went away")
         kept.append(name)
         keep(self, name, *arguments)

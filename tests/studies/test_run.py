@@ -15,6 +15,7 @@ from memjax.sampling import SamplingOptions
 from memjax.studies.problems import chunked, trainable_tokens
 from memjax.studies.prompts.draw import (
     HELD_OUT,
+    LOUDEST,
     MEMORIZED,
     NEAR_MISS,
     ONCE,
@@ -26,7 +27,7 @@ from memjax.studies.prompts.draw import (
     finding_targets,
     make_gallery,
 )
-from memjax.studies.run import memorized_prompts
+from memjax.studies.run import to_mitigate
 from memjax.studies.summary import standalone_evals
 
 SPACE = chexpert_label_space(num_markers=2, marker_vocabulary=(("K3", "M4"), ("17", "20")))
@@ -166,19 +167,15 @@ def similarity(table):
     return SimpleNamespace(is_copy_adaptive=np.asarray(table, bool).ravel())
 
 
-def test_what_is_repeated_counts_as_memorised_whatever_it_copies():
-    prompts = prompts_with([MEMORIZED, ONCE, HELD_OUT])
-    found, source = memorized_prompts(prompts, similarity([[0, 0], [1, 1], [1, 1]]), 2)
-    assert found.tolist() == [True, False, False]
-    assert source == "repeated in training"
-
-
-def test_without_repeats_what_is_copied_at_least_half_the_time_counts():
-    prompts = prompts_with([ONCE, ONCE, HELD_OUT, HELD_OUT])
-    copies = similarity([[1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 1], [0, 0, 0, 0]])
-    found, source = memorized_prompts(prompts, copies, 4)
-    assert found.tolist() == [False, True, True, False]
-    assert source == "at least half of its pictures copy"
+def test_where_nothing_is_known_what_came_back_and_what_was_flagged_is_mitigated():
+    prompts = prompts_with([ONCE, ONCE, HELD_OUT, LOUDEST, LOUDEST, RANDOM])
+    copies = [[1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 1], [0, 0, 0, 0], [0, 0, 0, 0], [1, 1, 1, 1]]
+    assert to_mitigate(prompts, similarity(copies), 4).tolist() == [1, 2]
+    flagged = np.asarray([False, False, False, False, True, True])
+    assert to_mitigate(prompts, similarity(copies), 4, flagged).tolist() == [1, 2, 4]
+    many = prompts_with([ONCE] * 40)
+    share = np.arange(40)[:, None] > np.arange(40)[None]  # the last prompts copy most
+    assert to_mitigate(many, similarity(share), 40).tolist() == list(range(24, 40))
 
 
 def describe(row):

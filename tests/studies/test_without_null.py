@@ -16,6 +16,7 @@ from memjax.studies.run import Audit
 from memjax.studies.samples import sample_noise, sample_options, sample_results, sample_rows
 from memjax.studies.signal import signal_of
 from memjax.studies.study import Observation
+from memjax.studies.survey import returned_images
 from memjax.studies.without_null import null_notes, served_options, unguided
 
 FREE = ["update_norm", "trajectory_decomposition"]  # what needs least comes first
@@ -148,9 +149,13 @@ def test_samples_say_which_rows_came_back_and_how_many_are_repeated(sampled):
     assert samples["num"] == 12
     assert samples["num_copied"] == 4
     assert samples["num_returned"] == 2
-    assert samples["returned"] == [
-        {"row": 0, "repeats": 9, "samples": 3},
-        {"row": 5, "repeats": 1, "samples": 1},
+    audit, prompts = sampled[1:3]
+    patients = np.arange(30).astype(str)
+    gallery = SimpleNamespace(copies=np.asarray([9, 4] + [1] * 28), patients=patients)
+    back = returned_images(audit, prompts, gallery, [f"{i}.png" for i in range(30)])
+    assert [(b.row, b.image, b.copies, b.samples) for b in back] == [
+        (0, "0.png", 9, 3),
+        (5, "5.png", 1, 1),
     ]
     assert samples["num_copied_of_repeated"] == 3
     assert (samples["num_returned_repeated"], samples["num_repeated"]) == (1, 2)

@@ -134,6 +134,12 @@ class RungResult(NamedTuple):
     background_is_copy: Bool[np.ndarray, " m"]
     rule: str
 
+    def take(self, rows: Int[np.ndarray, " k"]) -> "RungResult":
+        """Returns what it says about some queries."""
+        return self._replace(
+            similarity=self.similarity[rows], index=self.index[rows], is_copy=self.is_copy[rows]
+        )
+
 
 class CalibratedRung(NamedTuple):
     """A rung over its training pictures, with the background of held-out ones."""

@@ -23,6 +23,7 @@ from memjax.report.charts.dot_plot import clip_panel, dot_panels, repair_panels
 from memjax.report.charts.image_grid import before_after, sorted_wall
 from memjax.report.charts.paired import paired_dots
 from memjax.report.charts.scatter import family_bars, scatter_with_margins
+from memjax.report.pages.audit_survey import wall_caption
 from memjax.report.pages.audit_without_null import own_captions
 from memjax.report.pages.base import ReportPaths, write_report
 from memjax.report.tables import (
@@ -41,11 +42,12 @@ from memjax.runs.options import MAGNITUDE, AuditOptions
 from memjax.runs.prompts import write_rows
 from memjax.runtime.files import write_bytes
 from memjax.studies.audit import Audited, Clock, made
-from memjax.studies.prompts.draw import HELD_OUT, MEMORIZED, ONCE, SAMPLE, Gallery, Prompts
+from memjax.studies.prompts.draw import HELD_OUT, LOUDEST, MEMORIZED, ONCE, SAMPLE, Gallery, Prompts
 from memjax.studies.run import Audit
 from memjax.studies.signal import Signal, signal_of
 from memjax.studies.study import Observation
 from memjax.studies.summary import ordinary_prompts
+from memjax.studies.survey import Returned, Scored, returned_images, scored_prompts
 from memjax.studies.table import audit_rows, csv_bytes
 
 Caption = Callable[[Mapping[str, Any]], str]
@@ -54,6 +56,7 @@ _TOKEN_CHARTS, _WALL, _OTHERS = 4, 8, 8
 _WALL_SIDE = 400  # pixels of a picture on a wall
 _SCATTERS = 2  # rungs that get a scatter of their own, at most
 _NAMES = {ONCE: "trained once", HELD_OUT: "never trained on"}
+_LOUD = "the loudest training prompts"
 _COPIES, _NO_COPIES = "copies of training images", "other generated images"
 _WINDOWS = {"first_step": "first step", "all_steps": "all steps"}
 
@@ -99,7 +102,9 @@ class _Scene(NamedTuple):
             copied = audit.before.similarity.is_copy_adaptive
             kinds = {_COPIES: copied, _NO_COPIES: ~copied}
         else:
-            kinds = {"memorised": audit.memorized} | {
+            known = audit.memorized.any()
+            first = {"memorised": audit.memorized} if known else {_LOUD: prompts.loud}
+            kinds = first | {
                 title: (prompts.family == family) & ~audit.memorized
                 for family, title in _NAMES.items()
             }
@@ -145,6 +150,8 @@ def _walls(scene: _Scene, out: Figures) -> None:
     """The nearest picture of every memorised prompt, or of any seed; then of other prompts."""
     ordinary = ordinary_prompts(scene.audit, scene.prompts)
     memorized = np.union1d(np.flatnonzero(scene.audit.memorized), scene.prompts.where(SAMPLE))
+    if not len(memorized):  # nothing is known: those that pull hardest
+        memorized = np.flatnonzero(scene.prompts.loud)
     near = scene.audit.before.similarity
     for key, rows, most in (("wall", memorized, _WALL), ("wall_others", ordinary, _OTHERS)):
         if not len(rows):
@@ -193,6 +200,7 @@ def _scatters(scene: _Scene, out: Figures) -> None:
         groups = {
             str(name): (values[family == name], rung.similarity[family == name])
             for name in dict.fromkeys(family.tolist())
+            if name != LOUDEST
         }
         title, likeness = correlation_title(row), "Likeness (higher = more alike)"
         png = scatter_with_margins(groups, label, likeness, title, rung.threshold)
@@ -294,7 +302,8 @@ def _signal(scene: _Scene, out: Figures) -> None:
     out.add("magnitude", png, table)
     found = np.any([*groups.values()], axis=0)
     flags = groups.get("memorised", groups.get(_COPIES, np.zeros_like(found)))[found]
-    if 0 < flags.sum() < len(flags):
+    least = 1 if scene.samples else max(scene.options.least, 1)
+    if min(flags.sum(), (~flags).sum()) >= least:
         pairs = {name: (scores[found], flags) for name, scores in _scores(scene).items()}
         words = {"found": "Copies found", "others": "other images"} if scene.samples else {}
         out.add("roc", roc_curves(pairs, **words), roc_table(pairs))
@@ -319,13 +328,16 @@ def _histogram(scene: _Scene, out: Figures) -> None:
         groups["Generated images"] = table.ravel()
     if audit.memorized.any():
         groups["Generated: memorised prompts"] = table[audit.memorized].ravel()
+    elif scene.prompts.loud.any():
+        groups[f"Generated: {_LOUD}"] = table[scene.prompts.loud].ravel()
     for family, title in _NAMES.items():
         rows = (scene.prompts.family == family) & ~audit.memorized
         if rows.any():
             groups[f"Generated: prompts {title}"] = table[rows].ravel()
     if audit.arms:
         after = audit.arms[0].after.similarity.ratio_adaptive
-        groups["Generated: memorised prompts, after the repair"] = after
+        which = "memorised prompts" if audit.memorized.any() else "mitigated prompts"
+        groups[f"Generated: {which}, after the repair"] = after
     groups["Real: pictures never trained on"] = audit.background.ratio_adaptive
     out.add("similarity", similarity_histogram(groups), histogram_table(groups))
 
@@ -348,7 +360,9 @@ def write_audit(workdir: Path, audited: Audited, clock: Clock, began: float) -> 
 
     Args:
         workdir: Folder for ``report.html``, ``report.json``, ``figures/``, ``table.csv`` with every
-            value behind them, and the prompts.
+            value behind them, ``returned.csv`` with the training images that came back,
+            ``training_scores.csv`` with the score of every training prompt, and the prompts, those
+            that were flagged in ``flagged.jsonl``.
         audited: What was measured.
         clock: Told what is being done.
         began: When the audit began, ``time.monotonic()``.
@@ -366,14 +380,25 @@ def write_audit(workdir: Path, audited: Audited, clock: Clock, began: float) -> 
     )
     clock.stop()
     results |= made(subject, clock, time.monotonic() - began)
-    captions = own_captions(results, figures.pictures)
+    captions = own_captions(results, figures.pictures) | wall_caption(results, figures.pictures)
     paths = write_report(
         workdir, results, figures.pictures, tables=figures.tables, captions=captions
     )
     write_bytes(workdir / "table.csv", csv_bytes(audit_rows(subject, audited.audit)))
+    back = returned_images(
+        audited.audit, subject.prompts, subject.references.gallery, subject.names
+    )
+    write_bytes(workdir / "returned.csv", csv_bytes(back, Returned._fields))
     text = subject.model.pipeline is not None  # a fine-tuned run's own prompts name its images
+    folder = workdir / ("audit_prompts" if text else "prompts")
     if "samples" not in results:
-        write_prompt_files(workdir / ("audit_prompts" if text else "prompts"), subject.prompts)
+        write_prompt_files(folder, subject.prompts)
+    if subject.survey is not None:
+        scored = scored_prompts(subject.survey, subject.names)
+        table = csv_bytes([score for score, _ in scored], Scored._fields)
+        write_bytes(workdir / "training_scores.csv", table)
+        flagged = [{**row, "score": score.score} for score, row in scored if score.flagged]
+        write_rows(folder / "flagged.jsonl", flagged)
     return paths
 
 

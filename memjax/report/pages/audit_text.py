@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from memjax.core.registry import title_of
+from memjax.report.pages import audit_survey
 from memjax.report.pages.audit_without_null import (
     samples_headline,
     samples_sentences,
@@ -47,13 +48,24 @@ def verdict(results: Results) -> Verdict:
     level = _level(results)
     if "samples" in results:
         found = samples_sentences(results)
-        texts = (_training(results), *found, signal_sentence(results), _likeness(results))
+        texts = [_training(results), *found, audit_survey.what_to_do(results)]
+        texts += [signal_sentence(results), _likeness(results)]
         sentences = tuple(text for text in texts if text)
         tiles = tuple(Tile(*tile) for tile in samples_tiles(results))
         return Verdict(level, samples_headline(level, results), sentences, tiles)
-    parts = (_training, _copying, _warning, _likeness, _negatives, _repair)
-    sentences = tuple(said for part in parts if (said := part(results)))
-    return Verdict(level, _headline(level, results), sentences, _tiles(results))
+    texts = [_training(results)]
+    strange = audit_survey.leads(results)
+    if strange:
+        texts += [*audit_survey.sentences(results), _repair(results)]
+        texts += [audit_survey.what_to_do(results), _warning(results), _likeness(results)]
+        tiles = tuple(Tile(*tile) for tile in audit_survey.tiles(results))
+        headline = audit_survey.headline(level, results)
+    else:
+        texts += [_copying(results), audit_survey.returned(results), _repair(results)]
+        texts += [audit_survey.what_to_do(results), *audit_survey.scored(results)]
+        texts += [_warning(results), _likeness(results), _negatives(results)]
+        tiles, headline = _tiles(results), _headline(level, results)
+    return Verdict(level, headline, tuple(text for text in texts if text), tiles)
 
 
 def default_detection(results: Results) -> Mapping[str, Any]:
@@ -65,6 +77,8 @@ def default_detection(results: Results) -> Mapping[str, Any]:
 def _level(results: Results) -> str:
     copies = results.get("similarity", {})
     rate = copies.get("copy_rate_sample" if "samples" in results else "copy_rate_memorized")
+    if audit_survey.leads(results):
+        rate = audit_survey.worst_group(results)[1].get("copy_rate")
     if rate is None:
         return "unknown"
     floor = max(FOUND_RATE, FOUND_TIMES * (copies.get("copy_rate_background") or 0.0))
@@ -140,6 +154,8 @@ def _warning(results: Results) -> str:
     chosen = default_detection(results)
     if "left_out" in results:
         return signal_sentence(results)
+    if chosen.get("auc") is None and audit_survey.leads(results):
+        return ""
     if chosen.get("auc") is None:
         return "Whether copying can be noticed without the training pictures was not measured."
     cases = min(round(100 * chosen["auc"]), 99 if chosen["auc"] < 1 else 100)

@@ -10,6 +10,7 @@ import jinja2
 
 from memjax.core.registry import title_of
 from memjax.report.files import FOLDER, Table, check_png, file_names, publish
+from memjax.report.pages.audit_survey import leads
 from memjax.report.pages.audit_text import verdict
 from memjax.report.sections import SECTIONS, placed
 from memjax.report.tables import (
@@ -156,11 +157,12 @@ def page_environment() -> jinja2.Environment:
 def missing_fields(results: Mapping[str, Any]) -> list[str]:
     """Returns the dotted names of :data:`REQUIRED` fields that ``results`` does not hold.
 
-    Fields that a model without a null condition cannot have are not missed: ``left_out`` says so.
+    Fields that a model without a null condition cannot have are not missed: ``left_out`` says so;
+    nor are those of memorized prompts where too few are known.
     """
     missing = []
     for section, keys in REQUIRED.items():
-        if "left_out" in results and section.startswith(_OF_PROMPTS):
+        if (leads(results) or "left_out" in results) and section.startswith(_OF_PROMPTS):
             continue
         found: Any = results
         for part in section.split(".") if section else ():

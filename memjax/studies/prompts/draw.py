@@ -57,6 +57,16 @@ class Prompts(NamedTuple):
         """Returns the rows of the given families."""
         return np.flatnonzero(np.isin(self.family, families))
 
+    def images(self, generations: int) -> Int[np.ndarray, " r"]:
+        """Returns the images of the prompts that were not chosen by their score.
+
+        Correlations and distributions are measured on these alone: the loudest would bias them.
+
+        Args:
+            generations: Images a prompt.
+        """
+        return np.flatnonzero(np.repeat(self.family != LOUDEST, generations))
+
 
 class Gallery(NamedTuple):
     """Real pictures: training without duplicates, and held out.

@@ -15,9 +15,11 @@ FILE = "sweep.jsonl"
 def digest(arm: Arm, measure: Mapping[str, Any]) -> str:
     """Returns what decides a row: training, checkpoint, sampling, audit and measurement."""
     audit = dict(arm.config["audit"])
-    if not audit["options"].get("detectors"):  # rows of version 0.1 have no such field
-        options = {k: v for k, v in audit["options"].items() if k != "detectors"}
-        audit["options"] = options
+    options = {k: v for k, v in audit["options"].items() if k != "survey"}  # an audit's alone
+    if not options.get("detectors"):  # rows of version 0.1 have no such field
+        options.pop("detectors", None)
+    audit |= {"options": options}
+    audit["prompts"] = {k: v for k, v in audit["prompts"].items() if k != "loudest"}
     parts = [identity(arm.config), arm.step, arm.config["sampling"], audit]
     text = json.dumps([*parts, dict(measure)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -133,10 +133,11 @@ def test_width_of_pictures_is_half_their_pixels(results):
 def test_four_sentences_and_the_headline(results):
     got = verdict(results)
     assert got.level == "repaired"
-    assert len(got.sentences) == 5  # trained, copies, repair, what to do, warning
+    assert [question for question, _ in got.answers] == ["Does it copy?", "What can be done?"]
+    assert len(got.sentences) == 2  # trained on, warning
     assert "from 69\N{NO-BREAK SPACE}% to 12\N{NO-BREAK SPACE}%" in got.headline
-    assert "does not halve the copies" in got.sentences[3]  # the arm that was tried leaves 40 %
-    assert "97 of 100 pairs" in got.sentences[4]
+    assert "does not halve the copies" in got.answers[1][1]  # the arm that was tried leaves 40 %
+    assert "97 of 100 pairs" in got.sentences[1]
     results["mitigation"]["copy_rate_after"] = 0.5
     assert verdict(results).level == "found"
     del results["mitigation"]
@@ -241,17 +242,17 @@ def test_validation_tables(results):
 def test_the_new_sentences(results):
     results["validation"] = _validation()
     said = verdict(results).sentences
-    assert len(said) == 7
-    assert "goes along" not in said[5]  # one of two is clear: no majority
-    assert "clearly so by 1 of 2 ways" in said[5]
-    assert "most by Contrastive copy encoder with 0.81 (range 0.70–0.89)" in said[5]
-    assert "with 0.05 (range −0.10 to 0.20)" in said[5]
-    assert "by 13 points: 95 of 100 against “trained once”, 82 against “near miss" in said[6]
+    assert len(said) == 4
+    assert "goes along" not in said[2]  # one of two is clear: no majority
+    assert "clearly so by 1 of 2 ways" in said[2]
+    assert "most by Contrastive copy encoder with 0.81 (range 0.70–0.89)" in said[2]
+    assert "with 0.05 (range −0.10 to 0.20)" in said[2]
+    assert "by 13 points: 95 of 100 against “trained once”, 82 against “near miss" in said[3]
     results["validation"]["rungs"] = results["validation"]["rungs"][1:2]
     results["validation"]["families"] = results["validation"]["families"][:1]
     said = verdict(results).sentences
-    assert len(said) == 6
-    assert "The signal goes along with likeness" in said[5]
+    assert len(said) == 3
+    assert "The signal goes along with likeness" in said[2]
     assert not any(word in " ".join(said) for word in ("AUC", "Spearman", "RMS", "TPR"))
 
 
@@ -414,4 +415,4 @@ def test_what_counts_as_memorised_is_said(results):
     del results["data"]
     page = render_html(results, {})
     assert "count as memorised by: half of its pictures copy" in page
-    assert "Given the memorised prompts" in verdict(results).sentences[1]
+    assert "Given the memorised prompts" in verdict(results).texts[0]

@@ -75,13 +75,13 @@ def test_what_was_left_out_is_said_once_and_nothing_is_called_missing(kind, requ
     assert "noise_magnitude was left out" not in text
     assert "attention_entropy was left out: it needs maps" in text
     assert missing_fields(results) == []
-    assert "not measured" not in " ".join(verdict(results).sentences)
+    assert "not measured" not in " ".join(verdict(results).texts)
     assert all(tile.figure != "not measured" for tile in verdict(results).tiles)
 
 
 def test_all_detectors_that_were_measured_stand_in_the_summary(prompts, samples):
     for results, whom in ((prompts, "a memorized prompt above another"), (samples, "a copy above")):
-        said = " ".join(verdict(results).sentences)
+        said = " ".join(verdict(results).texts)
         assert whom in said
         assert "the update norm in 86 (range 50–90) and the luck (x 1) in 42" in said
 
@@ -92,7 +92,7 @@ def test_a_signal_with_nothing_to_find_is_said_to_have_none(prompts, samples):
             row[key] = None
         assert (
             "nothing says how well a warning signal such as the update norm would do"
-            in " ".join(verdict(results).sentences)
+            in " ".join(verdict(results).texts)
         )
 
 
@@ -100,7 +100,7 @@ def test_samples_are_counted_by_training_image(samples):
     found = verdict(samples)
     assert found.level == "found_only"
     assert "8 of 48 images are copies" in found.headline
-    said = " ".join(found.sentences)
+    said = " ".join(found.texts)
     assert "8 copy a training image" in said
     assert "3 different training images came back; 2 of them were repeated in training" in said
     assert "7 of the 8 copies show one of these" in said
@@ -112,7 +112,8 @@ def test_samples_are_counted_by_training_image(samples):
     samples["returned"] = {"num": 0, "num_patients": 0, "images": []}
     samples["similarity"]["copy_rate_sample"] = 0.0
     assert verdict(samples).level == "clear"
-    assert "came back" not in " ".join(verdict(samples).sentences)
+    assert verdict(samples).answers[1][1] == "No training image came back in all that was asked."
+    assert len(verdict(samples).answers) == 2  # and nothing is to be done
 
 
 def test_figures_of_another_signal_do_not_speak_of_the_pull_of_a_prompt(prompts, samples):

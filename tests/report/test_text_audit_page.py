@@ -52,21 +52,22 @@ RESULTS = {
 
 
 def test_sentences_name_the_model_and_the_scores():
-    said = verdict(RESULTS).sentences
-    assert said[0] == (
+    found = verdict(RESULTS)
+    assert found.sentences[0] == (
         "The image generator a <b>model</b> was asked for pictures by their captions and compared "
         "with 100 different captioned pictures of its training data, 8 of them repeated 20 times "
         "each."
     )
-    assert said[2].endswith(
+    assert (
         "and the CLIP score of pictures and prompts as asked from 0.312 to 0.287."
+        in found.answers[1][1]
     )
 
 
 def test_without_weights_what_pictures_show_is_not_measured():
     bare = {k: v for k, v in REPAIR.items() if not k.startswith("clip")}
-    said = verdict({**RESULTS, "mitigation": bare}).sentences
-    assert said[2].endswith("whether what was asked for is still shown was not measured.")
+    said = verdict({**RESULTS, "mitigation": bare}).answers[1][1]
+    assert "whether what was asked for is still shown was not measured." in said
     assert clip_panel({**bare, "arms": []}) == {}
 
 

@@ -23,11 +23,13 @@ def leads(results: Results) -> bool:
 
 def worst_group(results: Results) -> tuple[str, Mapping[str, Any]]:
     """Returns the prompts most likely to come back: the loudest, else the random sample."""
+    return next(iter(_groups(results).items()), ("", {}))
+
+
+def _groups(results: Results) -> dict[str, Mapping[str, Any]]:
+    """The groups of prompts, those most likely to come back first."""
     groups = results.get("came_back", {}).get("groups", {})
-    for name in ("loudest", "once", "held_out"):
-        if name in groups:
-            return name, groups[name]
-    return "", {}
+    return {name: groups[name] for name in _ASKED if name in groups}
 
 
 _ASKED = {
@@ -65,18 +67,14 @@ def headline(level: str, results: Results) -> str:
     return f"{found}; the repair {verb} {change}."
 
 
-def sentences(results: Results) -> list[str]:
-    """Returns how many came back of which prompts, and what the scores of all of them say."""
-    return [_groups(results), returned(results), *scored(results)]
-
-
 def scored(results: Results) -> list[str]:
     """Returns what the scores of all training prompts say, and how they meet what is known."""
     return [survey(results), _known(results)]
 
 
-def _groups(results: Results) -> str:
-    groups = results.get("came_back", {}).get("groups", {})
+def came_back(results: Results) -> str:
+    """Returns how many of which prompts brought a training image back."""
+    groups = _groups(results)
     if not groups:
         return ""
     parts = []
@@ -85,20 +83,22 @@ def _groups(results: Results) -> str:
         spread = f" (range {between})" if between else ""
         parts.append(f"of {_asked(name, group)}, {group['num_came_back']}{spread}")
     generations = results.get("detection", {}).get("generations")
-    rule = f": at least half of {generations} images copy one" if generations else ""
+    rule = "" if not generations else f" (at least half of {generations} images copy one)"
     said = f"So many prompts brought a training image back{rule}: {'; '.join(parts)}"
     chance = results.get("similarity", {}).get("copy_rate_background")
     if chance is not None:
         unit = wording(results).unit.replace("pictures", "images")
         said += f". By the same rule, {percent(chance)} of {unit} it never saw count as copies"
-    return said.replace("back: at", "back (at").replace(" copy one:", " copy one):") + "."
+    return f"{said}."
 
 
 def returned(results: Results) -> str:
     """Returns whose images came back."""
     back = results.get("returned", {})
-    if not back.get("num"):
+    if not back:
         return ""
+    if not back["num"]:
+        return "No training image came back in all that was asked."
     images = "1 training image" if back["num"] == 1 else f"{back['num']} training images"
     who = ""
     if wording(results).unit == "films":
@@ -181,7 +181,7 @@ _TAKE_OUT = (
 
 def tiles(results: Results) -> list[tuple[str, str, str]]:
     """Returns the large figures: the figure, what it is, its range."""
-    groups = results.get("came_back", {}).get("groups", {})
+    groups = _groups(results)
     names = {
         "loudest": "training prompts that pull hardest came back",
         "once": "training prompts drawn at random came back",

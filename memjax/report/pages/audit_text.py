@@ -33,39 +33,60 @@ class Tile(NamedTuple):
 class Verdict(NamedTuple):
     """What the summary box says.
 
-    ``level``: ``repaired`` (copies at most half of before), ``found``, ``found_only`` (no repair
-    tried), ``clear`` or ``unknown``.
+    Attributes:
+        level: ``repaired`` (copies at most half of before), ``found``, ``found_only`` (no repair
+            tried), ``clear`` or ``unknown``.
+        headline: In one sentence, what was measured and on how many.
+        answers: A reader's three questions, each with its answer.
+        sentences: What else was found.
+        tiles: Large figures.
     """
 
     level: str
     headline: str
+    answers: tuple[tuple[str, str], ...]
     sentences: tuple[str, ...]
     tiles: tuple[Tile, ...]
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The answers and all sentences, in their order."""
+        return (*(text for _, text in self.answers), *self.sentences)
+
+
+_QUESTIONS = ("Does it copy?", "Whose images came back?", "What can be done?")
 
 
 def verdict(results: Results) -> Verdict:
     """Puts the results of an audit into words; what was not measured is said to be so."""
     level = _level(results)
+    back, todo = audit_survey.returned(results), audit_survey.what_to_do(results)
+    likeness = _likeness(results)
     if "samples" in results:
-        found = samples_sentences(results)
-        texts = [_training(results), *found, audit_survey.what_to_do(results)]
-        texts += [signal_sentence(results), _likeness(results)]
-        sentences = tuple(text for text in texts if text)
-        tiles = tuple(Tile(*tile) for tile in samples_tiles(results))
-        return Verdict(level, samples_headline(level, results), sentences, tiles)
-    texts = [_training(results)]
-    strange = audit_survey.leads(results)
-    if strange:
-        texts += [*audit_survey.sentences(results), _repair(results)]
-        texts += [audit_survey.what_to_do(results), _warning(results), _likeness(results)]
-        tiles = tuple(Tile(*tile) for tile in audit_survey.tiles(results))
-        headline = audit_survey.headline(level, results)
+        copies, *more = samples_sentences(results)
+        answers = (copies, back, todo)
+        details = [_training(results), *more, signal_sentence(results), likeness]
+        tiles, headline = tuple(samples_tiles(results)), samples_headline(level, results)
+    elif audit_survey.leads(results):
+        answers = (audit_survey.came_back(results), back, _both(_repair(results), todo))
+        details = [_training(results), *audit_survey.scored(results), _warning(results), likeness]
+        tiles, headline = tuple(audit_survey.tiles(results)), audit_survey.headline(level, results)
     else:
-        texts += [_copying(results), audit_survey.returned(results), _repair(results)]
-        texts += [audit_survey.what_to_do(results), *audit_survey.scored(results)]
-        texts += [_warning(results), _likeness(results), _negatives(results)]
+        answers = (_copying(results), back, _both(_repair(results), todo))
+        details = [_training(results), *audit_survey.scored(results), _warning(results), likeness]
+        details += [_negatives(results)]
         tiles, headline = _tiles(results), _headline(level, results)
-    return Verdict(level, headline, tuple(text for text in texts if text), tiles)
+    return Verdict(
+        level,
+        headline,
+        tuple((q, text) for q, text in zip(_QUESTIONS, answers, strict=True) if text),
+        tuple(text for text in details if text),
+        tuple(Tile(*tile) for tile in tiles),
+    )
+
+
+def _both(first: str, second: str) -> str:
+    return " ".join(text for text in (first, second) if text)
 
 
 def default_detection(results: Results) -> Mapping[str, Any]:
@@ -136,7 +157,8 @@ def _copying(results: Results) -> str:
     if rate is None:
         return "Whether it copies training pictures was not measured."
     repeated = results.get("data", {}).get("num_repeated")
-    asked = "Asked for those pictures again" if repeated else "Given the memorised prompts"
+    pictures = "repeated picture" if repeated == 1 else f"{repeated} repeated pictures"
+    asked = f"Asked for the {pictures} again" if repeated else "Given the memorised prompts"
     said = f"{asked}, it gave back a copy in {percent(rate)} of cases"
     if interval(copies, "copy_rate_memorized"):
         said += f" (range {interval(copies, 'copy_rate_memorized')})"
@@ -247,27 +269,27 @@ def _repair(results: Results) -> str:
     return f"{said}, and {asked} are shown correctly in {percent(kept)}{compared}."
 
 
-def _tiles(results: Results) -> tuple[Tile, ...]:
+def _tiles(results: Results) -> tuple[tuple[str, str, str], ...]:
     copies, repair = results.get("similarity", {}), results.get("mitigation", {})
     chosen = signal_row(results) if signal_title(results) else default_detection(results)
     area = chosen.get("auc")
     tiles = (
-        Tile(
+        (
             percent(copies.get("copy_rate_memorized")),
             "copies among pictures made from memorised prompts",
             interval(copies, "copy_rate_memorized"),
         ),
-        Tile(
+        (
             percent(copies.get("copy_rate_other")),
             "copies among pictures made from other prompts",
             interval(copies, "copy_rate_other"),
         ),
-        Tile(
+        (
             "not measured" if area is None else f"{area:.2f}",
             f"{signal_title(results) or 'warning signal'} (0.5 = a coin toss, 1 = perfect)",
             interval(chosen, "auc", "plain"),
         ),
-        Tile(
+        (
             percent(repair.get("copy_rate_after")),
             "copies from memorised prompts after the repair",
             interval(repair, "copy_rate_after"),

@@ -38,6 +38,7 @@ from memjax.runs.outputs import out_folder, progress_bar
 from memjax.runs.references import clip_score
 from memjax.sampling import SamplingOptions
 from memjax.studies.audit import Clock, audit, audit_store
+from memjax.studies.budget import Budget, parse_seconds
 from memjax.studies.gallery import Captioned, from_fine_tuning, from_folder, from_prompts
 from memjax.studies.ladder import published_rung
 from memjax.studies.prompts.draw import Candidates
@@ -104,6 +105,13 @@ _ARMS = flags.DEFINE_list(
 _RESTART = flags.DEFINE_boolean(
     "restart", False, "Discard what a stopped audit has kept.", flag_values=FLAGS
 )
+_BUDGET = flags.DEFINE_string(
+    "budget",
+    "",
+    "How long the audit may take, such as 10m or 1h: decides how many prompts are asked for; the "
+    "same command with a larger one goes on from there.",
+    flag_values=FLAGS,
+)
 _NULL = null_flags(FLAGS)
 _SAMPLING = sampling_flags(FLAGS)
 _CHUNK = chunk_flag(FLAGS)
@@ -127,7 +135,13 @@ def main() -> int:
         raise ValueError("--workdir must be given: the model's folder is left as it is.")
     folder = out_folder(_WORKDIR.value or _MODEL.value, "workdir")
     paths, results = run_audit_command(
-        model, folder, _SAMPLING.options(model), _asked(), data, restart=_RESTART.value
+        model,
+        folder,
+        _SAMPLING.options(model),
+        _asked(),
+        data,
+        restart=_RESTART.value,
+        budget=_BUDGET.value,
     )
     print(summary_table(results))
     print(f"report: {paths.html}")
@@ -143,6 +157,7 @@ def run_audit_command(
     *,
     restart: bool = False,
     discard_other: bool = False,
+    budget: str = "",
 ) -> tuple[ReportPaths, dict[str, Any]]:
     """Audits a model and writes its report; a stopped audit goes on where it was.
 
@@ -154,8 +169,11 @@ def run_audit_command(
         data: Real images with captions, for models of text.
         restart: Discard what a stopped audit has kept.
         discard_other: Discard it only where it was asked for something else, instead of refusing.
+        budget: See the flag; what was done is kept where there is more to ask for.
     """
     clock, began = Clock(), time.monotonic()
+    seconds = parse_seconds(budget) if budget else 0.0
+    time_there_is = Budget(budget, seconds, began + seconds) if budget else None
 
     def ready(store: Store) -> None:
         store.check(restart or (discard_other and not store.same_job()), "another --workdir")
@@ -179,11 +197,16 @@ def run_audit_command(
     with store.held():
         ready(store)
         audited = audit(
-            subject, clock, store=store, progress=None if data is None else progress_bar
+            subject,
+            clock,
+            store=store,
+            progress=None if data is None else progress_bar,
+            budget=time_there_is,
         )
         paths = write_audit(folder, audited, clock, began)
-        store.remove()
-        Store(folder / _SCORES, {}).remove()
+        if audited.results.get("budget", {}).get("complete", True):
+            store.remove()
+            Store(folder / _SCORES, {}).remove()
     return paths, audited.results
 
 
@@ -202,6 +225,8 @@ def _asked() -> Asked:
 
 def _check() -> None:
     """Says mistakes of the flags before the model is read."""
+    if _BUDGET.value:
+        parse_seconds(_BUDGET.value)
     for entry in _FEATURES.value:
         published_rung(entry)  # a wrong name or file is said before anything runs
     AuditOptions(

@@ -1,6 +1,8 @@
 """Results as plain JSON values: no arrays, no NaN, no more digits than a figure carries."""
 
 import dataclasses
+import hashlib
+import json
 import math
 from collections.abc import Mapping
 from pathlib import PurePath
@@ -54,3 +56,9 @@ def _rounded(value: float, digits: int | None) -> float | None:
     if not math.isfinite(value):
         return None
     return float(value) if digits is None else float(f"{value:.{digits}g}")
+
+
+def text_digest(value: Any) -> str:
+    """Returns a digest of a JSON-able value."""
+    text = json.dumps(to_plain(value), sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -15,12 +15,20 @@ from memjax.runs.null import is_unconditional
 from memjax.runs.outputs import model_provenance
 from memjax.runtime.json import to_plain
 from memjax.runtime.provenance import versions
+from memjax.studies.budget import (
+    LEVELS,
+    Budget,
+    budget_section,
+    make_plan,
+    nested,
+    time_of_chunk,
+)
 from memjax.studies.problems import token_pool
 from memjax.studies.prompts.draw import REPEATS
-from memjax.studies.run import Audit, run_audit
-from memjax.studies.samples import run_samples, sample_results
+from memjax.studies.run import AS_ASKED, Audit, asked_problem, run_audit
+from memjax.studies.samples import run_samples, sample_problem, sample_results
 from memjax.studies.store import Store, content_digest
-from memjax.studies.study import Progress, Study
+from memjax.studies.study import Progress, Study, once_made, run_arms
 from memjax.studies.subject import Subject
 from memjax.studies.summary import audit_results
 from memjax.studies.survey import came_back_section, returned_images, survey_section
@@ -69,17 +77,22 @@ class Audited(NamedTuple):
 
 
 def audit_store(subject: Subject, folder: Path) -> Store:
-    """Returns where an audit keeps what it has done: all that decides its images is its job."""
-    model, prompts = subject.model, subject.prompts
+    """Returns where an audit keeps what it has done: all that decides its images is its job.
+
+    Which prompts and mitigations are asked for decides the parts alone, so that a larger
+    ``--budget`` goes on with those of a smaller one.
+    """
+    model, survey = subject.model, subject.survey
     options = dataclasses.asdict(subject.options)
-    del options["chunk"]  # what fits now; parts say theirs
+    for name in ("chunk", "arms"):
+        del options[name]
+    rows = subject.prompts.rows if survey is None else survey.candidates.rows
     job = {
         "sampling": dataclasses.asdict(subject.sampling),
         **options,
-        "prompts": prompts.rows,
         "model": content_digest((model.bundle.params, model.bundle.schedule)),
         "null condition": content_digest(model.bundle.null_cond),
-        "conditions": content_digest(model.bundle.encode(prompts.rows)),
+        "conditions": content_digest(model.bundle.encode(rows[:1])),  # its text encoder's
         "source": model.config.get("source"),
         "side": subject.references.side,
         "dtype": model.dtype,
@@ -93,6 +106,7 @@ def audit(
     *,
     store: Store | None = None,
     progress: Progress | None = None,
+    budget: Budget | None = None,
 ) -> Audited:
     """Audits a model.
 
@@ -101,6 +115,8 @@ def audit(
         clock: Told what is being done.
         store: Where finished parts are kept; a stopped audit goes on from them.
         progress: Name → ``(prompts done, prompts in all) →`` nothing.
+        budget: The time there is, which decides how many prompts are asked for; None takes the
+            numbers of the configuration.
     """
     model, options, references = subject.model, subject.options, subject.references
     study = Study(
@@ -112,6 +128,9 @@ def audit(
         store,
         progress,
     )
+    if budget is not None:
+        subject = _within(budget, subject, study, clock)
+        options = subject.options
     if is_unconditional(model):
         found = run_samples(study, subject.prompts, options, clock)
         clock("counting")
@@ -126,6 +145,33 @@ def audit(
     return Audited(subject, found, _results(subject, found))
 
 
+def _within(budget: Budget, subject: Subject, study: Study, clock: Clock) -> Subject:
+    """Returns the subject with as many prompts and mitigations as the time allows."""
+    draw, options = subject.draw, subject.options
+    if draw is None:
+        raise ValueError(f"--budget={budget.text} needs prompts that can be drawn.")
+    clock("timing: how long a chunk of prompts takes")
+    smallest = nested(draw, subject.counts, LEVELS[:1])
+
+    def run(chunks: int) -> None:
+        size = len(smallest.rows)
+        make = sample_problem if is_unconditional(subject.model) else asked_problem
+        arm = once_made(lambda: make(study, smallest, options))
+        run_arms(study, {AS_ASKED: arm}, size, keys=smallest.keys, most=chunks)
+
+    count = -(-len(smallest.rows) // options.chunk)
+    seconds = time_of_chunk(study.store, run, count)
+    steps = subject.sampling.num_steps
+    plan = make_plan(draw, subject.counts, options, steps, seconds, budget.left)
+    section = budget_section(plan, budget, options)
+    return subject._replace(
+        prompts=plan.prompts,
+        options=plan.options,
+        notes=[*subject.notes, section["sentence"]],
+        budget=section,
+    )
+
+
 def _results(subject: Subject, found: Audit) -> dict[str, Any]:
     prompts, options = subject.prompts, subject.options
     references, bundle = subject.references, subject.model.bundle
@@ -137,6 +183,7 @@ def _results(subject: Subject, found: Audit) -> dict[str, Any]:
             found, prompts, gallery, bundle, references.judge, options, subject.caption
         )
     results |= left_out_section(subject.left_out)
+    results |= {"budget": subject.budget} if subject.budget else {}
     results |= survey_section(subject.survey, REPEATS)
     if not is_unconditional(subject.model):
         results["came_back"] = came_back_section(found, prompts, options)

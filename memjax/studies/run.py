@@ -29,7 +29,7 @@ from memjax.studies.study import Observation, Study, observe
 
 AS_ASKED = "as_asked"
 CAME_BACK = 0.5  # a prompt came back where at least this share of its images are copies
-_MOST = 16  # prompts that are mitigated where nothing is known of them
+MOST_MITIGATED = 16  # prompts that are mitigated where nothing is known of them
 Say = Callable[[str], None]
 
 
@@ -90,23 +90,27 @@ def run_audit(
         tokens are not explained; ``options.arms`` must be served, see
         :func:`memjax.studies.without_null.served_options`.
     """
-    bundle, sampling = study.bundle, study.sampling
+    bundle = study.bundle
     guided = bundle.null_cond is not None
-    key = jax.random.key(options.seed)
-    x_T = jax.random.normal(key, (options.generations, *bundle.sample_shape))
-    cond = bundle.encode(prompts.rows)
-    problem = problem_of(bundle, prompts.rows, cond, x_T, sampling)
+    problem = asked_problem(study, prompts, options)
     captions = _captions(prompts, study.references.clip)
     say(f"detecting: {len(prompts.rows)} prompts, {options.generations} pictures each")
     before = observe(
-        study, AS_ASKED, problem.size, lambda: problem, prompts.asked, prompts.strata, captions
+        study,
+        AS_ASKED,
+        problem.size,
+        lambda: problem,
+        prompts.asked,
+        prompts.strata,
+        captions,
+        prompts.keys,
     )
     memorized = prompts.family == MEMORIZED
     source = "repeated in training" if memorized.any() else ""
     chosen = np.flatnonzero(memorized)
     if not len(chosen):
         chosen = to_mitigate(prompts, before.similarity, options.generations, flagged)
-    own, setup = problem.take(chosen), _setup(study, prompts, cond, pieces)
+    own, setup = problem.take(chosen), _setup(study, prompts, problem.cond, pieces)
     steps = tuple(options.mitigate_steps)
     states, significance = [], np.zeros((0, 0))
     if guided:
@@ -125,6 +129,14 @@ def run_audit(
     ]
     background = study.references.background
     return Audit(before, background, memorized, source, significance, arms, chosen, prompts.strata)
+
+
+def asked_problem(study: Study, prompts: Prompts, options: AuditOptions) -> Problem:
+    """Returns the sampling problem of prompts as they are asked, from noise that all share."""
+    bundle = study.bundle
+    key = jax.random.key(options.seed)
+    x_T = jax.random.normal(key, (options.generations, *bundle.sample_shape))
+    return problem_of(bundle, prompts.rows, bundle.encode(prompts.rows), x_T, study.sampling)
 
 
 def _setup(study: Study, prompts: Prompts, cond: Cond, pieces: Sequence[str]) -> Setup:
@@ -150,8 +162,9 @@ def _try(
 ) -> ArmResult:
     """Tries one mitigation on the chosen prompts."""
     say(f"mitigating: {title_of(name)}, {len(chosen)} prompts")
-    whom = text_digest([prompts.rows[i]["id"] for i in chosen])[:8]
-    part, timed = f"{name}-{whom}", f"seconds-{text_digest([name, whom])}"
+    everyone = prompts.keys
+    keys = [everyone[i] for i in chosen]
+    timed = f"seconds-{text_digest([name, keys])}"
     known = None if study.store is None else study.store.read(timed)
     seconds = 0.0 if known is None else float(known[1]["seconds"])
 
@@ -171,7 +184,14 @@ def _try(
     captions = _captions(prompts, references.clip)
     asked = None if captions is None else [captions[i] for i in chosen]
     after = observe(
-        study, part, len(chosen), mitigated, prompts.asked[chosen], prompts.strata[chosen], asked
+        study,
+        name,
+        len(chosen),
+        mitigated,
+        prompts.asked[chosen],
+        prompts.strata[chosen],
+        asked,
+        [text_digest([key, keys]) for key in keys],  # a mitigation may see all of them
     )
     return ArmResult(name, after, seconds)
 
@@ -198,4 +218,4 @@ def to_mitigate(
     back = asked & (share >= CAME_BACK)
     wanted = back if flagged is None else back | (asked & flagged)
     order = np.argsort(-share, kind="stable")
-    return np.sort(order[wanted[order]][:_MOST])
+    return np.sort(order[wanted[order]][:MOST_MITIGATED])

@@ -10,6 +10,7 @@ from jaxtyping import Float
 
 from memjax.core.types import Array
 from memjax.evaluate.features.finding_classifier import Judge
+from memjax.mitigations import Problem
 from memjax.runs.options import AuditOptions
 from memjax.studies.problems import problem_of
 from memjax.studies.prompts.draw import SAMPLE, Gallery, Prompts
@@ -54,6 +55,14 @@ def sample_noise(shape: tuple[int, ...], count: int, seed: int) -> Float[Array, 
     return jax.vmap(lambda own: jax.random.normal(own, (1, *shape)))(keys)
 
 
+def sample_problem(study: Study, prompts: Prompts, options: AuditOptions) -> Problem:
+    """Returns the sampling problem of images from seeds."""
+    bundle = study.bundle
+    noise = sample_noise(bundle.sample_shape, len(prompts.rows), options.seed)
+    problem = problem_of(bundle, prompts.rows, bundle.encode(prompts.rows), noise, study.sampling)
+    return problem._replace(own_noise=True)
+
+
 def run_samples(
     study: Study,
     prompts: Prompts,
@@ -68,13 +77,11 @@ def run_samples(
         options: The seed.
         say: Told what is being done.
     """
-    count, bundle = len(prompts.rows), study.bundle
+    count = len(prompts.rows)
     say(f"sampling: {count} images without a prompt")
-    noise = sample_noise(bundle.sample_shape, count, options.seed)
-    problem = problem_of(bundle, prompts.rows, bundle.encode(prompts.rows), noise, study.sampling)
-    problem = problem._replace(own_noise=True)
+    problem = sample_problem(study, prompts, options)
     judged = study._replace(against=study.references._replace(judge=None))  # nothing was asked
-    seen = observe(judged, AS_ASKED, count, lambda: problem, prompts.asked)
+    seen = observe(judged, AS_ASKED, count, lambda: problem, prompts.asked, keys=prompts.keys)
     return Audit(
         before=seen,
         background=study.references.background,

@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Int, PyTree, Shaped
 
 from memjax.runtime.files import workdir_lock, write_bytes
-from memjax.runtime.json import to_plain
+from memjax.runtime.json import text_digest, to_plain
 
 JOB_FILE = "job.json"
 _SEAL, _RECORDS = "fingerprint", "records"
@@ -40,12 +40,6 @@ def _numbers(leaf: Any) -> np.ndarray:
     if isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         leaf = jax.random.key_data(leaf)
     return np.asarray(leaf)
-
-
-def text_digest(value: Any) -> str:
-    """Returns a digest of a JSON-able value."""
-    text = json.dumps(to_plain(value), sort_keys=True, ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def read_arrays(file: Path) -> dict[str, np.ndarray] | None:

@@ -189,6 +189,7 @@ def observe(
     asked: Int[np.ndarray, "p f"],
     strata: Shaped[np.ndarray, " p"] | None = None,
     captions: Sequence[str] | None = None,
+    keys: Sequence[str] = (),
 ) -> Observation:
     """Makes the images of some prompts and compares them with the real ones.
 
@@ -200,9 +201,10 @@ def observe(
         asked: Labels asked for: 1 present, 0 absent, −1 not mentioned.
         strata: Class of each prompt.
         captions: What was asked in words, for the CLIP score.
+        keys: See :func:`run_arms`.
     """
     references = study.references
-    parts = run_arms(study, {name: once_made(problem)}, size)[name]
+    parts = run_arms(study, {name: once_made(problem)}, size, keys=keys)[name]
     images = np.concatenate([part.arrays["images"] for part in parts])
     generations = images.shape[1]
     flat = images.reshape(-1, *images.shape[2:])
@@ -261,6 +263,9 @@ def run_arms(
     arms: Mapping[str, ArmProblem],
     size: int,
     reduce: Reduce = keep_images,
+    *,
+    keys: Sequence[str] = (),
+    most: int | None = None,
 ) -> dict[str, list[Part]]:
     """Samples every chunk of prompts under every arm, and keeps what ``reduce`` makes of it.
 
@@ -271,6 +276,8 @@ def run_arms(
         arms: Name → its problem for some prompts.
         size: How many prompts there are.
         reduce: Arm and chunk → what is kept; what the detectors saw is always.
+        keys: What tells prompts apart, where the store holds parts of other prompts too.
+        most: Chunks that are done at most; None: all.
 
     Returns:
         The parts of each arm, chunk by chunk.
@@ -278,7 +285,12 @@ def run_arms(
     Raises:
         ValueError: If another process keeps its parts where this one does not see them.
     """
-    batches = chunk_numbers(size, study.chunk, 1 if study.mesh is None else row_shards(study.mesh))
+    shards = 1 if study.mesh is None else row_shards(study.mesh)
+    batches = chunk_numbers(size, study.chunk, shards)[:most]
+    names = [
+        _part_name(study, number, [keys[i] for i in rows] if keys else ())
+        for number, rows in enumerate(batches)
+    ]
     detectors = served(study.detectors, study.bundle)
     mine = range(jax.process_index(), len(batches), jax.process_count())
     real = [rows[: size - int(rows[0])] for rows in batches]
@@ -287,19 +299,19 @@ def run_arms(
     done = 0
     for number in mine:
         for name, arm in arms.items():
-            part = _known(study, name, number)
+            part = _known(study, name, names[number])
             if part is None:
                 problem, facts = arm(batches[number])
                 part = _part(study, name, detectors, problem, facts, real[number], size, reduce)
                 if study.store is not None:
-                    study.store.keep(_part_name(study, name, number), part.arrays, part.records)
+                    study.store.keep(_of_arm(name, names[number]), part.arrays, part.records)
             parts[name, number] = part
         done += len(real[number])
         if update is not None:
             update(done, sum(len(real[n]) for n in mine))
     if jax.process_count() > 1:
         barrier("chunks done")
-        parts = {(a, n): _of_others(study, a, n) for a in arms for n in range(len(batches))}
+        parts = {(a, n): _of_others(study, a, names[n]) for a in arms for n in range(len(batches))}
         barrier("chunks read")
     return {name: [parts[name, number] for number in range(len(batches))] for name in arms}
 
@@ -342,22 +354,27 @@ def detection_of(study: Study, parts: Sequence[Part]) -> Detection | None:
     return Detection(statistics, None, evals, dim, windows)
 
 
-def _part_name(study: Study, name: str, number: int) -> str:
-    plain = "".join(c if c.isalnum() or c in "._" else "-" for c in name)[:80]
-    return f"{plain}-{text_digest(name)[:6]}-{study.chunk}x{number:05d}"
+def _part_name(study: Study, number: int, keys: Sequence[str]) -> str:
+    of = f"-{text_digest(list(keys))[:10]}" if keys else ""
+    return f"{study.chunk}x{number:05d}{of}"
 
 
-def _known(study: Study, name: str, number: int) -> Part | None:
-    found = None if study.store is None else study.store.read(_part_name(study, name, number))
+def _of_arm(arm: str, part: str) -> str:
+    plain = "".join(c if c.isalnum() or c in "._" else "-" for c in arm)[:80]
+    return f"{plain}-{text_digest(arm)[:6]}-{part}"
+
+
+def _known(study: Study, arm: str, part: str) -> Part | None:
+    found = None if study.store is None else study.store.read(_of_arm(arm, part))
     return None if found is None else Part(found[1], found[0])
 
 
-def _of_others(study: Study, name: str, number: int) -> Part:
-    part = _known(study, name, number)
+def _of_others(study: Study, arm: str, name: str) -> Part:
+    part = _known(study, arm, name)
     if part is None:
         folder = "memory" if study.store is None else study.store.folder
         raise ValueError(
-            f"chunk {number} of another process is not in {folder}: give an --out that all hosts "
+            f"chunk {name} of another process is not in {folder}: give an --out that all hosts "
             "share."
         )
     return part

@@ -106,6 +106,9 @@ class Subject(NamedTuple):
         left_out: What the model cannot be asked for lack of a null condition; None: nothing.
         survey: Scores of all training prompts; None where they were not scored.
         names: File of each training image.
+        draw: Numbers of prompts → prompts, for an audit within a budget.
+        counts: The configuration's numbers.
+        budget: What was asked for within a budget; {} without one.
     """
 
     model: Model
@@ -124,6 +127,9 @@ class Subject(NamedTuple):
     left_out: LeftOut | None = None
     survey: Survey | None = None
     names: Sequence[str] = ()
+    draw: Callable[[PromptCounts], Prompts] | None = None
+    counts: PromptCounts = PromptCounts()
+    budget: Mapping[str, Any] = {}
 
     @property
     def flagged(self) -> Bool[np.ndarray, " p"] | None:
@@ -173,11 +179,21 @@ def label_subject(
         say,
     )
     loudest = () if found is None else found.loudest
-    prompts = draw_prompts(model, gallery, kept, held, counts, seed=config["seed"], loudest=loudest)
-    images = len(prompts.rows) * options.generations
-    options, left_out = served_options(options, model, images)
+
+    def asked_for(counts: PromptCounts) -> Prompts:
+        return draw_prompts(
+            model, gallery, kept, held, counts, seed=config["seed"], loudest=loudest
+        )
+
+    draw, prompts, generations = asked_for, asked_for(counts), options.generations
+    options, left_out = served_options(options, model, len(prompts.rows) * generations)
     if is_unconditional(model):
-        prompts, options = sample_rows(images, gallery), sample_options(options)
+        options = sample_options(options)
+
+        def draw(counts: PromptCounts) -> Prompts:
+            return sample_rows(len(asked_for(counts).rows) * generations, gallery)
+
+        prompts = draw(counts)
     say("training the finding classifier")
     judge = make_judge(gallery, config)
     rungs, encoder = build_rungs(
@@ -209,6 +225,8 @@ def label_subject(
         left_out,
         found,
         _places(kept),
+        draw,
+        counts,
     )
 
 
@@ -273,9 +291,13 @@ def caption_subject(
         say,
     )
     loudest = () if found is None else found.loudest
-    prompts = choose_caption_prompts(
-        gallery, kept, data.held, counts, memorized=memorized, seed=seed, loudest=loudest
-    )
+
+    def draw(counts: PromptCounts) -> Prompts:
+        return choose_caption_prompts(
+            gallery, kept, data.held, counts, memorized=memorized, seed=seed, loudest=loudest
+        )
+
+    prompts = draw(counts)
     options = _text_options(model, sampling, asked, len(prompts.rows))
     rungs, encoder = build_text_rungs(gallery, model.config, asked, say)
     say("measuring the background")
@@ -307,6 +329,8 @@ def caption_subject(
         None,
         found,
         _places(kept),
+        draw,
+        counts,
     )
 
 

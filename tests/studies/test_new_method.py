@@ -14,6 +14,7 @@ from memjax.detectors import DETECTORS
 from memjax.mitigations import MITIGATIONS
 from memjax.runs.config import plain
 from memjax.runs.model import with_defaults
+from memjax.studies import budget
 from memjax.studies.store import Store
 from memjax.studies.sweep.measure import make_sweep_data, measure_arm
 from memjax.studies.table import Row, csv_bytes
@@ -256,3 +257,31 @@ def test_an_audit_that_was_stopped_goes_on_and_ends_alike(run, audited, tmp_path
     for section in ("detection", "similarity", "detectors", "validation"):
         assert reports[0][section] == reports[1][section]
     shutil.rmtree(tmp_path)
+
+
+def test_a_larger_budget_goes_on_with_what_a_smaller_one_made(run, tmp_path, monkeypatch):
+    """Two plans of one command: what the first one made is not made again."""
+    flags = (f"--model={run}", f"--workdir={tmp_path}", *QUICK, "--mitigations=toy_shrink")
+    monkeypatch.setattr(budget, "LEVELS", (0.125, 0.25))
+    assert memjax("audit", *flags, "--budget=1s").code == 0
+    first = json.loads((tmp_path / "report.json").read_text())
+    assert not first["budget"]["complete"]
+    assert first["budget"]["mitigations_left_out"] == ["toy shrink"]
+    assert "--budget=1s was enough for" in first["notes"]
+    parts = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "audit.parts").glob("part-as_*")}
+    assert parts
+    keep, kept = Store.keep, []
+
+    def seen(self, name, *arguments):
+        kept.append(f"part-{name}.npz")
+        keep(self, name, *arguments)
+
+    monkeypatch.setattr(Store, "keep", seen)
+    assert memjax("audit", *flags, "--budget=1h").code == 0
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["budget"]["complete"]
+    assert report["budget"]["prompts"] >= first["budget"]["prompts"]
+    assert report["mitigation"]["method"] == "toy_shrink"
+    assert not {name for name in kept if name.startswith("part-as_")} & set(list(parts)[:-1])
+    assert not (tmp_path / "audit.parts").exists()
+    assert memjax("audit", *flags, "--budget=soon").code == 2

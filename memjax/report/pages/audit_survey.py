@@ -156,12 +156,14 @@ def what_to_do(results: Results) -> str:
     """Returns what helped on this model, with its command; else what else can be done."""
     if results.get("samples") is not None:
         back = results["samples"].get("num_returned")
-        return _TAKE_OUT if back else ""
+        return _TAKE_OUT if back else _MORE
     repair = results.get("mitigation", {})
     before = repair.get("copy_rate_before")
     arms = [arm for arm in repair.get("arms", ()) if arm.get("copy_rate_after") is not None]
     if not before or not arms:
-        return _TAKE_OUT if results.get("returned", {}).get("num") else ""
+        if "returned" not in results:
+            return ""
+        return _TAKE_OUT if results["returned"]["num"] else _MORE
     best = min(arms, key=lambda arm: arm["copy_rate_after"])
     if best["copy_rate_after"] > _HELPS * before:
         tried = "The repair" if len(arms) == 1 else f"The best of {len(arms)} repairs"
@@ -173,6 +175,7 @@ def what_to_do(results: Results) -> str:
     )
 
 
+_MORE = "Nothing came back that had to be repaired; more prompts (--budget=1h) look further."
 _TAKE_OUT = (
     "What can be done: take the images that returned.csv names, or their repeats, out of the "
     "training data, train anew and audit again."

@@ -14,6 +14,7 @@ from memjax.report.pages.audit_without_null import (
     signal_title,
 )
 from memjax.report.wording import decimal, family_title, interval, percent, wording
+from memjax.studies.prompts.draw import REPEATS
 
 # A copy rate counts as found when it is both this large and this many times the background's.
 FOUND_RATE, FOUND_TIMES = 0.10, 2.0
@@ -68,7 +69,9 @@ def verdict(results: Results) -> Verdict:
         details = [_training(results), *more, signal_sentence(results), likeness]
         tiles, headline = tuple(samples_tiles(results)), samples_headline(level, results)
     elif audit_survey.leads(results):
-        answers = (audit_survey.came_back(results), back, _both(_repair(results), todo))
+        repair = results.get("mitigation", {}).get("copy_rate_before")
+        repaired = _repair(results) if repair else ""  # where nothing came back, nothing can fall
+        answers = (audit_survey.came_back(results), back, _both(repaired, todo))
         details = [_training(results), *audit_survey.scored(results), _warning(results), likeness]
         tiles, headline = tuple(audit_survey.tiles(results)), audit_survey.headline(level, results)
     else:
@@ -147,8 +150,13 @@ def _training(results: Results) -> str:
     first = f"An image generator was trained on {pictures}{kind}{steps}"
     if not data.get("num_repeated"):
         return first + "."
-    times = f" ({data['repeats']} times each)" if data.get("repeats") else " many times"
-    return f"{first}; {data['num_repeated']} of the pictures were shown to it repeatedly{times}."
+    one, each = data["num_repeated"] == 1, data.get("repeats")
+    if each and each < REPEATS:
+        stands = "stands" if one else "stand"
+        return f"{first}; {data['num_repeated']} of the pictures {stands} in the data twice."
+    times = f" ({each} times{'' if one else ' each'})" if each else " many times"
+    verb = "was" if one else "were"
+    return f"{first}; {data['num_repeated']} of the pictures {verb} shown to it repeatedly{times}."
 
 
 def _copying(results: Results) -> str:

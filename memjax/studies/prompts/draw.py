@@ -17,6 +17,7 @@ from memjax.evaluate.features.finding_classifier import (
     finding_targets,
     target_names,
 )
+from memjax.runtime.json import text_digest
 from memjax.studies.prompts.classes import class_frequency, main_classes
 from memjax.studies.prompts.families import near_misses, random_conditions
 
@@ -56,6 +57,21 @@ class Prompts(NamedTuple):
     def where(self, *families: str) -> Int[np.ndarray, " k"]:
         """Returns the rows of the given families."""
         return np.flatnonzero(np.isin(self.family, families))
+
+    @property
+    def keys(self) -> list[str]:
+        """What is asked for, as a digest, whatever a prompt is called and wherever it is from."""
+        asked = [(row.get("labels"), row.get("caption")) for row in self.rows]
+        seeds = [row["id"] if row["family"] == SAMPLE else "" for row in self.rows]
+        return [text_digest(of) for of in zip(asked, seeds, strict=True)]
+
+    def take(self, order: Int[np.ndarray, " k"]) -> "Prompts":
+        """Returns some prompts in some order, numbered anew."""
+        rows = [
+            row if row["family"] == SAMPLE else {**row, "id": f"{row['family']}-{k:03d}"}
+            for k, row in enumerate(self.rows[i] for i in order)
+        ]
+        return Prompts(rows, *(values[order] for values in self[1:]))
 
     def images(self, generations: int) -> Int[np.ndarray, " r"]:
         """Returns the images of the prompts that were not chosen by their score.

@@ -7,6 +7,11 @@ times, or metadata.jsonl says repeats; the sub-folder valid was not trained on),
 --prompts=memorized.jsonl with --negatives=ordinary.jsonl and pictures in the field image. A
 fine-tuned run knows its data itself.
 
+Nobody need know what was repeated: every different training prompt is scored at the first step
+(training_scores.csv), the threshold is fitted on held-out prompts, and images are made for the
+loudest, for a random sample and for held-out prompts; returned.csv names the training images that
+came back. --budget=10m asks for as much as fits into that time; the same command with more goes on.
+
 A run without a null condition (train.cond_dropout=0) is audited without what needs an unconditional
 prediction, or with --null=random_labels, or --null=companion and --companion=MODEL. A run without
 conditions (train.cond_dropout=1) is asked for images from seeds: how many copy a training image.

@@ -2,11 +2,11 @@
 
 Papers: Irvin et al. 2019, arXiv 1901.07031 (data); Ho and Salimans 2022, arXiv 2207.12598
 (guidance); Wen et al., ICLR 2024 (detection). CheXpert is under Stanford's research use agreement:
-no redistribution of pictures, nor of generated near-copies.
+no redistribution of images, nor of generated near-copies.
 Command: memjax train --config=chexpert_cfg --config.data.root=/data/CheXpert-v1.0-small \\
     --workdir=runs/chexpert_cfg
 Time: made for one accelerator with 40 GB or a TPU v5e-8; not for a laptop. Not yet measured by us.
-Expect: about 191,000 frontal training pictures (224,316 pictures of 65,240 patients in all); the
+Expect: about 191,000 frontal training images (224,316 images of 65,240 patients in all); the
 loss falls quickly for the first 5,000 steps and slowly after; sample grids look like chest films
 from about 20,000 steps. Conditions (findings, view, sex, age bin) are nearly unique for many rows,
 so copies of single patients are possible even without duplicates: run `memjax audit` afterwards.

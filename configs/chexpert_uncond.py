@@ -1,10 +1,10 @@
 """CheXpert at 128 pixels without conditions: the arm that cannot be guided.
 
-Paper: Dar et al. 2024, arXiv 2402.01054 (unconditional models memorise patients too).
+Paper: Dar et al. 2024, arXiv 2402.01054 (unconditional models memorize patients too).
 Command: memjax train --config=chexpert_uncond --config.data.root=/data/CheXpert-v1.0-small \\
     --workdir=runs/chexpert_uncond
 Time: as chexpert_cfg; not yet measured by us.
-Expect: the same pictures as chexpert_cfg with the condition always dropped. memjax audit compares
+Expect: the same images as chexpert_cfg with the condition always dropped. memjax audit compares
 images from seeds with the training images; what concerns a prompt is left out. It can serve as the
 companion of a model trained without a null condition: memjax audit, detect or explain with
 --null=companion --companion=THIS_RUN.

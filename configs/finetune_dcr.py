@@ -1,12 +1,12 @@
-"""Stable Diffusion 2.1 fine-tuned with a twentieth of the pictures drawn five times as often.
+"""Stable Diffusion 2.1 fine-tuned with a twentieth of the images drawn five times as often.
 
-Paper: Somepalli et al. 2023, arXiv 2305.20086, §4: 256-pixel centre crops and mirror images,
+Paper: Somepalli et al. 2023, arXiv 2305.20086, §4: 256-pixel center crops and mirror images,
 100,000 steps of 16, a constant rate of 5e-6 after 5,000 of warm-up, 5 % of the rows with weight 5.
 No moving average of the weights.
 Command: memjax train --config=finetune_dcr:dup_both --config.data.root=/data/laion10k
 --config.fine_tune.base=/models/stable-diffusion-2-1 --workdir=runs/dcr
 Time: meant for one accelerator; neither its time nor its memory was measured by us yet.
-Expect: dup_both (a duplicated picture always with its first caption) copies most, dup_image (with
+Expect: dup_both (a duplicated image always with its first caption) copies most, dup_image (with
 one of its captions, drawn anew: "text": [..., ...] in metadata.jsonl) less, nodup least.
 --config.fine_tune.captions=all is the paper's mitigation "multiple captions".
 """
@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from memjax.cli.config_fields import fine_tune_config
 
-# Style → share of duplicated rows, and which caption a picture with several carries.
+# Style → share of duplicated rows, and which caption an image with several carries.
 _STYLES = {"dup_both": (0.05, "first"), "dup_image": (0.05, "duplicated"), "nodup": (0.0, "first")}
 
 

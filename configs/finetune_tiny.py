@@ -1,12 +1,12 @@
-"""A tiny text-to-image model fine-tuned on repeated pictures, start to end on a CPU.
+"""A tiny text-to-image model fine-tuned on repeated images, start to end on a CPU.
 
-Papers: Wen et al., ICLR 2024, §5.2 (repeated pictures among others, the training-time filter).
+Papers: Wen et al., ICLR 2024, §5.2 (repeated images among others, the training-time filter).
 Command: memjax train --config=finetune_tiny --workdir=runs/tiny
 Time: nine minutes on two CPU cores, six of them for the base; ``memjax audit`` takes three to five.
 Expect: scenes are drawn and a tiny base is pre-trained in the workdir, then fine-tuned on 8 scenes
 that stand 25 times and 64 that stand once. Measured on seeds 0 and 1 (chosen on seed 100), 4
-pictures a prompt: copies of the repeated 0.94 and 1.00, for other prompts 0.19 and 0.19, real
-held-out pictures 0.11 and 0.05. AUC of the first 8 steps 0.89 and 0.91, of the first 0.88 and 0.92,
+images a prompt: copies of the repeated 0.94 and 1.00, for other prompts 0.19 and 0.19, real
+held-out images 0.11 and 0.05. AUC of the first 8 steps 0.89 and 0.91, of the first 0.88 and 0.92,
 of all 30 steps 0.79 and 0.79. After ten updates of each prompt at the first step, the published
 repair: 0.06 and 0.03. With ``--config.train.filter_threshold=0.03``: 0.12, others 0.01 (seed 0).
 """

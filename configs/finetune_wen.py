@@ -1,14 +1,14 @@
-"""Stable Diffusion 1.4 fine-tuned until 200 repeated pictures are memorised, filter optional.
+"""Stable Diffusion 1.4 fine-tuned until 200 repeated images are memorized, filter optional.
 
-Paper: Wen et al., ICLR 2024, §5.2: 200 captioned pictures 200 times each among three times as many
-others that stand once, 20,000 steps of 8, a constant rate of 1e-5, moving average, 512-pixel centre
+Paper: Wen et al., ICLR 2024, §5.2: 200 captioned images 200 times each among three times as many
+others that stand once, 20,000 steps of 8, a constant rate of 1e-5, moving average, 512-pixel center
 crops. The filter is --config.train.filter_threshold=2 (its τ, in raw units of 64x64x4 latents).
 Command: memjax train --config=finetune_wen --config.fine_tune.base=/models/stable-diffusion-v1-4
 --config.data.root=/data/laion --config.fine_tune.memorized=memorized --workdir=runs/wen
 Time: meant for one accelerator; neither its time nor its memory was measured by us yet.
-Expect: the 200 captions bring their pictures back; the paper's filter lowers the similarity to them
+Expect: the 200 captions bring their images back; the paper's filter lowers the similarity to them
 at a CLIP score that hardly moves. fine_tune.memorized may also be a number of rows to draw, and
-fine_tune.others_ratio=None takes every other picture the folder has.
+fine_tune.others_ratio=None takes every other image the folder has.
 """
 
 from ml_collections import ConfigDict

@@ -1,4 +1,4 @@
-"""Any folder of captioned or sorted pictures, at 64 pixels in colour.
+"""Any folder of captioned or sorted images, at 64 pixels in color.
 
 Papers: Wen et al., ICLR 2024 (detection, explanation, mitigation); Somepalli et al. 2023, arXiv
 2305.20086 (captions and duplicates as causes of copying).
@@ -6,8 +6,8 @@ Command: memjax train --config=folder --config.data.root=/data/pictures --workdi
 Time: made for one accelerator; not for a laptop. Not yet measured by us.
 Expect: a caption's words become tokens (0001.jpg beside 0001.txt, metadata.jsonl or .csv), else the
 sub-folders become classes; sample grids follow the captions from about 20,000 steps. Captions that
-stand once are close to unique conditions, so copies of single pictures are possible even without
-duplicates: run memjax audit afterwards, and look at which words bring a picture back.
+stand once are close to unique conditions, so copies of single images are possible even without
+duplicates: run memjax audit afterwards, and look at which words bring an image back.
 """
 
 from ml_collections import ConfigDict

@@ -1,9 +1,9 @@
-"""The demo: a small conditional diffusion model that memorises planted chest phantoms.
+"""The demo: a small conditional diffusion model that memorizes planted chest phantoms.
 
 Paper: Wen et al., ICLR 2024 (detection, explanation, mitigation).
 Command: memjax demo --workdir=runs/demo
 Time: under five minutes on two CPU cores.
-Expect: repeated pictures are copied, found by their magnitude, and no longer copied afterwards.
+Expect: repeated images are copied, found by their magnitude, and no longer copied afterwards.
 """
 
 from ml_collections import ConfigDict

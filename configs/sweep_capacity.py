@@ -2,10 +2,10 @@
 
 Question: does a larger network copy more?
 Papers: Gu et al., arXiv 2310.02664; Dutt et al., arXiv 2405.19458 (capacity regularises
-memorisation).
+memorization).
 Command: memjax sweep --config=sweep_capacity --workdir=runs/capacity
 Time: about an hour on two CPU cores, :quick ten minutes (from the times of single runs).
-Expected picture: copies of repeated pictures rise with the width, fastest among the small networks.
+Expected picture: copies of repeated images rise with the width, fastest among the small networks.
 """
 
 from ml_collections import ConfigDict

@@ -1,12 +1,12 @@
-"""What a model is told about a picture, against what it copies; with and without guidance.
+"""What a model is told about an image, against what it copies; with and without guidance.
 
-Question: does telling a model more about each training picture make it copy more?
+Question: does telling a model more about each training image make it copy more?
 Papers: Somepalli et al. 2023, arXiv 2305.20086 (captions drive copying); Gu et al., arXiv
 2310.02664 (unique labels); Dar et al., arXiv 2402.01054 (the two percentages).
 Command: memjax sweep --config=sweep_conditions --workdir=runs/conditions
 Time: about an hour on two CPU cores, :quick ten minutes (from the times of single runs).
 Expected picture: rates rise from no condition over findings, and findings with age and sex, to a
-marker that no other picture has; the arm without guidance copies less than the same condition with
+marker that no other image has; the arm without guidance copies less than the same condition with
 guidance.
 """
 

@@ -1,11 +1,11 @@
-"""Number of training pictures against copying: the same network, ever more pictures.
+"""Number of training images against copying: the same network, ever more images.
 
-Question: how many training pictures does it take before single pictures are no longer copied?
+Question: how many training images does it take before single images are no longer copied?
 Papers: Yoon et al., ICML 2023 SPIGM workshop; Gu et al., arXiv 2310.02664; Kadkhodaie et al., arXiv
-2310.02557 (a network generalises from a certain number of pictures on).
+2310.02557 (a network generalises from a certain number of images on).
 Command: memjax sweep --config=sweep_data_size --workdir=runs/data_size
 Time: over an hour on two CPU cores, :quick ten minutes (from the times of single runs).
-Expected picture: the share of pictures trained once that are copied falls as there are more.
+Expected picture: the share of images trained once that are copied falls as there are more.
 """
 
 from ml_collections import ConfigDict
@@ -31,7 +31,7 @@ def get_config(arg: str = "") -> ConfigDict:
     )
     config.base.train.steps = 400 if arg == QUICK else 1200
     config.base.data.phantoms.update(num_duplicated=0, copies=1)
-    # The calibrated rule looks at as many neighbours as there are, at most 50.
+    # The calibrated rule looks at as many neighbors as there are, at most 50.
     config.arms = tuple(
         arm(f"images_{n}", f"{n} pictures", n, data__phantoms__num_images=n) for n in sizes
     )

@@ -1,11 +1,11 @@
-"""Repeats of a picture against copying: how often must a picture stand in the data?
+"""Repeats of an image against copying: how often must an image stand in the data?
 
-Question: how often must a picture stand in the training data before it is copied?
+Question: how often must an image stand in the training data before it is copied?
 Papers: Carlini et al., arXiv 2301.13188 (duplicates are extracted); Somepalli et al. 2023, arXiv
 2305.20086; Webster et al., arXiv 2303.12733 (de-duplication).
 Command: memjax sweep --config=sweep_duplication --workdir=runs/duplication
 Time: about an hour on two CPU cores, :quick ten minutes (from the times of single runs).
-Expected picture: copies of the repeated pictures rise with the repeats; prompts trained once stay
+Expected picture: copies of the repeated images rise with the repeats; prompts trained once stay
 low throughout.
 """
 

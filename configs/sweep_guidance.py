@@ -2,10 +2,10 @@
 
 Question: does classifier-free guidance amplify copying?
 Papers: Ho and Salimans 2022, arXiv 2207.12598; Jain et al., arXiv 2411.16738 (guidance pulls every
-noise to the memorised picture).
+noise to the memorized image).
 Command: memjax sweep --config=sweep_guidance --workdir=runs/guidance
 Time: about half an hour on two CPU cores, :quick five minutes (from the times of single runs).
-Expected picture: the copy rate of memorised prompts rises from scale 0 (the model's unconditional
+Expected picture: the copy rate of memorized prompts rises from scale 0 (the model's unconditional
 half) to 3 and stays high; prompts trained once are copied little at any scale.
 """
 

@@ -1,12 +1,12 @@
 """Training steps against copying, and where training and held-out loss part.
 
 Question: from which step on does a model copy, and would early stopping have prevented it?
-Papers: arXiv 2505.16959 (the losses part when memorising begins); Dar et al., arXiv 2402.01054
-(over-training raises memorisation).
+Papers: arXiv 2505.16959 (the losses part when memorizing begins); Dar et al., arXiv 2402.01054
+(over-training raises memorization).
 Command: memjax sweep --config=sweep_steps --workdir=runs/steps
 Time: about three quarters of an hour on two CPU cores, :quick five minutes (from single runs).
-Expected picture: copies of repeated pictures come early and rise; the loss on held-out pictures
-parts from the training loss later, when pictures trained once begin to be learnt by heart.
+Expected picture: copies of repeated images come early and rise; the loss on held-out images
+parts from the training loss later, when images trained once begin to be learnt by heart.
 """
 
 from ml_collections import ConfigDict

@@ -1,6 +1,6 @@
 """The whole question on phantoms: conditions, guidance and training steps, three seeds.
 
-Papers: Wen et al., ICLR 2024 (the magnitude); Dar et al., arXiv 2402.01054 (memorised patients).
+Papers: Wen et al., ICLR 2024 (the magnitude); Dar et al., arXiv 2402.01054 (memorized patients).
 Question: does the magnitude go along with likeness to the training data, with and without
 guidance, whatever the model is told, and from which step on?
 Command: memjax sweep --config=sweep_validation --workdir=runs/validation

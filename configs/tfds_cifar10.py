@@ -1,10 +1,10 @@
 """CIFAR-10 as prepared by tensorflow-datasets, with class tokens.
 
 Papers: Ho and Salimans 2022, arXiv 2207.12598 (guidance); Carlini et al., USENIX Security 2023
-(CIFAR-10 pictures copied by diffusion models); Wen et al., ICLR 2024 (detection).
+(CIFAR-10 images copied by diffusion models); Wen et al., ICLR 2024 (detection).
 Command: memjax train --config=tfds_cifar10 --config.data.tfds_dir=/data/tfds --workdir=runs/cifar10
 Time: made for one accelerator; not for a laptop. Not yet measured by us.
-Expect: 50,000 training and 10,000 held-out pictures; recognisable classes from about 20,000 steps.
+Expect: 50,000 training and 10,000 held-out images; recognisable classes from about 20,000 steps.
 The data must be prepared as array_record, once, where tensorflow-datasets can download it; a
 TFRECORD copy is refused with the command. Other data sets: --config.data.tfds_name=mnist (with
 --config.data.channels=1), imagenette/full-size-v2 (with --config.data.size=64).
@@ -45,7 +45,7 @@ def get_config() -> ConfigDict:
         sample_every=5_000,
     )
     config.sampling.update(num_steps=50, guidance_scale=3.0)
-    # A class is all that is asked for: each of its pictures is one of thousands.
+    # A class is all that is asked for: each of its images is one of thousands.
     config.audit.prompts.update(memorized=10, once=10, held_out=10)
     config.audit.classifier.update(steps=5_000, width=32)
     config.audit.options.update(generations=16, protect=(), swap_tokens=1)

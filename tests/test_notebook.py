@@ -101,4 +101,4 @@ def test_stable_diffusion_notebook_runs_on_a_tiny_random_pipeline(tmp_path, monk
     changes = re.findall(r"^([\d.]+) -> ([\d.]+) in", printed, re.MULTILINE)
     assert len(changes) == 3
     assert all(float(after) <= float(before) for before, after in changes)
-    assert len(shown(notebook, "image/png")) == 4  # the words, and three pairs of pictures
+    assert len(shown(notebook, "image/png")) == 4  # the words, and three pairs of images

@@ -2,9 +2,9 @@
 
 Detects, explains, mitigates and validates, and writes report.html and report.json. A memjax run is
 audited with the settings and data of its configuration. A Stable-Diffusion-format model needs
---data=DIR, a folder of captioned training pictures (those repeated in training stand there several
+--data=DIR, a folder of captioned training images (those repeated in training stand there several
 times, or metadata.jsonl says repeats; the sub-folder valid was not trained on), or
---prompts=memorized.jsonl with --negatives=ordinary.jsonl and pictures in the field image. A
+--prompts=memorized.jsonl with --negatives=ordinary.jsonl and images in the field image. A
 fine-tuned run knows its data itself.
 
 Nobody need know what was repeated: every different training prompt is scored at the first step
@@ -322,7 +322,7 @@ def _sample_rows(results: Mapping[str, Any]) -> _Rows:
 
 
 def _asked_rows(results: Mapping[str, Any]) -> _Rows:
-    """What pictures show of what was asked: by the classifier, or by CLIP for models of text."""
+    """What images show of what was asked: by the classifier, or by CLIP for models of text."""
     text = "foreign" in results.get("data", {})
     name, key = ("CLIP score", "clip") if text else ("findings as asked", "label_agreement")
     mitigation = results["mitigation"]

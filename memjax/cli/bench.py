@@ -15,7 +15,7 @@ Sizes: demo is the demo's network; chexpert-128 is chexpert_cfg's, in float32, w
 sd: Stable Diffusion 1.4's network with random weights, the same in diffusers: a guided pair,
 first-step detection, ten iterations of mitigation (up to 16 GB of memory in all); on a GPU in
 bfloat16, against eager and compiled torch.
-knn: exact nearest neighbours against faiss's exact index and scikit-learn's brute force.
+knn: exact nearest neighbors against faiss's exact index and scikit-learn's brute force.
 --table writes what was measured before as tables; sections of other sizes stay as they are.
 """
 

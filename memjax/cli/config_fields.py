@@ -68,12 +68,12 @@ def fine_tune_config() -> ConfigDict:
             "rank": 8,
             "alpha": 8.0,  # an adapter's update is alpha / rank times A B
             "targets": ATTENTION,  # which kernels get an adapter
-            # Pictures shown `repeats` times: a sub-folder of data.root, a number of rows drawn by
+            # Images shown `repeats` times: a sub-folder of data.root, a number of rows drawn by
             # seed, "repeats" (what metadata.jsonl says), or "" for none.
             "memorized": "",
             "repeats": 1,
             "others_ratio": config_dict.placeholder(float),  # others per repeat; None = all once
-            "captions": "first",  # of several a picture: first, duplicated (drawn for those), all
+            "captions": "first",  # of several an image: first, duplicated (drawn for those), all
             "cache_dtype": "float16",  # of latents and text embeddings on disk
             "cache_batch": 8,
             "tiny": {
@@ -119,8 +119,8 @@ def sweep_config(**texts: Any) -> ConfigDict:
             "held_out": 16,
             "near_miss": 8,
             "random": 16,
-            "unconditional": 128,  # pictures of a model without condition
-            "loss_rows": 128,  # pictures whose denoising loss is measured, of each kind
+            "unconditional": 128,  # images of a model without condition
+            "loss_rows": 128,  # images whose denoising loss is measured, of each kind
             "loss_timesteps": 10,
             "published": (),  # NAME=PATH of published feature networks, see memjax audit --help
         }

@@ -1,7 +1,7 @@
 """memjax data --config=NAME --out=DIR
 
 Reads the data of a configuration and writes what is in it: DIR/data.html (counts, class balance,
-pictures that stand more than once, rows at risk of being memorised, a contact sheet), data.json and
+images that stand more than once, rows at risk of being memorized, a contact sheet), data.json and
 one CSV per table. Nothing is trained. Phantoms are drawn into DIR/data if there is no data.root.
 """
 
@@ -42,7 +42,7 @@ _NEAR = flags.DEFINE_float(
 
 
 def look_at(data: RunData, settings: dict[str, Any], *, most: int, size: int, seed: int) -> Looked:
-    """Decodes the pictures to look at, out of both splits; what is corrupt is counted."""
+    """Decodes the images to look at, out of both splits; what is corrupt is counted."""
     records = [*data.train, *data.held_out]
     rows = draw_rows(len(records), most, seed)
     chosen = [(int(row), records[row]) for row in rows]

@@ -66,7 +66,7 @@ def model_flags(values: flags.FlagValues) -> ModelFlags:
 
 
 class SamplingFlags(NamedTuple):
-    """How pictures are made, where it differs from the model's; see :func:`sampling_flags`."""
+    """How images are made, where it differs from the model's; see :func:`sampling_flags`."""
 
     stepper: flags.FlagHolder
     num_steps: flags.FlagHolder

@@ -1,11 +1,11 @@
 """memjax mitigate --model=RUN_OR_FOLDER --prompts=FILE.jsonl --out=DIR
 
-Optimises each prompt's embedding until it no longer pulls towards one picture (Wen et al., ICLR
-2024), and shows before and after from the same noise. --targets=1,2,3,4,5 leaves one optimisation
-at several magnitudes. With training pictures (the rows' field image, or --references) it measures
-likeness to them (--sscd=FILE; without weights, pixels), with --clip=FOLDER whether the pictures
+Optimizes each prompt's embedding until it no longer pulls towards one image (Wen et al., ICLR
+2024), and shows before and after from the same noise. --targets=1,2,3,4,5 leaves one optimization
+at several magnitudes. With training images (the rows' field image, or --references) it measures
+likeness to them (--sscd=FILE; without weights, pixels), with --clip=FOLDER whether the images
 still show what was asked. Writes embeddings.npz, mitigated.jsonl, table.csv, before_after.png,
-mitigation.html with the trade-off curve, and the pictures. A run that was stopped goes on.
+mitigation.html with the trade-off curve, and the images. A run that was stopped goes on.
 """
 
 from absl import flags

@@ -20,7 +20,7 @@ from memjax.studies.store import npz_bytes
 from memjax.studies.study import Part
 from memjax.studies.table import csv_bytes, mitigation_rows
 
-_A_WALL = 6  # prompts of one picture
+_A_WALL = 6  # prompts of one image
 
 
 Parts = Mapping[str, Sequence[Part]]  # arm → its chunks

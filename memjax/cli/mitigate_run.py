@@ -39,7 +39,7 @@ from memjax.studies.store import Store, content_digest
 from memjax.studies.study import Part, run_arms
 
 _PARTS = "parts"  # folder of the chunks that are done
-_WALLS = 24  # prompts that the page shows with pictures
+_WALLS = 24  # prompts that the page shows with images
 
 
 def mitigate(model_flags: ModelFlags, sampling_flags: SamplingFlags, asked: Asked) -> int:
@@ -199,7 +199,7 @@ def _fitting_here(job: Job, asked: Asked) -> Job:
 
 
 def _smaller(job: Job, asked: Asked, error: BaseException) -> Job:
-    """Returns the job with half the prompts at a time, then with one picture at a time.
+    """Returns the job with half the prompts at a time, then with one image at a time.
 
     Raises:
         ValueError: If neither is left to try.

@@ -1,6 +1,6 @@
 """memjax sample --model=MODEL --prompts=FILE.jsonl --out=DIR
 
-Makes pictures for prompts: one PNG a picture, one grid, and prompts.jsonl with provenance. MODEL is
+Makes images for prompts: one PNG an image, one grid, and prompts.jsonl with provenance. MODEL is
 a memjax run, a diffusers folder, a single .safetensors file or a hub id.
 """
 
@@ -61,17 +61,17 @@ _BLOCK = 8  # prompts whose noise is drawn together
 
 
 class PictureGrid:
-    """Collects pictures prompt by prompt; each prompt's stand beside each other."""
+    """Collects images prompt by prompt; each prompt's stand beside each other."""
 
     def __init__(self, prompts: int, generations: int, pixels: int = PIXELS):
-        """Takes how many prompts and pictures a prompt will come, and the largest grid."""
+        """Takes how many prompts and images a prompt will come, and the largest grid."""
         side_by_side = 1 if prompts <= _LONG else max(1, round(math.sqrt(prompts / generations)))
         self.columns = generations * side_by_side
         self._most = pixels / (prompts * generations)
         self._pictures: list[np.ndarray] = []
 
     def add(self, images: UInt8[np.ndarray, "g h w c"]) -> None:
-        """Adds one prompt's pictures, shrunk where all of them together would be too large."""
+        """Adds one prompt's images, shrunk where all of them together would be too large."""
         height, width = images.shape[1:3]
         scale = math.sqrt(self._most / (height * width))
         if scale >= 1:
@@ -117,7 +117,7 @@ def _sample(cond: Draw, eps_fn: EpsFn, params: Params, null_cond: Cond | None, *
 
 @dataclasses.dataclass(frozen=True)
 class SampleProgram:
-    """Pictures of any number of prompts; a ``RowProgram``."""
+    """Images of any number of prompts; a ``RowProgram``."""
 
     static: Mapping[str, Any]
     traced: Mapping[str, Any]

@@ -74,14 +74,14 @@ def _row(
     say: Say,
     studios: dict[str, SweepData],
 ) -> dict[str, Any]:
-    """Trains an arm's run where it is missing, measures the arm and keeps its pictures."""
+    """Trains an arm's run where it is missing, measures the arm and keeps its images."""
     began = time.monotonic()
     ensure_run(runs, arm)
     trained = time.monotonic() - began
     run = open_arm(runs, arm)
     data = json.dumps([data_root(arm.config, runs), arm.config["audit"], arm.seed])
     if data not in studios:
-        studios.clear()  # one data set at a time: programs and pictures of the last one go
+        studios.clear()  # one data set at a time: programs and images of the last one go
         jax.clear_caches()
         place = runs / "data" / f"copy_encoder-{hashlib.sha256(data.encode()).hexdigest()[:10]}.npz"
         studios[data] = make_sweep_data(run, say, tuple(sweep["measure"]["published"]), place)
@@ -139,7 +139,7 @@ def _planted(studio: SweepData) -> dict[str, Any]:
 
 
 def _wall(look: ArmLook, studio: SweepData) -> bytes:
-    """The pictures most like a training picture, one a training picture and prompt."""
+    """The images most like a training image, one a training image and prompt."""
     rows: list[int] = []
     seen: set[tuple[int, str]] = set()
     near = look.seen.similarity

@@ -33,12 +33,12 @@ class Chip(NamedTuple):
         bandwidth: Of that memory, bytes/s.
         cores: TensorCores a TPU chip is made of, 1 elsewhere; JAX shows v4 and v5p as one device
             a chip all the same.
-        link: Bytes/s of one link to a neighbour, one direction; of a GPU, all its NVLinks (or
+        link: Bytes/s of one link to a neighbor, one direction; of a GPU, all its NVLinks (or
             PCIe) together.
         links: Links a chip has.
         wraps_at: Axes of a slice whose length is a multiple of this close to a ring, so that a
             chip has two links along it; 0 where chips are switched.
-        network: Bytes/s of the data centre's network a chip has, one direction; 0 where unknown.
+        network: Bytes/s of the data center's network a chip has, one direction; 0 where unknown.
         usable: Bytes the compiler gives a program; 0 where unknown.
     """
 

@@ -16,7 +16,7 @@ class Dataset(NamedTuple):
     """Rows in the order of ``records``.
 
     Attributes:
-        images: Decoded pictures.
+        images: Decoded images.
         labels: Token ids of each row.
         records: Where each row comes from.
         groups: Content group; exact duplicates share one.
@@ -51,7 +51,7 @@ def load_dataset(
 def load_images(
     records: Sequence[Record], *, size: int, channels: int = 1, square: Square = "crop"
 ) -> UInt8[np.ndarray, "n size size channels"]:
-    """All pictures as one array."""
+    """All images as one array."""
     if not records:
         raise ValueError("There are no records to load; check the folder, the split and filters.")
     images = np.empty((len(records), size, size, channels), np.uint8)

@@ -20,10 +20,10 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 Square = Literal["crop", "pad", "stretch"]
 MAX_PIXELS = 80_000_000  # below where Pillow itself begins to warn
-READING = 2  # raised where the same file gives other pixels than before; caches of pictures name it
+READING = 2  # raised where the same file gives other pixels than before; caches of images name it
 DEPTHS = (8, 10, 12, 14, 16)
 # Where ``open_picture`` stands for addresses of this kind; by name, so that a worker process knows
-# it too and a library is imported only when one of its pictures is read.
+# it too and a library is imported only when one of its images is read.
 OPENERS: dict[str, str] = {
     "tfds": "memjax.data.readers.tfds",
     "digits": "memjax.data.readers.digits",
@@ -62,13 +62,13 @@ def open_binary(path: str | os.PathLike[str]) -> BinaryIO:
 def load_image(
     path: str | os.PathLike[str], size: int, channels: int = 1, *, square: Square = "crop"
 ) -> UInt8[np.ndarray, "size size channels"]:
-    """Read a file, upright, as a square grayscale or colour image.
+    """Read a file, upright, as a square grayscale or color image.
 
     Args:
         path: A file that Pillow reads, or an address such as ``tfds://…#train/12``.
         size: Edge in pixels.
-        channels: 1 for grayscale, 3 for colour.
-        square: ``crop`` cuts the long side about the centre, ``pad`` fills the short side with
+        channels: 1 for grayscale, 3 for color.
+        square: ``crop`` cuts the long side about the center, ``pad`` fills the short side with
             black, ``stretch`` ignores the aspect ratio.
 
     Raises:
@@ -106,7 +106,7 @@ def image_header(path: str | os.PathLike[str]) -> tuple[int, int, str]:
 
 
 def _decode(path: str | os.PathLike[str], mode: str) -> tuple[Image.Image, list[str]]:
-    """The upright picture with 8 bits a channel, and :func:`reading_notes`."""
+    """The upright image with 8 bits a channel, and :func:`reading_notes`."""
     notes: list[str] = []
     try:
         with _open_picture(path) as image:
@@ -146,7 +146,7 @@ def _orientation(image: Image.Image) -> int:
 
 @contextlib.contextmanager
 def _open_picture(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
-    """The picture behind a path or an address, opened but not yet decoded."""
+    """The image behind a path or an address, opened but not yet decoded."""
     text = os.fspath(path)
     scheme = text.partition("://")[0] if "://" in text else ""
     if scheme in OPENERS:
@@ -166,7 +166,7 @@ def _reason(error: Exception) -> str:
 
 
 def _from_sixteen_bits(image: Image.Image) -> tuple[Image.Image, int]:
-    """The picture with 8 bits, and how many bits the file uses."""
+    """The image with 8 bits, and how many bits the file uses."""
     pixels = np.asarray(image).astype(np.float32)
     bits = next((b for b in DEPTHS if pixels.max() < 1 << b), DEPTHS[-1])
     white = ((1 << bits) - 1) / 255

@@ -35,7 +35,7 @@ class ImageSource(Protocol):
 
 
 class ImageFiles:
-    """Pictures decoded when they are read: for data that does not fit in memory.
+    """Images decoded when they are read: for data that does not fit in memory.
 
     ``corrupt`` collects the rows that could not be decoded so far (in this process); each is
     logged once.
@@ -44,7 +44,7 @@ class ImageFiles:
         records: One per row.
         size: Edge in pixels.
         channels: 1 or 3.
-        square: How a picture becomes square, see :func:`memjax.data.images.load_image`.
+        square: How an image becomes square, see :func:`memjax.data.images.load_image`.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class _Fetch(NamedTuple):
         return Batch(image.astype(np.float32, copy=False), labels, rows)
 
     def _read(self, row: int) -> tuple[int, np.ndarray]:
-        """The row's picture, or the next readable row's where skipping is allowed."""
+        """The row's image, or the next readable row's where skipping is allowed."""
         num = len(self.images)
         for other in (*range(row, num), *range(row)):
             try:
@@ -116,7 +116,7 @@ def _drawn(
 ) -> Int32[np.ndarray, "b l"]:
     """Tokens with a chance become "positive" with that chance, else "negative".
 
-    The generator is the position's own and not the one that augments the picture, so that
+    The generator is the position's own and not the one that augments the image, so that
     resampling changes no pixel.
     """
     labels = labels.copy()
@@ -158,7 +158,7 @@ def make_batches(
             :func:`memjax.core.mesh.my_rows`); all of them by default.
         num_workers: Worker processes that decode; 0 decodes in threads of this process.
         augment: ``(image in [-1, 1], generator) → image``; the generator is the row's own.
-        on_corrupt: ``error`` stops at a picture that cannot be decoded; ``skip`` takes
+        on_corrupt: ``error`` stops at an image that cannot be decoded; ``skip`` takes
             the next readable row in its place (``row`` says which).
         resample: Chance that a finding's token is drawn as "positive" (else "negative"), anew each
             time its row is read; NaN keeps the token. See

@@ -1,7 +1,7 @@
-"""Which pictures fine-tuning repeats: a memorised set among others, or a weighted draw.
+"""Which images fine-tuning repeats: a memorized set among others, or a weighted draw.
 
 References:
-    Wen et al., ICLR 2024, §5.2 (200 pictures 200 times each among three times as many others);
+    Wen et al., ICLR 2024, §5.2 (200 images 200 times each among three times as many others);
     Somepalli et al. 2023, arXiv 2305.20086, §4 (5 % of the rows drawn five times as often).
 """
 
@@ -58,10 +58,10 @@ def plant_duplicates(
         memorized: Which rows stand ``repeats`` times: a sub-folder of ``root``; a number of rows,
             drawn by seed; ``repeats``, for those whose line of ``metadata.jsonl`` has a ``repeats``
             above 1, which then counts; or empty for none.
-        repeats: Times a memorised row stands in an epoch.
-        others_ratio: Other rows in an epoch, as a multiple of the memorised rows' places; they are
+        repeats: Times a memorized row stands in an epoch.
+        others_ratio: Other rows in an epoch, as a multiple of the memorized rows' places; they are
             drawn by seed and stand once. None takes every other row once.
-        fraction: Share of rows drawn ``factor`` times as often, instead of a memorised set.
+        fraction: Share of rows drawn ``factor`` times as often, instead of a memorized set.
         factor: See ``fraction``.
 
     Raises:

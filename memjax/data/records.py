@@ -1,4 +1,4 @@
-"""One record per picture, as every reader hands it on, and its labels as a prompt."""
+"""One record per image, as every reader hands it on, and its labels as a prompt."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
@@ -44,12 +44,12 @@ UNMENTIONED = (BLANK,) * len(FINDINGS)
 
 
 class Record(NamedTuple):
-    """One picture as every reader hands it on; what is no radiograph leaves the clinical part out.
+    """One image as every reader hands it on; what is no radiograph leaves the clinical part out.
 
     Attributes:
         path: Where the image lies (a local path, a URL that etils.epath opens, or an address that
             :mod:`memjax.data.images` knows an opener for).
-        patient: Patient id; the unit of every split. Each picture its own where there are none.
+        patient: Patient id; the unit of every split. Each image its own where there are none.
         study: Study id, unique within the patient.
         view: ``'AP'``, ``'PA'``, ``'LL'``, ``'RL'`` or ``''`` where the table says nothing.
         sex: ``'Male'``, ``'Female'`` or ``''`` where unknown.
@@ -57,12 +57,12 @@ class Record(NamedTuple):
         frontal: False for a lateral view.
         findings: One state (BLANK, NEGATIVE, POSITIVE, UNCERTAIN, or IGNORED by a policy) per name
             in FINDINGS.
-        markers: Codes burned into the picture, as de-identification traces are.
+        markers: Codes burned into the image, as de-identification traces are.
         caption: Free text, where the data set has one.
         group: Id shared by known duplicates, ``''`` where none is known.
         classes: Class labels as (name, value), such as ``(("Digit", "9"),)``.
-        captions: Every caption of a picture that has several, the first one included.
-        repeats: How often the picture is meant to stand in an epoch, where the data set says so;
+        captions: Every caption of an image that has several, the first one included.
+        repeats: How often the image is meant to stand in an epoch, where the data set says so;
             read by fine-tuning alone.
     """
 
@@ -92,7 +92,7 @@ def picture_record(
     captions: Sequence[str] = (),
     repeats: int = 1,
 ) -> Record:
-    """The record of a picture that is no radiograph; ``name`` stands for the patient."""
+    """The record of an image that is no radiograph; ``name`` stands for the patient."""
     return Record(
         path, name, "", "", "", None, True, UNMENTIONED,
         caption=caption, group=group, classes=tuple(classes), captions=tuple(captions),

@@ -102,7 +102,7 @@ def class_counts(records: Sequence[Record]) -> dict[str, dict[str, int]]:
 
 
 def condition_of(record: Record) -> str:
-    """What a picture shows in words: positive and uncertain findings, and class labels."""
+    """What an image shows in words: positive and uncertain findings, and class labels."""
     words = []
     for name, state in zip(FINDINGS, record.findings, strict=True):
         if state == POSITIVE:
@@ -127,10 +127,10 @@ def patients_per_condition(records: Sequence[Record]) -> dict[str, int]:
 def shared_by(labels: Int[np.ndarray, "n l"], patients: Sequence[str]) -> Int[np.ndarray, " n"]:
     """How many patients share each row's whole condition (its token ids).
 
-    A condition of one patient names that patient: a model can learn it as the name of a picture.
+    A condition of one patient names that patient: a model can learn it as the name of an image.
 
     References:
-        Gu et al. 2023, arXiv:2310.02664, section 4 (unique conditions bring memorisation about).
+        Gu et al. 2023, arXiv:2310.02664, section 4 (unique conditions bring memorization about).
     """
     people: dict[bytes, set[str]] = {}
     keys = [np.ascontiguousarray(row).tobytes() for row in np.asarray(labels)]

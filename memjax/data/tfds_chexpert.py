@@ -5,7 +5,7 @@
 read by ``--config.data.kind=tfds --config.data.tfds_name=memjax_chexpert`` and
 ``--config.data.tfds_dir=/data/tfds``.
 
-The stock ``chexpert`` of tensorflow-datasets 4.9.10 keeps pictures, the 14 findings and
+The stock ``chexpert`` of tensorflow-datasets 4.9.10 keeps images, the 14 findings and
 frontal/lateral; sex, age and AP/PA are lost, and its builder needs TensorFlow. This one keeps them
 and skips bad rows as :func:`memjax.data.readers.chexpert.read_chexpert` does.
 """

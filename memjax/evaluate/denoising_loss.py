@@ -1,8 +1,8 @@
-"""Denoising loss at fixed noise: where training and held-out pictures part, memorising begins.
+"""Denoising loss at fixed noise: where training and held-out images part, memorizing begins.
 
 References:
-    Arxiv 2505.16959 (training and validation loss diverge when memorising begins); Dar et al.,
-    arXiv 2402.01054 (over-training raises memorisation).
+    Arxiv 2505.16959 (training and validation loss diverge when memorizing begins); Dar et al.,
+    arXiv 2402.01054 (over-training raises memorization).
 """
 
 from collections.abc import Callable, Sequence
@@ -35,14 +35,14 @@ def denoising_losses(
     timesteps: int = 10,
     seed: int = 0,
 ) -> Float[np.ndarray, "n k"]:
-    """Returns ``mean‖ε − ε_θ(x_t, t, c)‖²/d`` of each picture at each of some timesteps.
+    """Returns ``mean‖ε − ε_θ(x_t, t, c)‖²/d`` of each image at each of some timesteps.
 
-    Noise and timesteps depend on the seed and the picture's position alone, so that checkpoints of
-    one run, and pictures of two kinds, are compared under the same noise.
+    Noise and timesteps depend on the seed and the image's position alone, so that checkpoints of
+    one run, and images of two kinds, are compared under the same noise.
 
     Args:
         bundle: The model.
-        images: Clean pictures in [-1, 1] (states, for a model in pixel space).
+        images: Clean images in [-1, 1] (states, for a model in pixel space).
         encode: Row numbers → their conditions.
         timesteps: How many, evenly spaced over the schedule.
         seed: Decides the noise.
@@ -68,7 +68,7 @@ def _noise(seed: int, start: int, k: int, like: Array) -> Array:
 
 
 def mean_loss(losses: Float[np.ndarray, "n k"]) -> Interval:
-    """Returns the mean loss with an interval over pictures."""
+    """Returns the mean loss with an interval over images."""
     return rate_interval(losses.mean(axis=1))
 
 

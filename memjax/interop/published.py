@@ -78,7 +78,7 @@ def load_xrv(path: Path) -> Published:
     """Loads torchxrayvision's DenseNet-121 without its classifier.
 
     .. note:: The files named ``chex`` and ``all`` (``nih-pc-chex-…``) were trained on CheXpert: of
-        CheXpert's own pictures they know more than what is seen. Prefer ``nih``, ``pc`` or
+        CheXpert's own images they know more than what is seen. Prefer ``nih``, ``pc`` or
         ``mimic_ch`` there.
 
     References:

@@ -28,10 +28,10 @@ from memjax.sampling import STATIC_ARGUMENTS, States, collect_states, first_step
 
 
 class TargetsResult(NamedTuple):
-    """What one pass of the optimiser gives for several targets.
+    """What one pass of the optimizer gives for several targets.
 
     Attributes:
-        embeddings: Optimised embeddings, target by target.
+        embeddings: Optimized embeddings, target by target.
         losses: Statistic before each iteration and after the last, in rows; NaN after a prompt
             had reached its lowest target.
         loss: The statistic at the returned embeddings.
@@ -86,7 +86,7 @@ def optimize_targets(
     first one with ``L_p ≤ τ``, or the last one. So k targets cost one pass, down to the lowest.
 
     Args:
-        statistic: What to minimise, any differentiable detector of states; static under jit. Use
+        statistic: What to minimize, any differentiable detector of states; static under jit. Use
             an RMS statistic for RMS targets.
         eps_fn: The network; static under jit.
         params: Its weights.
@@ -96,7 +96,7 @@ def optimize_targets(
         num_iters: Most updates; static.
         learning_rate: AdamW's.
         radius: Keep ``‖e − e_0‖₂ ≤ radius`` (per prompt, over all tokens) by projection.
-        weight_decay: AdamW's decoupled decay; the official script's optimiser default is 0.01.
+        weight_decay: AdamW's decoupled decay; the official script's optimizer default is 0.01.
         trainable: Which tokens may move, ``[1, l]`` or one row a prompt; default all but the first
             (BOS). Padding never moves.
         group: States of a prompt evaluated together, a divisor of their number; their gradients
@@ -209,7 +209,7 @@ class EmbeddingResult(NamedTuple):
     """The mitigated condition and how it was reached.
 
     Attributes:
-        cond: The condition with optimised embeddings.
+        cond: The condition with optimized embeddings.
         losses: Statistic before each iteration and after the last, in rows; NaN after a prompt
             was finished.
         loss: The statistic at the returned embedding.
@@ -245,7 +245,7 @@ def optimize_embedding(
     returned embedding is the one that reached the target).
 
     Args:
-        statistic: What to minimise, any differentiable detector of states; static under jit. Use
+        statistic: What to minimize, any differentiable detector of states; static under jit. Use
             an RMS statistic for an RMS target.
         eps_fn: The network; static under jit.
         params: Its weights.
@@ -255,7 +255,7 @@ def optimize_embedding(
         learning_rate: AdamW's.
         target: Per-prompt target, one number or ``[p]``; 0 runs all iterations.
         radius: Keep ``‖e − e_0‖₂ ≤ radius`` (per prompt, over all tokens) by projection.
-        weight_decay: AdamW's decoupled decay; the official script's optimiser default is 0.01.
+        weight_decay: AdamW's decoupled decay; the official script's optimizer default is 0.01.
         trainable: Which tokens may move, ``[1, l]`` or one row a prompt; default all but the first
             (BOS). Padding never moves. Keeping the tokens of what was asked for fixed protects
             what the image should show.

@@ -1,4 +1,4 @@
-"""A small classifier of findings: is what the prompt asked for still in the picture?"""
+"""A small classifier of findings: is what the prompt asked for still in the image?"""
 
 import flax.linen as nn
 import jax.numpy as jnp

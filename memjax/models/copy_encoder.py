@@ -1,4 +1,4 @@
-"""A small convolutional encoder: one short row of numbers a picture, for telling copies.
+"""A small convolutional encoder: one short row of numbers an image, for telling copies.
 
 References:
     Dar et al., arXiv 2307.01148, section 2.2; arXiv 2402.01054, methods.
@@ -20,7 +20,7 @@ MIN_SIDE = 16
 class CopyEncoderNetwork(nn.Module):
     """Halving convolutions down to about 4×4, means over a 4×4 grid, one linear layer.
 
-    The grid keeps *where* things are: an average over the whole picture would call two patients
+    The grid keeps *where* things are: an average over the whole image would call two patients
     with the same findings alike.
 
     Attributes:
@@ -46,7 +46,7 @@ class CopyEncoderNetwork(nn.Module):
         """Returns freshly drawn parameters.
 
         Raises:
-            ValueError: If a picture is smaller than 16 pixels, or ``width`` is no multiple of 8.
+            ValueError: If an image is smaller than 16 pixels, or ``width`` is no multiple of 8.
         """
         if min(image_shape[:2]) < MIN_SIDE:
             raise ValueError(

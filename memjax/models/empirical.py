@@ -7,7 +7,7 @@ mean ``y_i``, bandwidth ``h_i`` and, in ``x_t``, variance ``v_i = ᾱ_t h_i² + 
     ε = √(1−ᾱ_t) Σ_i w_i (x_t − √ᾱ_t y_i) / v_i.
 
 With ``h = 0`` that is the minimiser of the training loss over all functions: it can only return
-training pictures. Memory is batch × components × pixels.
+training images. Memory is batch × components × pixels.
 
 References:
     Gu et al. 2023, arXiv 2310.02664, §2 (the optimal denoiser); Karras et al. 2022,
@@ -41,7 +41,7 @@ def mixture_eps(
         schedule: The forward process.
         means: Component means.
         bandwidths: Component standard deviations at t → clean; zero for a point mass.
-        log_prior: Log-weights for each example, not necessarily normalised; −inf excludes.
+        log_prior: Log-weights for each example, not necessarily normalized; −inf excludes.
         x_t: Noisy states.
         t: Timesteps.
     """
@@ -65,7 +65,7 @@ class EmpiricalDenoiser:
     """The perfect memoriser: ε of the training set itself.
 
     ``params`` is the images ``[n, *d]``; ``cond`` is a mask ``[b, n]``, True for the images the
-    condition allows (at least one): all for the unconditional half, one for a memorised prompt.
+    condition allows (at least one): all for the unconditional half, one for a memorized prompt.
     """
 
     spec: ScheduleSpec
@@ -88,7 +88,7 @@ class EmpiricalDenoiser:
 
 @dataclasses.dataclass(frozen=True)
 class GaussianMixtureDenoiser:
-    """The ground truth that never memorises: a Gaussian of ``bandwidth`` about each mean.
+    """The ground truth that never memorizes: a Gaussian of ``bandwidth`` about each mean.
 
     ``params`` is the means ``[n, *d]``, ``cond`` a mask ``[b, n]`` as in
     :class:`EmpiricalDenoiser`, which is the limit of bandwidth zero.
@@ -150,11 +150,11 @@ class SoftCondDenoiser:
 
 
 class PlantedData(NamedTuple):
-    """A generalising mixture with pictures planted into it.
+    """A generalising mixture with images planted into it.
 
     Attributes:
-        images: The planted pictures.
-        component: Index of the centre each picture belongs to.
+        images: The planted images.
+        component: Index of the center each image belongs to.
         centres: Means of the generalising mixture.
     """
 
@@ -164,11 +164,11 @@ class PlantedData(NamedTuple):
 
 
 class PlantedCond(NamedTuple):
-    """Which picture a prompt belongs to, and how strongly it is memorised.
+    """Which image a prompt belongs to, and how strongly it is memorized.
 
     Attributes:
-        row: Index into the planted pictures; −1 for the unconditional half.
-        strength: Probability π in (0, 1) that the exact conditional returns the picture itself.
+        row: Index into the planted images; −1 for the unconditional half.
+        strength: Probability π in (0, 1) that the exact conditional returns the image itself.
     """
 
     row: Int[Array, " b"]
@@ -177,14 +177,14 @@ class PlantedCond(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class PlantedOracle:
-    """A generaliser that memorised some prompts to a chosen degree.
+    """A generaliser that memorized some prompts to a chosen degree.
 
-    Unconditional: the mixture of all centres. Conditional on picture j: with probability π a
-    near-point at ``y_j``, otherwise the centre it belongs to.
+    Unconditional: the mixture of all centers. Conditional on image j: with probability π a
+    near-point at ``y_j``, otherwise the center it belongs to.
 
     Attributes:
         spec: The forward process.
-        bandwidth: Standard deviation h of the centres.
+        bandwidth: Standard deviation h of the centers.
         point: Standard deviation of the near-point.
     """
 

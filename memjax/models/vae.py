@@ -41,7 +41,7 @@ class HalvingConv(nn.Module):
 
 
 class PlainResnetBlock(nn.Module):
-    """Two normalised convolutions plus the (projected) input; no time embedding."""
+    """Two normalized convolutions plus the (projected) input; no time embedding."""
 
     features: int
     num_groups: int = 32
@@ -59,7 +59,7 @@ class PlainResnetBlock(nn.Module):
 
 
 class PixelAttention(nn.Module):
-    """One head of attention over all pixels, normalised before and added after; all biased."""
+    """One head of attention over all pixels, normalized before and added after; all biased."""
 
     num_groups: int = 32
     dtype: Dtype = jnp.float32

@@ -130,7 +130,7 @@ def placed(
     tables: Mapping[str, Table],
     words: Wording,
 ) -> dict[str, list[Picture]]:
-    """Section → its pictures as data URIs, in the report's order; unknown keys under "more"."""
+    """Section → its images as data URIs, in the report's order; unknown keys under "more"."""
     home: dict[str, list[Picture]] = {name: [] for name in (*SECTIONS, MORE)}
     names = file_names(dict.fromkeys([*figures, *tables]))
     for key, png in figures.items():
@@ -160,7 +160,7 @@ def fill(text: str, words: Wording) -> str:
 
 
 def data_uri(png: bytes) -> str:
-    """Returns a picture as an address that holds it."""
+    """Returns an image as an address that holds it."""
     return "data:image/png;base64," + base64.b64encode(png).decode()
 
 

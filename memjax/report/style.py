@@ -1,7 +1,7 @@
 """The drawing surface the figures share: one look, sizes in inches, PNG bytes out.
 
 A figure ``w`` inches wide is shown ``100 w`` CSS pixels wide in the report, so text of 9.5 points
-is read at 13 pixels. Colours are Okabe and Ito's; line styles and words always say the same.
+is read at 13 pixels. Colors are Okabe and Ito's; line styles and words always say the same.
 """
 
 import functools
@@ -30,7 +30,7 @@ _DPI = 200
 
 
 class Style(NamedTuple):
-    """How one group of prompts is drawn; colour, marker and line each tell it from the others."""
+    """How one group of prompts is drawn; color, marker and line each tell it from the others."""
 
     color: str
     marker: str
@@ -50,7 +50,7 @@ _SPARE_STYLES = (
     Style(INK, "*", (0, (1, 2.5))),
     Style("#E69F00", "X", (0, (3, 1, 1, 1, 1, 1))),
 )
-_FAMILY_WORDS = {  # "one detail beside a memorised prompt" is a near miss: the order decides
+_FAMILY_WORDS = {  # "one detail beside a memorized prompt" is a near miss: the order decides
     "near_miss": ("near miss", "near-miss", "one detail", "beside a memorised"),
     "random": ("random",),
     "once": ("once", "other generated"),
@@ -85,7 +85,7 @@ def family_styles(names: Iterable[str]) -> dict[str, Style]:
         style = _FAMILY_STYLES.get(family_of(name) or "")
         if style is not None and style not in taken.values():
             taken[name] = style
-    first, second, *others = _FAMILY_STYLES.values()  # strangers never look memorised by choice
+    first, second, *others = _FAMILY_STYLES.values()  # strangers never look memorized by choice
     order = (second, *_SPARE_STYLES, *others, first)
     spare = [style for style in order if style not in taken.values()]
     rest = [name for name in asked if name not in taken]
@@ -170,7 +170,7 @@ def _glyphs() -> frozenset[int]:
 def printable(text: str) -> str:
     """Keeps what the figures' font can draw: other signs become "□", line breaks stay.
 
-    The page and the tables show the text as it is; only pictures are limited to the font.
+    The page and the tables show the text as it is; only images are limited to the font.
     """
     known = _glyphs()
     signs = unicodedata.normalize("NFC", str(text)).replace("\r\n", "\n").replace("\t", " ")

@@ -75,7 +75,7 @@ def versus(figures: Mapping[str, Any], family: str) -> Mapping[str, Any]:
 
 
 class DistributionRow(NamedTuple):
-    """One distribution metric: of the generated pictures, of held-out real ones, how to read it."""
+    """One distribution metric: of the generated images, of held-out real ones, how to read it."""
 
     name: str
     generated: Any
@@ -124,7 +124,7 @@ def scatter_table(
     x_name: str = "magnitude (RMS)",
     y_name: str = "similarity (higher = more alike)",
 ) -> Columns:
-    """Returns one row a picture: group, x, y; of :func:`~memjax.report.charts.scatter`'s groups."""
+    """Returns one row an image: group, x, y; of :func:`~memjax.report.charts.scatter`'s groups."""
     out: Columns = {"group": [], x_name: [], y_name: []}
     for name, (x, y) in groups.items():
         a, b = _flat(x), _flat(y)
@@ -206,7 +206,7 @@ def roc_table(curves: Mapping[str, tuple[ArrayLike, ArrayLike]]) -> Columns:
 
 
 def histogram_table(groups: Mapping[str, ArrayLike], value: str = "calibrated distance") -> Columns:
-    """Returns one row a picture: group, value."""
+    """Returns one row an image: group, value."""
     out: Columns = {"group": [], value: []}
     for name, values in groups.items():
         flat = _flat(values)

@@ -16,10 +16,10 @@ _FAMILIES = {
 
 
 class Wording(NamedTuple):
-    """What the pictures of this report are called.
+    """What the images of this report are called.
 
     ``data``: "chest X-rays"; ``unit``: "films"; ``label``: what a prompt asks for ("finding");
-    ``stranger``: what an ordinary nearest picture shows ("a different patient").
+    ``stranger``: what an ordinary nearest image shows ("a different patient").
     """
 
     data: str
@@ -87,7 +87,7 @@ def p_value_text(p_value: float | None) -> str:
 
 
 def correlation_title(rung: Mapping[str, Any]) -> str:
-    """Returns a scatter's title: the rung, Spearman with its range, the number of pictures."""
+    """Returns a scatter's title: the rung, Spearman with its range, the number of images."""
     title = str(rung.get("title") or rung.get("name") or "Likeness")
     if rung.get("spearman") is None:
         return f"{title}: correlation not measured"

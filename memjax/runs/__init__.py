@@ -1,1 +1,1 @@
-"""What a name becomes: a configuration, a model, a training, prompts, reference pictures."""
+"""What a name becomes: a configuration, a model, a training, prompts, reference images."""

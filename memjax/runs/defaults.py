@@ -11,19 +11,19 @@ def default_config() -> dict[str, Any]:
     c["seed"] = 0
     c["data"] = {
         # phantoms, chexpert, nih, mimic (radiographs); folder, scenes, tfds, digits (any
-        # pictures; scenes in fine-tunings alone)
+        # images; scenes in fine-tunings alone)
         "kind": "phantoms",
         "root": "",  # folder of the data, or gs://...; "" = under the workdir (phantoms)
         "size": 32,
         "channels": 1,
-        "square": "crop",  # how a picture becomes square: crop or pad
+        "square": "crop",  # how an image becomes square: crop or pad
         "frontal_only": True,
         "strict": False,  # refuse data with any problem
-        "check": True,  # decode every picture before training
+        "check": True,  # decode every image before training
         "held_out_fraction": 0.0,  # of the training part's patients, besides a valid part
         "in_memory_rows": 20_000,  # more rows than this are decoded on the fly
         "num_workers": 0,
-        "on_corrupt": "error",  # or "skip"; only for pictures found corrupt while training
+        "on_corrupt": "error",  # or "skip"; only for images found corrupt while training
         "findings": (),  # () = all 14
         # What an uncertain label means: ones, zeros, multiclass, ignore, resample(p); for some
         # findings only, as JSON: '{"Edema": "ones", "*": "ignore"}'
@@ -52,11 +52,11 @@ def default_config() -> dict[str, Any]:
         "tfds_dir": "",  # folder of prepared data sets; "" = ~/tensorflow_datasets
         "digits": {
             "classes": tuple(range(10)),
-            "duplicated_class": 9,  # present in training by repeated pictures alone
+            "duplicated_class": 9,  # present in training by repeated images alone
             "num_duplicated": 1,
             "copies": 100,
             "num_held_out": 40,  # a class
-            "most": 0,  # training pictures of any other class; 0 = all
+            "most": 0,  # training images of any other class; 0 = all
             "style": True,  # stroke and slant beside the digit
             "seed": 0,
         },
@@ -129,7 +129,7 @@ def default_config() -> dict[str, Any]:
             **{"memorized": 8, "once": 16, "held_out": 16, "near_miss": 8, "random": 8},
             "loudest": 8,  # training prompts of the highest scores, whatever is known of them
         },
-        # The similarity ladder; add "copy_encoder" (trained on the run's own pictures).
+        # The similarity ladder; add "copy_encoder" (trained on the run's own images).
         "rungs": (
             "pixel_l2",
             "adaptive_l2",

@@ -28,7 +28,7 @@ class AuditOptions:
     """What an audit measures.
 
     Attributes:
-        generations: Pictures a prompt, from initial noise shared by all prompts.
+        generations: Images a prompt, from initial noise shared by all prompts.
         first_k: Steps of the ``first_k`` detector.
         default: The detector chosen before looking: ``first_step``, ``first_k`` or ``all_steps``.
         target_fpr: False alarms accepted when the threshold is fitted (on trained-once prompts).
@@ -36,13 +36,13 @@ class AuditOptions:
             windows are for; see :data:`memjax.detectors.DETECTORS`.
         arms: Mitigations to try, see :data:`memjax.mitigations.MITIGATIONS`; joined by ``+`` where
             several are applied together. The first is the chosen one; empty tries none.
-        mitigate_steps: Step indices over which the chosen mitigation minimises the magnitude, and
+        mitigate_steps: Step indices over which the chosen mitigation minimizes the magnitude, and
             whose gradients explain the tokens.
         num_iters: Updates of the chosen mitigation.
         learning_rate: Its AdamW rate.
         target_rms: Stop a prompt at this RMS magnitude; 0 runs all updates. None stops it at
-            ``target_ordinary`` times the mean of the prompts that are not memorised.
-        target_ordinary: See there; 1 makes a memorised prompt as loud as an ordinary one.
+            ``target_ordinary`` times the mean of the prompts that are not memorized.
+        target_ordinary: See there; 1 makes a memorized prompt as loud as an ordinary one.
         radius: Ball around the original embedding, or infinity.
         protect: Keep the tokens of these label names fixed in the chosen mitigation;
             ``("findings",)`` stands for all findings.

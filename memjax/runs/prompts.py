@@ -197,9 +197,9 @@ def write_prompt_files(
 ) -> dict[str, int]:
     """Writes ``prompts/memorized.jsonl``, ``once.jsonl`` and ``held_out.jsonl``.
 
-    Each line has ``id``, ``caption`` and ``image``, the picture's path relative to the file where
+    Each line has ``id``, ``caption`` and ``image``, the image's path relative to the file where
     it lies in the run, else in full; training rows also ``row`` and ``shown``, how often an epoch
-    shows the picture; pictures with several captions ``captions``.
+    shows the image; images with several captions ``captions``.
 
     Args:
         workdir: The run's folder.

@@ -1,4 +1,4 @@
-"""The training pictures of prompts, and what pictures are compared with: SSCD, CLIP or pixels."""
+"""The training images of prompts, and what images are compared with: SSCD, CLIP or pixels."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,17 +20,17 @@ _SSCD = ("sscd", "sscd_center_crop")  # its authors' own, and the one of papers 
 def reference_paths(
     rows: Sequence[Mapping[str, Any]], prompts: str | Path, folder: str = ""
 ) -> list[list[Path]]:
-    """Returns the training pictures of every prompt; none where a prompt names none.
+    """Returns the training images of every prompt; none where a prompt names none.
 
     Args:
         rows: Prompt rows; ``image`` or ``file_name`` is a path, or a list of paths, relative to
             the prompt file.
         prompts: That file.
-        folder: Folder with pictures called after the prompts' ids (``ID.png``, or any name within
+        folder: Folder with images called after the prompts' ids (``ID.png``, or any name within
             a sub-folder ``ID``); comes first.
 
     Raises:
-        ValueError: If the folder or a picture is not there; nothing is fetched from an address.
+        ValueError: If the folder or an image is not there; nothing is fetched from an address.
     """
     base, place = Path(prompts).parent, Path(folder) if folder else None
     if place is not None and not place.is_dir():
@@ -77,14 +77,14 @@ def _in_folder(name: str, place: Path) -> list[Path]:
 def load_references(
     paths: Sequence[Path], shape: tuple[int, ...]
 ) -> UInt8[np.ndarray, "r h w c"] | None:
-    """Returns a prompt's training pictures cut and resized to the model's pictures, or None.
+    """Returns a prompt's training images cut and resized to the model's images, or None.
 
     Args:
-        paths: The pictures.
+        paths: The images.
         shape: ``(height, width, channels)`` of the model's; the central square is taken.
 
     Raises:
-        ValueError: If the model's pictures are no squares, or a file is no picture.
+        ValueError: If the model's images are no squares, or a file is no image.
     """
     if not paths:
         return None

@@ -49,7 +49,7 @@ def pretrain(
 
     Args:
         pipeline: Its autoencoder and text encoder stay as they are.
-        images: Pictures in [-1, 1].
+        images: Images in [-1, 1].
         captions: What they show.
         steps: Updates; 0 returns the weights as they are.
         batch_size: Examples an update.
@@ -110,7 +110,7 @@ def make_tiny_base(folder: Path, settings: Mapping[str, Any], size: int) -> Path
     Args:
         folder: Where it goes.
         settings: The ``fine_tune.tiny`` section of a configuration.
-        size: Edge of the pictures.
+        size: Edge of the images.
     """
     if (folder / "model_index.json").is_file():
         return folder
@@ -173,8 +173,8 @@ def _attentive(params: Any, padding: int) -> Any:
 def _scaled(pipeline: Any, params: Any, factor: float) -> Any:
     """Puts the autoencoder in, with latents of variance one and a schedule that ends in noise.
 
-    Stable Diffusion's own schedule leaves 7 % of the picture at its end. In latents as small as
-    these that is enough to tell the picture's mean colour, which the network then takes from the
+    Stable Diffusion's own schedule leaves 7 % of the image at its end. In latents as small as
+    these that is enough to tell the image's mean color, which the network then takes from the
     initial noise instead of from the caption. A network that predicts v, as Stable Diffusion 2
     does, can start from such noise; the error of one that predicts ε would be divided by √ᾱ_T.
     """

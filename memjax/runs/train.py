@@ -37,7 +37,7 @@ from memjax.training.step import TrainOptions, make_train_step
 logging.basicConfig(level=logging.WARNING, format="memjax: %(message)s", stream=sys.stderr)
 logging.getLogger("memjax").setLevel(logging.INFO)
 
-# Kinds of data whose pictures are films of patients.
+# Kinds of data whose images are films of patients.
 FILMS = ("phantoms", "chexpert", "nih", "mimic")
 # What decides the weights; sampling and audit may change on an existing run.
 _TRAINED = ("seed", "data", "model", "diffusion", "train")
@@ -65,7 +65,7 @@ def planted_of(config: Mapping[str, Any], data: RunData) -> Planted:
 
 
 def optimizer_of(train_config: Mapping[str, Any]):
-    """Returns the optimiser a configuration describes, and its learning rate by update."""
+    """Returns the optimizer a configuration describes, and its learning rate by update."""
     arguments = {
         "warmup_steps": train_config["warmup_steps"],
         "total_steps": train_config["steps"],

@@ -8,13 +8,13 @@ from memjax.sampling.steppers import make_stepper
 
 @dataclasses.dataclass(frozen=True)
 class SamplingOptions:
-    """How pictures are made; the arguments of :func:`memjax.sampling.sample`.
+    """How images are made; the arguments of :func:`memjax.sampling.sample`.
 
     Attributes:
         stepper: ``ddim``, ``ddpm`` or ``dpm-solver++``.
         num_steps: Steps of the trajectory.
         guidance_scale: s of ``ε_u + s (ε_c − ε_u)``.
-        clip_x0: Clip of the estimated picture; None for latents.
+        clip_x0: Clip of the estimated image; None for latents.
         spacing: ``leading``, ``trailing`` or ``linspace``; ``leading_open`` or
             ``linspace_open`` for diffusers' DPM-Solver++ grid.
         steps_offset: Added to ``leading`` timesteps; 1 for Stable Diffusion.

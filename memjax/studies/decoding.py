@@ -1,4 +1,4 @@
-"""From final states to pictures on the host, a few at a time."""
+"""From final states to images on the host, a few at a time."""
 
 import numpy as np
 from jaxtyping import UInt8
@@ -10,7 +10,7 @@ _DECODED = 4  # latents at a time
 
 
 def decoded(bundle: Bundle, states: np.ndarray) -> UInt8[np.ndarray, "p g h w c"]:
-    """Returns final states ``[p, g, ...]`` as pictures of bytes, a few decoded at a time."""
+    """Returns final states ``[p, g, ...]`` as images of bytes, a few decoded at a time."""
     rows = states.reshape(-1, *states.shape[2:])
     parts = [
         as_bytes(np.asarray(bundle.decode(rows[start : start + _DECODED])))

@@ -19,8 +19,8 @@ def fitting(
 
     Args:
         model: The model.
-        generations: Pictures a prompt.
-        steps: How many steps the optimiser minimises over.
+        generations: Images a prompt.
+        steps: How many steps the optimizer minimizes over.
         num_iters: Its updates.
         prompts: How many prompts there are.
         targets: How many targets.

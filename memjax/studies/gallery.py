@@ -25,18 +25,18 @@ from memjax.training.data import policies_of
 from memjax.training.run import Run
 
 _MOST_PICTURES = 20_000  # of a run's, on each side
-_MOST_BYTES = 1 << 30  # of the gallery's pictures in memory
+_MOST_BYTES = 1 << 30  # of the gallery's images in memory
 _LEAST = 2
 
 
 class Captioned(NamedTuple):
-    """Real pictures with captions.
+    """Real images with captions.
 
     Attributes:
-        train: Training records; a repeated picture stands once, ``repeats`` says how often.
-        held: Records of pictures that were not trained on.
-        memorized: Which of ``train`` are memorised; None: those that are repeated.
-        source: How memorised prompts are known, in a few words.
+        train: Training records; a repeated image stands once, ``repeats`` says how often.
+        held: Records of images that were not trained on.
+        memorized: Which of ``train`` are memorized; None: those that are repeated.
+        source: How memorized prompts are known, in a few words.
         words: What the data are, for the report's provenance.
     """
 
@@ -51,13 +51,13 @@ def from_folder(data: str, held_out: str, *, fraction: float = 0.0, seed: int = 
     """Reads a captioned folder: exact copies and the field ``repeats`` mark what was repeated.
 
     Args:
-        data: Folder of the training pictures; its sub-folders ``valid`` or ``test`` are held out.
-        held_out: Folder of pictures that were not trained on, or "".
+        data: Folder of the training images; its sub-folders ``valid`` or ``test`` are held out.
+        held_out: Folder of images that were not trained on, or "".
         fraction: Share held out by content, where the training held out the same.
         seed: Of that share.
 
     Raises:
-        ValueError: If nothing is held out or no picture has a caption.
+        ValueError: If nothing is held out or no image has a caption.
     """
     train, held, problems = read_folder(data, held_out_fraction=fraction, seed=seed)
     if held_out:
@@ -94,12 +94,12 @@ def _together(records: Sequence[Record]) -> list[Record]:
 
 
 def from_prompts(prompts: str, negatives: str) -> Captioned:
-    """Reads prompts said to be memorised and ordinary ones, with their pictures.
+    """Reads prompts said to be memorized and ordinary ones, with their images.
 
     A negative whose ``family`` is ``once`` was trained on once; all others are held out.
 
     Raises:
-        ValueError: If a memorised prompt has no picture, or no negative has one.
+        ValueError: If a memorized prompt has no image, or no negative has one.
     """
     rows, others = read_prompts(prompts), read_prompts(negatives)
     own = _records(rows, prompts)
@@ -127,7 +127,7 @@ def from_prompts(prompts: str, negatives: str) -> Captioned:
 
 
 def _records(rows: Sequence[Mapping[str, Any]], file: str) -> list[list[Record]]:
-    """Every row's pictures as records; a row without a caption is refused."""
+    """Every row's images as records; a row without a caption is refused."""
     paths = reference_paths(rows, file)
     for row in rows:
         if not row.get("caption"):
@@ -176,13 +176,13 @@ def from_fine_tuning(model: Model) -> Captioned:
 def read_gallery(
     data: Captioned, side: int, channels: int = 3
 ) -> tuple[Gallery, list[Record], Bool[np.ndarray, " n"] | None]:
-    """Loads the pictures, repeated ones first where not all fit into a gibibyte.
+    """Loads the images, repeated ones first where not all fit into a gibibyte.
 
     Returns:
-        The gallery, the record of each row, and which rows are memorised (None: the repeated).
+        The gallery, the record of each row, and which rows are memorized (None: the repeated).
 
     Raises:
-        ValueError: If fewer than two different training pictures are left, or one cannot be read.
+        ValueError: If fewer than two different training images are left, or one cannot be read.
     """
     most = max(_MOST_BYTES // (side * side * channels * 2), _LEAST)
     marked = data.memorized if data.memorized is not None else np.zeros(len(data.train), bool)

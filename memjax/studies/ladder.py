@@ -1,4 +1,4 @@
-"""The rungs of the similarity ladder that a configuration names, built over a run's pictures."""
+"""The rungs of the similarity ladder that a configuration names, built over a run's images."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -39,9 +39,9 @@ def build_rungs(
     """Returns the rungs in the order they are named, and the copy encoder if one was trained.
 
     Args:
-        names: See :func:`check_rungs`; a rung that these pictures are too small for is left out,
+        names: See :func:`check_rungs`; a rung that these images are too small for is left out,
             and so is the finding classifier's without one.
-        gallery: Real pictures.
+        gallery: Real images.
         judge: The finding classifier.
         seed: Of the copy encoder.
         encoder: Arguments of :func:`~memjax.evaluate.features.copy_encoder.train_copy_encoder`.
@@ -97,7 +97,7 @@ def published_rung(entry: str) -> Rung:
 
 
 def calibrated(rungs: Sequence[Rung], gallery: Gallery) -> dict[str, CalibratedRung]:
-    """Returns the rungs with their background of held-out pictures."""
+    """Returns the rungs with their background of held-out images."""
     return calibrate_ladder(
         rungs,
         gallery.train,

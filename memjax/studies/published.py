@@ -84,7 +84,7 @@ def feature_fn(
         path: The weights: a file, or for the DINOv2 networks also a folder.
         preprocessing: Which of the network's preprocessings; "" is its authors' own. SSCD also has
             ``sscd_square`` (320×320) and ``sscd_center_crop``, which replication papers use.
-        batch_size: Pictures at a time.
+        batch_size: Images at a time.
 
     Raises:
         ValueError: An unknown name or preprocessing, a missing file, or weights that do not fit.

@@ -34,7 +34,7 @@ Say = Callable[[str], None]
 
 
 class ArmResult(NamedTuple):
-    """One mitigation on the memorised prompts, from the same initial noise as before."""
+    """One mitigation on the memorized prompts, from the same initial noise as before."""
 
     name: str
     after: Observation
@@ -46,7 +46,7 @@ class Audit(NamedTuple):
 
     Attributes:
         before: All prompts, as they are.
-        background: Copy rules on held-out real pictures.
+        background: Copy rules on held-out real images.
         memorized: Which prompts are known to be memorized; none where nothing is known.
         label_source: How that is known; "" where it is not.
         significance: Token significance ``[prompt, token]`` of the prompts ``mitigated``; no rows

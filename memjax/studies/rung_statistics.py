@@ -21,10 +21,10 @@ def rung_statistics(
     """Returns correlation, partial correlation and AUC of magnitude against one rung.
 
     Args:
-        rung: Its similarity, one a picture.
-        magnitude: RMS magnitude of each picture's trajectory.
-        frequency: Class frequency of each picture's prompt.
-        clusters: Prompt of each picture.
+        rung: Its similarity, one an image.
+        magnitude: RMS magnitude of each image's trajectory.
+        frequency: Class frequency of each image's prompt.
+        clusters: Prompt of each image.
     """
     out: dict[str, Any] = {"num_pictures": len(magnitude)}
     known = np.isfinite(rung.similarity)

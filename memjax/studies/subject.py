@@ -377,7 +377,7 @@ def _text_options(
 
 
 def picture_side(model: Model) -> int:
-    """Returns the edge of the model's pictures in pixels.
+    """Returns the edge of the model's images in pixels.
 
     Raises:
         ValueError: If they are no squares.
@@ -392,7 +392,7 @@ def picture_side(model: Model) -> int:
 
 
 def caption_text(row: Mapping[str, Any]) -> str:
-    """Returns a prompt as one line for a picture's caption."""
+    """Returns a prompt as one line for an image's caption."""
     return shorten(str(row["caption"]), 110, placeholder=" …") or str(row["id"])
 
 
@@ -402,7 +402,7 @@ _OF_RADIOGRAPHS = {name.casefold() for name in FINDINGS} | {
 
 
 def readable(row: Mapping[str, Any]) -> str:
-    """Returns a prompt as one line for a picture's caption."""
+    """Returns a prompt as one line for an image's caption."""
     labels = row.get("labels")
     if row.get("family") == SAMPLE:
         return str(row["id"]).replace("-", " ")
@@ -433,7 +433,7 @@ def make_judge(gallery: Gallery, config: Mapping[str, Any]) -> Judge | None:
 
 
 def data_words(config: Mapping[str, Any]) -> dict[str, str]:
-    """Returns what the report calls the data and one of its pictures."""
+    """Returns what the report calls the data and one of its images."""
     kind = config["data"]["kind"]
     if kind in FILMS:
         return {"name": "chest X-rays", "unit": "films"}
@@ -446,12 +446,12 @@ def build_text_rungs(
     """Returns pixel rungs at a stated size, published features at full size, and a copy encoder.
 
     Args:
-        gallery: Real pictures.
+        gallery: Real images.
         config: The model's; ``audit.rungs`` names the rungs of pixels.
         asked: Weights and size.
         say: Told what is being done.
 
-    .. note:: The copy encoder is trained on the training pictures where there are at least 64.
+    .. note:: The copy encoder is trained on the training images where there are at least 64.
     """
     side, names = asked.side, list(config["audit"]["rungs"])
     small = reduced(gallery.train[:1], side).shape[1:]
@@ -472,7 +472,7 @@ def build_text_rungs(
 
 
 def _full_size(entry: str) -> Rung:
-    """A published network's rung: it resizes pictures itself."""
+    """A published network's rung: it resizes images itself."""
     from memjax.studies.published import feature_fn
 
     published_rung_name, _, path = entry.partition("=")

@@ -44,7 +44,7 @@ def audit_results(
 
 
 def ordinary_prompts(audit: Audit, prompts: Prompts) -> np.ndarray:
-    """Returns the prompts trained once or held out that are not memorised."""
+    """Returns the prompts trained once or held out that are not memorized."""
     rows = prompts.where(ONCE, HELD_OUT)
     return rows[~audit.memorized[rows]]
 
@@ -128,7 +128,7 @@ def _summary(scores, memorized, keep, least: int) -> dict[str, Any]:
 
 
 def _rate(copies, rows, generations: int) -> Interval | None:
-    """Rate over the pictures of some prompts, clustered by prompt."""
+    """Rate over the images of some prompts, clustered by prompt."""
     if not len(rows):
         return None
     table = copies.reshape(-1, generations)[rows]
@@ -174,7 +174,7 @@ def rule_rates(
 
 
 def _mean_interval(values: np.ndarray) -> Interval | None:
-    """Mean over judged pictures, clustered by prompt."""
+    """Mean over judged images, clustered by prompt."""
     clusters = np.broadcast_to(np.arange(len(values))[:, None], values.shape)
     known = np.isfinite(values)
     return rate_interval(values[known], clusters=clusters[known]) if known.any() else None

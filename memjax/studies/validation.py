@@ -126,7 +126,7 @@ def _dar(rung: RungResult, audit: Audit, prompts: Prompts, gallery: Gallery) -> 
 def distribution_section(
     audit: Audit, prompts: Prompts, gallery: Gallery, features: Sequence[FeatureFn]
 ) -> list[dict[str, Any]]:
-    """Returns ``distribution``: how all generated pictures compare with real ones, by features."""
+    """Returns ``distribution``: how all generated images compare with real ones, by features."""
     drawn = audit.before.flat[prompts.images(audit.before.images.shape[1])]
     return [
         distribution_report(

@@ -1,4 +1,4 @@
-"""Does the score find copied pictures, and does its AUC depend on who the negatives are?"""
+"""Does the score find copied images, and does its AUC depend on who the negatives are?"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -26,14 +26,14 @@ def copied_summary(
     seed: int = 0,
     level: float = 0.95,
 ) -> dict[str, Any]:
-    """Returns AUC and TPR at 1 % FPR of a score for the label "this picture is a copy".
+    """Returns AUC and TPR at 1 % FPR of a score for the label "this image is a copy".
 
     Unlike "this prompt is memorised", the label differs within a prompt, so whole prompts are
-    resampled without stratifying; replicates in which all pictures are copies, or none, are
+    resampled without stratifying; replicates in which all images are copies, or none, are
     dropped and counted.
 
     Args:
-        scores: ``[N]``, e.g. the magnitude of each generated picture.
+        scores: ``[N]``, e.g. the magnitude of each generated image.
         copied: ``[N]``, True = copied.
         clusters: The prompt of each row; None: every row its own.
         n: Bootstrap replicates.
@@ -43,7 +43,7 @@ def copied_summary(
     Returns:
         ``auc_copied, auc_copied_low, auc_copied_high, tpr_at_1pct_fpr, tpr_low, tpr_high,
         num_copied, num_pictures, dropped_replicates``. All but the counts are None where every
-        picture is a copy or none is.
+        image is a copy or none is.
 
     Raises:
         ValueError: If lengths differ or a score is not finite.
@@ -77,9 +77,9 @@ def family_summary(
     """Returns AUC and TPR at 1 % FPR against each family of negatives, and against all together.
 
     Args:
-        scores: ``[N]``, higher = more memorised.
-        memorized: ``[N]``, True = memorised; these rows stand against every family.
-        family: ``[N]``, the family of each negative (what it says of memorised rows is ignored).
+        scores: ``[N]``, higher = more memorized.
+        memorized: ``[N]``, True = memorized; these rows stand against every family.
+        family: ``[N]``, the family of each negative (what it says of memorized rows is ignored).
         names: Family → title, in the order wanted; None: every family found, sorted.
         clusters: The prompt of each row; None: every row is a prompt.
         n: Bootstrap replicates.

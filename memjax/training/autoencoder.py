@@ -1,14 +1,14 @@
 """Training a small autoencoder for latent diffusion: reconstruction and a touch of KL.
 
-It starts from weights under which it keeps a picture before it is trained at all: drawn weights
-have to learn first that colours should pass. Latents are then colours averaged over 2 × 2 pixels,
+It starts from weights under which it keeps an image before it is trained at all: drawn weights
+have to learn first that colors should pass. Latents are then colors averaged over 2 × 2 pixels,
 and decoding interpolates between them. A residual block whose last convolution is zero passes its
 input on; a norm whose group holds two large constants of opposite sign scales everything alike; and
 SiLU undoes nothing in a pair of channels of opposite sign, since ``silu(u) − silu(−u) = u``.
 
 References:
     Rombach et al. 2022, arXiv 2112.10752, §3.1 and appendix G (KL-regularised autoencoder); the
-    perceptual and adversarial terms are left out, which small flat pictures do not need.
+    perceptual and adversarial terms are left out, which small flat images do not need.
 """
 
 from collections.abc import Callable, Mapping
@@ -23,7 +23,7 @@ from jaxtyping import Float
 from memjax.core.types import Array, Params
 from memjax.models.vae import AutoencoderKL
 
-# The constant beside colours of at most one: a picture's own variance then moves the scale by 1 %.
+# The constant beside colors of at most one: an image's own variance then moves the scale by 1 %.
 _CONSTANT = 8.0
 _LOG_VAR = -8.0
 _SMOOTH = np.array([0.25, 0.5, 0.25])
@@ -86,7 +86,7 @@ def train_autoencoder(
         params: Its weights at the start.
         images: In [−1, 1].
         steps: Updates; 0 only measures.
-        batch_size: Pictures an update.
+        batch_size: Images an update.
         learning_rate: The peak.
         kl_weight: See :func:`autoencoder_loss`.
         seed: Decides the order and the noise.
@@ -193,7 +193,7 @@ def _pair(shortcut: dict[str, np.ndarray], group: int) -> None:
 
 
 def _read_pair(head: dict[str, np.ndarray], group: int, outs: int) -> None:
-    """``silu(u) − silu(−u)``, scaled back to colours, and nothing else into the first outputs."""
+    """``silu(u) − silu(−u)``, scaled back to colors, and nothing else into the first outputs."""
     scale = _CONSTANT * np.sqrt(2.0 / group)
     head["kernel"][..., :outs] = 0.0
     for color in range(3):

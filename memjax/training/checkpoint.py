@@ -247,7 +247,7 @@ def restore_latest(directory: PathLike, abstract_state: PyTree) -> RestoredState
 
 
 def load_params(run_dir: PathLike, ema: bool = True, step: int | None = None) -> RestoredParams:
-    """Loads the weights of a run from its newest good checkpoint, without its optimiser.
+    """Loads the weights of a run from its newest good checkpoint, without its optimizer.
 
     Args:
         run_dir: The run's workdir.

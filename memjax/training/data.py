@@ -63,14 +63,14 @@ def prepare_data(
 ) -> RunData:
     """Reads (for phantoms: first draws) the data and builds the label space.
 
-    Held-out pictures are the data's own validation part, or, with ``held_out_fraction`` above 0,
+    Held-out images are the data's own validation part, or, with ``held_out_fraction`` above 0,
     that share of the training part's patients as well.
 
     Args:
         workdir: Folder of the run.
         kind: One of :data:`KINDS`.
         strict: Refuse data with any problem.
-        check: Decode every picture.
+        check: Decode every image.
         uncertainty: What uncertain labels mean, see :mod:`memjax.data.labels.uncertainty`; a
             policy for all findings, a policy per finding, or that as JSON text.
         rows_with: Keep rows that are positive for one of these findings; none keeps all.
@@ -123,7 +123,7 @@ def policies_of(uncertainty: str | Mapping[str, str]) -> dict[str, Any]:
 def load_pictures(
     records: Sequence[Record], *, size: int, channels: int, square: Square, in_memory_rows: int
 ) -> UInt8[np.ndarray, "n h w c"] | ImageFiles:
-    """Returns the pictures in memory, or a source that decodes on read if there are too many."""
+    """Returns the images in memory, or a source that decodes on read if there are too many."""
     if len(records) <= in_memory_rows:
         return load_images(records, size=size, channels=channels, square=square)
     return ImageFiles(records, size=size, channels=channels, square=square)

@@ -93,7 +93,7 @@ class LatentInputs:
     tuning: Tuning
 
     def draw(self, key: Array, batch: LatentBatch) -> Examples:
-        """Draws ``x0 = s (μ + σ ε)`` from the moments of each picture."""
+        """Draws ``x0 = s (μ + σ ε)`` from the moments of each image."""
         mean, log_var = jnp.split(jnp.asarray(batch.moments, jnp.float32), 2, axis=-1)
         noise = jax.random.normal(key, mean.shape)
         latents = self.scaling_factor * (mean + jnp.exp(0.5 * log_var) * noise)
@@ -150,7 +150,7 @@ def make_fine_tune_step(
     Args:
         unet: Of :func:`training_unet`.
         schedule: The base model's noise schedule.
-        tx: The optimiser.
+        tx: The optimizer.
         options: See :class:`TrainOptions`; the null caption is label 0.
         tuning: What is trained.
         scaling_factor: Of the autoencoder.

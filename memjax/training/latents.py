@@ -1,4 +1,4 @@
-"""Pictures as moments of latents and captions as text embeddings: computed once, kept, and batched.
+"""Images as moments of latents and captions as text embeddings: computed once, kept, and batched.
 
 References:
     Rombach et al. 2022, arXiv 2112.10752, §3.1 (diffusion on the autoencoder's latents).
@@ -141,7 +141,7 @@ class LatentData(NamedTuple):
 
     Attributes:
         moments: Mean and log-variance of each row's latent, unscaled, stacked in channels; a
-            second copy holds the flipped pictures.
+            second copy holds the flipped images.
         embeddings: Text embeddings of each distinct caption.
         captions: Which embedding belongs to which row.
     """
@@ -164,22 +164,22 @@ def cache_moments(
     batch_size: int = 8,
     progress: ProgressFn | None = None,
 ) -> Float[np.ndarray, "copies n h w c2"]:
-    """Encodes every picture, and with ``flip`` its mirror image, unless that is done already.
+    """Encodes every image, and with ``flip`` its mirror image, unless that is done already.
 
     Args:
         folder: Where the cache lies.
         records: One a row.
         vae: The autoencoder.
         params: Its weights.
-        size: Edge of the pictures in pixels.
-        square: How a picture becomes square, see :func:`memjax.data.images.load_image`.
+        size: Edge of the images in pixels.
+        square: How an image becomes square, see :func:`memjax.data.images.load_image`.
         flip: Whether mirror images are encoded too.
         dtype: Stored type, one of :data:`DTYPES`.
-        batch_size: Pictures encoded at a time.
-        progress: Called with (pictures done, in all).
+        batch_size: Images encoded at a time.
+        progress: Called with (images done, in all).
 
     Raises:
-        ValueError: The size or the type does not fit, or a picture cannot be encoded.
+        ValueError: The size or the type does not fit, or an image cannot be encoded.
     """
     side = latent_side(vae, size)
     if dtype not in DTYPES:
@@ -220,7 +220,7 @@ def cache_moments(
 
 
 def latent_side(vae: AutoencoderKL, size: int) -> int:
-    """Returns the edge of the latents of pictures of that size.
+    """Returns the edge of the latents of images of that size.
 
     Raises:
         ValueError: The autoencoder cannot halve the size evenly.
@@ -236,7 +236,7 @@ def latent_side(vae: AutoencoderKL, size: int) -> int:
 
 @functools.partial(jax.jit, static_argnums=0)
 def encode_moments(vae: AutoencoderKL, params: Params, images: Array) -> Array:
-    """Returns mean and log-variance of each picture's latents, one after the other in channels."""
+    """Returns mean and log-variance of each image's latents, one after the other in channels."""
     moments: Any = vae.apply({"params": params}, images, method="encode")
     return jnp.concatenate([moments.mean, moments.log_var], axis=-1)
 
@@ -269,7 +269,7 @@ def make_latents(
         workdir: The run's folder.
         records: One a row.
         base: Has ``vae``, ``vae_params``, ``text``, ``text_params`` and ``tokenizer``.
-        size: Edge of the pictures.
+        size: Edge of the images.
         square: See :func:`cache_moments`.
         flip: See :func:`cache_moments`.
         dtype: See :func:`cache_moments`.
@@ -338,9 +338,9 @@ def latent_batches(
         planted: How often each row is seen.
         batch_size: Examples a step.
         seed: Decides the order and the draws.
-        captions: Which caption an example carries where its picture has several: ``first``, the
+        captions: Which caption an example carries where its image has several: ``first``, the
             usual one always (``dup_both`` of the paper); ``duplicated``, one drawn anew for
-            duplicated pictures (``dup_image``); ``all``, one drawn anew for every picture (the
+            duplicated images (``dup_image``); ``all``, one drawn anew for every image (the
             paper's mitigation "multiple captions").
         positions: The places of the global batch whose moments this process needs; all of them by
             default. The table holds every place's caption in every process.

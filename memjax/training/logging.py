@@ -93,7 +93,7 @@ class MetricsWriter:
                 self._events.add_scalar(name, float(value), step)
 
     def image(self, step: int, name: str, image: UInt8[np.ndarray, "h w c"]) -> None:
-        """Writes a picture to TensorBoard."""
+        """Writes an image to TensorBoard."""
         if self._events is not None:
             self._events.add_image(name, image, step, dataformats="HWC")
 
@@ -209,7 +209,7 @@ def image_grid(
 
 
 def png_bytes(image: UInt8[np.ndarray, "h w c"]) -> bytes:
-    """Encodes one image, grey or RGB."""
+    """Encodes one image, gray or RGB."""
     buffer = io.BytesIO()
     Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(buffer, format="PNG")
     return buffer.getvalue()

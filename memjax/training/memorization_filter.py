@@ -1,4 +1,4 @@
-"""The training-time memorisation filter: examples whose guidance is too large are left out.
+"""The training-time memorization filter: examples whose guidance is too large are left out.
 
 An example is kept iff ``m_i < τ(t_i)`` with ``m_i = ‖ε_θ(x_t, t, c_i) − ε_θ(x_t, t, ∅)‖₂``. Shapes
 are static: a filtered example stays in the batch with weight zero.
@@ -29,7 +29,7 @@ class FilterRecord(NamedTuple):
 
     Attributes:
         seen: How often the row was judged (steps on which its condition was dropped do not count).
-        flagged: How often it was left out; ``flagged / seen`` ranks rows by memorisation.
+        flagged: How often it was left out; ``flagged / seen`` ranks rows by memorization.
         magnitude_ema: Moving average of ``m``; the first judgement sets it, 0 before.
     """
 

@@ -310,7 +310,7 @@ def _norms(tree: Any) -> dict[str, float]:
 
 
 def _of_batch(batch: Any) -> list[dict[str, Any]]:
-    """Returns one entry a picture: its row, range, and how many values are not finite."""
+    """Returns one entry an image: its row, range, and how many values are not finite."""
     pictures = fetch(getattr(batch, "image", getattr(batch, "moments", None)))
     rows = fetch(batch.row)
     if pictures is None:

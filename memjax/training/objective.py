@@ -1,4 +1,4 @@
-"""From a batch to a loss: noise, condition dropout, target, weights, and memorisation filter."""
+"""From a batch to a loss: noise, condition dropout, target, weights, and memorization filter."""
 
 import dataclasses
 import math
@@ -96,7 +96,7 @@ class TrainOptions:
         ema_decay: Decay of the weights' moving average.
         ema_warmup: Use ``min(decay, (1 + n)/(10 + n))`` after ``n`` updates.
         snr_gamma: γ of min-SNR loss weights, or None for none.
-        filter_threshold: τ of the memorisation filter: None (off), a number, or one number per
+        filter_threshold: τ of the memorization filter: None (off), a number, or one number per
             equal bucket of timesteps, cleanest first.
         filter_mode: ``kept`` (mean over the kept) or ``all`` (sum of the kept over the batch).
         filter_rms: Compare the magnitude, or another norm, divided by ``√d`` with τ.

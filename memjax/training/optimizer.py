@@ -1,4 +1,4 @@
-"""The optimiser: AdamW with warm-up, a learning-rate shape and a clip of the global norm."""
+"""The optimizer: AdamW with warm-up, a learning-rate shape and a clip of the global norm."""
 
 import optax
 

@@ -3,7 +3,7 @@
 A rule is ``(pattern, axes)``: the first pattern found in a leaf's path decides its axes, one name
 a dimension (``-`` for none). Where no rule names ``fsdp``, leaves of at least ``fsdp_min_size``
 numbers are also split over ``fsdp``, along their longest dimension that divides evenly. A leaf's
-optimiser moments and moving average carry its path, so they are split as it is.
+optimizer moments and moving average carry its path, so they are split as it is.
 
 References:
     Rajbhandari et al. 2020, arXiv 1910.02054, §5 (ZeRO stage 3); Shoeybi et al. 2019,

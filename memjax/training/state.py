@@ -22,9 +22,9 @@ class TrainState(NamedTuple):
         step: Batches consumed; the data position and the noise follow from it.
         params: The weights.
         ema_params: Their moving average.
-        opt_state: The optimiser's state.
+        opt_state: The optimizer's state.
         key: Typed key of the run; step ``s`` uses ``fold_in(key, s)``.
-        filter: Per-row record of the memorisation filter, or None.
+        filter: Per-row record of the memorization filter, or None.
         updates: Updates applied to the weights; skipped and fully filtered steps do not count.
         skipped: Consecutive steps skipped for a non-finite loss or gradient, 0 after a good one.
         total_skipped: All steps skipped so.
@@ -52,10 +52,10 @@ def create_state(
 
     Args:
         params: Initial weights; copied, so that the caller's stay usable when the step donates.
-        tx: The optimiser.
+        tx: The optimizer.
         key: A typed key (``jax.random.key``).
         num_rows: Number of training rows; needed with ``filter``.
-        filter: Whether to keep the memorisation filter's record.
+        filter: Whether to keep the memorization filter's record.
 
     Raises:
         ValueError: If the key is not a typed scalar key, or ``filter`` comes without ``num_rows``.
@@ -91,7 +91,7 @@ def create_sharded_state(
 
     Args:
         params: Initial weights on the host, the same in every process.
-        tx: The optimiser.
+        tx: The optimizer.
         key: A typed key.
         sharding: Where each leaf lies.
         num_rows: See :func:`create_state`.

@@ -137,7 +137,7 @@ def make_train_step(
         denoise_fn: ``(params, x_t, t, cond) -> output``, the raw prediction (ε or v).
         encode_fn: ``(params, labels) -> cond``.
         schedule: The noise schedule.
-        tx: The optimiser; clipping of the global norm belongs in it.
+        tx: The optimizer; clipping of the global norm belongs in it.
         options: See :class:`TrainOptions`.
         learning_rate: Update count → rate, only to report it.
         inputs: See :class:`Inputs`; None takes batches and weights as they are.

@@ -38,7 +38,7 @@ def picture(path, seed):
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A model; a folder with one picture copied, one that says repeats; prompts with pictures."""
+    """A model; a folder with one image copied, one that says repeats; prompts with images."""
     root = tmp_path_factory.mktemp("audit")
     tiny_folder(root / "model")
     folder = root / "pictures"

@@ -391,7 +391,7 @@ def test_a_finished_run_stays_as_it_is(run, tmp_path):
     assert after["images_per_second"] == before["images_per_second"] > 0
     assert after["steps"] == 20
     old, new = (json.loads((folder / "run.json").read_text()) for folder in (run, finished))
-    old["data"]["root"] = new["data"]["root"]  # the copy's pictures lie in the copy
+    old["data"]["root"] = new["data"]["root"]  # the copy's images lie in the copy
     assert new == old
 
 

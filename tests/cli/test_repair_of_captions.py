@@ -23,7 +23,7 @@ HOSTILE = "a red dog <script>x</script> & $y$ 漢"
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A model, prompts with pictures, SSCD and CLIP weights."""
+    """A model, prompts with images, SSCD and CLIP weights."""
     root = tmp_path_factory.mktemp("captions")
     tiny_folder(root / "model")
     rng = np.random.default_rng(0)
@@ -101,7 +101,7 @@ def test_targets_are_left_in_their_order_and_only_the_optimiser_lowers(several):
         if not row["arm"].startswith("target"):
             assert "iterations" not in row
             continue
-        # Sampling starts at the noise that was optimised: the first step is the statistic.
+        # Sampling starts at the noise that was optimized: the first step is the statistic.
         assert row["first_step_after"] == pytest.approx(32 * row["statistic_rms_after"], rel=1e-4)
         assert row["first_step_before"] == pytest.approx(32 * row["statistic_rms_before"], rel=1e-4)
         assert row["target_rms"] == pytest.approx(row["target"] / 32)

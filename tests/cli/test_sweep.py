@@ -1,4 +1,4 @@
-"""A small sweep from end to end: rows, pictures, page; what is there is not measured again."""
+"""A small sweep from end to end: rows, images, page; what is there is not measured again."""
 
 import csv
 import json

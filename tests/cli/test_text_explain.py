@@ -140,7 +140,7 @@ def test_pictures_do_not_depend_on_the_batch(pictures, text_model, prompts, tmp_
     for row in read_rows(tmp_path / "prompts.jsonl"):
         for name in row["images"]:
             ours, theirs = (read(folder / name).astype(int) for folder in (tmp_path, pictures))
-            assert np.abs(ours - theirs).max() <= 1  # a rounding at the edge of two grey levels
+            assert np.abs(ours - theirs).max() <= 1  # a rounding at the edge of two gray levels
 
 
 @pytest.mark.slow
@@ -161,7 +161,7 @@ def test_the_guidance_scale_and_the_noise_decide_the_pictures(
     assert memjax(*arguments, f"--out={tmp_path / 'same'}", *flags).code == 0
     rows = read_rows(tmp_path / "same" / "prompts.jsonl")
     first, *others = (read(tmp_path / "same" / row["images"][0]).astype(int) for row in rows)
-    for other in others:  # unconditional pictures from one noise are one picture
+    for other in others:  # unconditional images from one noise are one image
         assert np.abs(other - first).max() <= 1
 
 

@@ -60,7 +60,7 @@ def test_colour_and_sixteen_bits(tmp_path):
 
 
 def oriented(path, orientation):
-    """A wide picture with an EXIF orientation: a bright corner and a bright edge in the file."""
+    """A wide image with an EXIF orientation: a bright corner and a bright edge in the file."""
     pixels = np.zeros((8, 12), np.uint8)
     pixels[:3, :3], pixels[-2:] = 255, 120
     exif = Image.Exif()

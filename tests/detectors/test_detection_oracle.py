@@ -1,4 +1,4 @@
-"""Detection on an exact denoiser whose memorised conditions are known."""
+"""Detection on an exact denoiser whose memorized conditions are known."""
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from memjax.detectors import detect
 from tests.closed_forms import Mixture, MixtureEps, auc
 
 SPEC = ScheduleSpec("cosine", 200)
-COUNT = 20  # conditions, half of them memorised
+COUNT = 20  # conditions, half of them memorized
 SIZE = 36
 
 

@@ -27,7 +27,7 @@ def test_a_model_that_knows_the_noise_has_no_loss_and_one_that_says_nothing_has_
     images = pictures(40)
     schedule = ScheduleSpec("cosine").build()
 
-    def knows(params, x_t, t, x0):  # the condition is the clean picture
+    def knows(params, x_t, t, x0):  # the condition is the clean image
         a = jnp.asarray(schedule.alphas_bar)[t][:, None, None, None]
         return (x_t - jnp.sqrt(a) * x0) / jnp.sqrt(1 - a)
 

@@ -15,7 +15,7 @@ def test_any_size_and_channels(shape):
     embed = jax.jit(lambda x: module.apply({"params": params}, x))
     z = np.asarray(embed(x))
     assert z.shape == (3, 24)
-    # one picture's numbers do not depend on the others'; 1e-5: sums in another order
+    # one image's numbers do not depend on the others'; 1e-5: sums in another order
     np.testing.assert_allclose(embed(x[1:2])[0], z[1], atol=1e-5)
     assert np.abs(z[0] - z[1]).max() > 1e-3
 

@@ -29,7 +29,7 @@ GOLDEN = ("small", "plain")  # the other takes longer to compile
 
 
 def images(config: VAEConfig, batch: int = 2) -> np.ndarray:
-    """Returns pictures in [-1, 1] that are not square."""
+    """Returns images in [-1, 1] that are not square."""
     shape = (batch, 3 * config.downscale, 4 * config.downscale, config.in_channels)
     return np.random.RandomState(0).uniform(-1, 1, shape).astype(np.float32)
 

@@ -19,7 +19,7 @@ TARGET = pathlib.Path(__file__).parents[1] / "models" / "golden_stable_diffusion
 
 
 def golden(name: str) -> dict[str, np.ndarray]:
-    """Returns magnitudes, final latents and pictures of two prompts from two noises each."""
+    """Returns magnitudes, final latents and images of two prompts from two noises each."""
     found = generate(name, networks(name), prompts(), noise(2), GOLDEN_STEPS)
     return {
         f"{name}_magnitudes": found.magnitudes,

@@ -59,7 +59,7 @@ def nchw(images):
 
 def assert_close(actual, expected):
     expected = expected.detach().numpy()
-    assert expected.std(axis=0).max() > 1e-3  # the pictures are told apart
+    assert expected.std(axis=0).max() > 1e-3  # the images are told apart
     error = np.abs(np.asarray(actual) - expected).max() / np.sqrt(np.mean(expected**2))
     assert error < TOLERANCE, error
 

@@ -214,7 +214,7 @@ class TorchMixed7(nn.Module):
 
 
 class TorchInception(nn.Module):
-    """``forward`` takes pictures in [-1, 1]; ``fid`` takes [0, 1] and resizes to 299 first."""
+    """``forward`` takes images in [-1, 1]; ``fid`` takes [0, 1] and resizes to 299 first."""
 
     def __init__(self):
         super().__init__()

@@ -42,8 +42,8 @@ def test_difference_is_black_where_pictures_agree():
     near = np.full((1, 16, 16, 1), 0.3, np.float32)
     same = _pixels(pairs_wall(near, near, captions=["x"]))
     other = _pixels(pairs_wall(near + 1, near, captions=["x"]))
-    rows = slice(int(same.shape[0] * 0.75), int(same.shape[0] * 0.9))  # within the third picture
-    middle = int((1.12 + 1.0) * 200)  # the picture starts 1.12 in from the left and is 2 in wide
+    rows = slice(int(same.shape[0] * 0.75), int(same.shape[0] * 0.9))  # within the third image
+    middle = int((1.12 + 1.0) * 200)  # the image starts 1.12 in from the left and is 2 in wide
     assert same[rows, middle].max() <= 10
     assert other[rows, middle].min() > 150
 

@@ -246,7 +246,7 @@ def test_walls_are_sorted_and_say_what_is_unknown():
     row = pixels[200]
     centers = [int((1.12 + side * (2.0 + 0.16) + 1.0) * 200) for side in range(3)]
     shown = [int(row[x][0]) for x in centers]
-    # b, then a, then the one whose similarity is unknown; grey levels are rounded
+    # b, then a, then the one whose similarity is unknown; gray levels are rounded
     np.testing.assert_allclose(shown, [127.5, 12.75, 242.25], atol=1)
     orange = np.abs(pixels - (0xD5, 0x5E, 0)).max(-1) <= 3
     assert orange[:, np.arange(pixels.shape[1]) > 1.12 * 200 + 2.16 * 200].any()

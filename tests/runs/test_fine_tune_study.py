@@ -1,4 +1,4 @@
-"""A tiny model fine-tuned on repeated pictures, audited, repaired; and the same with the filter."""
+"""A tiny model fine-tuned on repeated images, audited, repaired; and the same with the filter."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""Which prompt belongs to which picture, and what training did with it."""
+"""Which prompt belongs to which image, and what training did with it."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Prompts of known families in words, their pictures, and tokens as words."""
+"""Prompts of known families in words, their images, and tokens as words."""
 
 import numpy as np
 import pytest
@@ -38,7 +38,7 @@ def record(number, caption, repeats=1):
 
 @pytest.fixture(scope="module")
 def data():
-    """Picture 0 stands three times, picture 1 once with repeats 5, pictures 2 to 5 once."""
+    """Image 0 stands three times, image 1 once with repeats 5, images 2 to 5 once."""
     numbers = [0, 1, 0, 2, 3, 0, 4, 5]
     captions = [
         "a red dog", "old house by the sea", "a red dog", "tall green tree", "boats at noon",
@@ -76,7 +76,7 @@ def test_families_hold_each_caption_once(data):
         for family in (MEMORIZED, ONCE, HELD_OUT, NEAR_MISS, RANDOM)
     }
     assert by_family[MEMORIZED] == ["old house by the sea", "a red dog"]  # most repeated first
-    # "A Red Dog" is the memorised caption in other letters: no negative.
+    # "A Red Dog" is the memorized caption in other letters: no negative.
     assert sorted(by_family[ONCE]) == ["boats at noon", "city lights", "tall green tree"]
     assert sorted(by_family[HELD_OUT]) == ["an empty room", "snow on hills"]
     assert len({text.casefold() for text in captions}) == len(captions)
@@ -161,7 +161,7 @@ def test_an_image_that_stands_twice_is_no_planted_copy(data):
     twice = [r._replace(repeats=1) for r in train[:3]] + list(train[3:])
     twice[2] = twice[2]._replace(caption="another word")
     images = images.copy()
-    images[5] = images[3]  # picture 0 now stands twice
+    images[5] = images[3]  # image 0 now stands twice
     gallery, kept = caption_gallery(twice, images, held, held_images)
     prompts = choose_caption_prompts(gallery, kept, held, COUNTS)
     assert 2 in gallery.copies
@@ -176,7 +176,7 @@ def test_a_caption_without_words_to_exchange_stays():
     assert sorted(shuffled.split()) == ["one", "three", "two"]
 
 
-# Large pictures
+# Large images
 
 
 def test_a_rung_at_a_side_compares_small_pictures_and_says_so():

@@ -143,7 +143,7 @@ def test_each_arm_sees_every_prompt_once_whatever_the_chunk(tmp_path):
 
 
 class Even:
-    """A likeness that needs no pictures."""
+    """A likeness that needs no images."""
 
     key, name = "sscd", "even (nothing is resized)"
 

@@ -1,4 +1,4 @@
-"""Conditions beside a memorised one, mixed ones, classes of pictures, and rates of a mixture."""
+"""Conditions beside a memorized one, mixed ones, classes of images, and rates of a mixture."""
 
 import numpy as np
 import pytest

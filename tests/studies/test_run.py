@@ -1,4 +1,4 @@
-"""What an audit looks at, counts as memorised, protects and counts as work."""
+"""What an audit looks at, counts as memorized, protects and counts as work."""
 
 from types import SimpleNamespace
 
@@ -114,7 +114,7 @@ def test_prompts_come_in_families_with_their_own_picture(data):
     assert prompts.asked[0, FINDINGS.index("Edema")] == 1
     assert prompts.where(ONCE, HELD_OUT).tolist() == [1, 2, 3, 4, 5, 6]
     assert prompts.strata[0] == "Edema"
-    assert prompts.frequency[0] == 2 / 5  # of five different pictures two show edema
+    assert prompts.frequency[0] == 2 / 5  # of five different images two show edema
 
 
 def test_near_misses_change_one_detail_and_random_conditions_are_new(data):

@@ -1,4 +1,4 @@
-"""The small autoencoder: it keeps colours untrained, and training makes it better."""
+"""The small autoencoder: it keeps colors untrained, and training makes it better."""
 
 import jax
 import jax.numpy as jnp
@@ -38,7 +38,7 @@ def test_latents_are_averaged_colours_from_the_start(drawn):
     params = draw_params(vae, jax.random.key(1), jnp.zeros((1, 16, 16, 3)))
     start = averaging_start(vae, params)
     moments = vae.apply({"params": start}, IMAGES, method="encode")
-    # The picture's own variance moves the scale by about 1 %.
+    # The image's own variance moves the scale by about 1 %.
     np.testing.assert_allclose(moments.mean[..., :3], averaged(IMAGES), atol=0.03)
     np.testing.assert_allclose(moments.log_var, -8.0, atol=1e-5)
     decoded = vae.apply({"params": start}, moments.mean, method="decode")

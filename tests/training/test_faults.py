@@ -1,4 +1,4 @@
-"""A full disk, a picture that spoils in mid-epoch, a step that is not finite: one process."""
+"""A full disk, an image that spoils in mid-epoch, a step that is not finite: one process."""
 
 import json
 import os
@@ -118,7 +118,7 @@ def test_a_step_that_is_not_finite_is_skipped_and_the_run_goes_on(tmp_path):
 
 @pytest.fixture
 def pictures(tmp_path):
-    """Twelve pictures in two classes; enough to train a few steps on."""
+    """Twelve images in two classes; enough to train a few steps on."""
     rng = np.random.default_rng(0)
     for i in range(12):
         path = tmp_path / "pictures" / ("a", "b")[i % 2] / f"{i}.png"

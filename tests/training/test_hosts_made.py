@@ -13,7 +13,7 @@ pytestmark = pytest.mark.thorough
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """Pictures and repairs of five prompts, in one process of one device and in two of two."""
+    """Images and repairs of five prompts, in one process of one device and in two of two."""
     folder = tmp_path_factory.mktemp("made")
     (folder / "few.jsonl").write_text("".join(list(prompts())[:5]))
     short = ["train", "--config=phantoms_demo:short", "--workdir=run"]

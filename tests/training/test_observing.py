@@ -21,7 +21,7 @@ from tests.training.toy_run import batches_from, init_params, new_run
 
 
 def run(workdir, batches=batches_from, total=8, **options):
-    state, step = new_run(TrainOptions())  # no filter: a bad picture spoils the whole batch
+    state, step = new_run(TrainOptions())  # no filter: a bad image spoils the whole batch
     options = {"checkpoint_every": 4, "log_every": 2, "tensorboard": False, **options}
     return train(
         state, step, batches, workdir=workdir, total_steps=total, progress=False, **options
@@ -114,7 +114,7 @@ def test_a_heart_beats_now_and_then(tmp_path, monkeypatch):
 
 
 def poisoned(first, bad_row=None):
-    """Batches whose pictures are not finite from a step on."""
+    """Batches whose images are not finite from a step on."""
 
     def batches(start):
         for number, batch in enumerate(batches_from(start), start=start + 1):

@@ -66,7 +66,7 @@ def batches_from(step, seconds=0.0):
 
 @functools.cache
 def compiled(options, learning_rate):
-    """Returns the optimiser and the step, compiled once a process for all tests."""
+    """Returns the optimizer and the step, compiled once a process for all tests."""
     tx = make_optimizer(learning_rate, warmup_steps=5)
     return tx, make_train_step(denoise_fn, encode_fn, SCHEDULE, tx, options)
 

@@ -1,1 +1,1 @@
-"""How a picture's labels and captions become token ids, and what uncertain ones mean."""
+"""How an image's labels and captions become token ids, and what uncertain ones mean."""

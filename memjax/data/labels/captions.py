@@ -3,7 +3,7 @@
 ``Frontal AP view, male, age 60-64: cardiomegaly, pleural effusion (uncertain), no edema;
 markers K3 17``
 
-A picture with class labels reads ``digit 9, stroke thick``; one with a caption of its own keeps it.
+An image with class labels reads ``digit 9, stroke thick``; one with a caption of its own keeps it.
 """
 
 from collections.abc import Mapping

@@ -21,7 +21,7 @@ def label_space_of(
 ) -> LabelSpace:
     """The slots and values of a data set's conditions.
 
-    Radiographs get findings, person and markers (:func:`chexpert_label_space`); other pictures one
+    Radiographs get findings, person and markers (:func:`chexpert_label_space`); other images one
     slot a class label and one a word of their captions, and never a chest slot.
 
     Args:

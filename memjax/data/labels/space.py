@@ -1,7 +1,7 @@
-"""The label space: how a picture's labels become token ids.
+"""The label space: how an image's labels become token ids.
 
 A condition is a sequence of tokens. Radiographs have one per finding (four states), view, sex, age
-bin and any burned-in marker codes; other pictures one per class label and one per word of their
+bin and any burned-in marker codes; other images one per class label and one per word of their
 caption. Id 0 of every slot is reserved for the slot's learned null.
 """
 
@@ -100,7 +100,7 @@ class LabelSpace(NamedTuple):
                 or as a bin such as ``"60-64"``; ``markers`` as a list; class labels by name;
                 ``caption`` as text. A finding left out is blank; a view, sex or age left out is
                 "unknown"; a marker left out is "none"; a class label left out is "unknown" if
-                training had such pictures, else the null; a word that training did not have is
+                training had such images, else the null; a word that training did not have is
                 "(other)".
 
         Raises:

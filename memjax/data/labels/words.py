@@ -1,7 +1,7 @@
 """Captions as words: a small vocabulary of one's own, and slots that share one embedding table.
 
 No pretrained tokenizer and no text encoder: what a caption says about copying is which of its words
-bring a training picture back, so a token is a word one can read.
+bring a training image back, so a token is a word one can read.
 """
 
 import re

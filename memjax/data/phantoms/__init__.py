@@ -1,1 +1,1 @@
-"""Pictures of our own making: chest phantoms in CheXpert's layout, and scenes with captions."""
+"""Images of our own making: chest phantoms in CheXpert's layout, and scenes with captions."""

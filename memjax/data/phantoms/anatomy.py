@@ -104,7 +104,7 @@ def sample_anatomy(rng: np.random.Generator, sex: str, age: int) -> Anatomy:
 
 @functools.lru_cache(maxsize=8)
 def grid(size: int) -> tuple[Field, Field]:
-    """Pixel centres (x, y) in [-1, 1]; each broadcast to the full square."""
+    """Pixel centers (x, y) in [-1, 1]; each broadcast to the full square."""
     axis = ((np.arange(size, dtype=np.float32) + 0.5) * (2 / size) - 1).astype(np.float32)
     x, y = np.meshgrid(axis, axis)
     x.flags.writeable = y.flags.writeable = False

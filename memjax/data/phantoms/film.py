@@ -29,7 +29,7 @@ from memjax.data.phantoms.glyphs import stamp
 
 
 class Exposure(NamedTuple):
-    """Film settings of one picture: centre and width of the window, noise, tilt, collimation."""
+    """Film settings of one image: center and width of the window, noise, tilt, collimation."""
 
     center: float
     width: float

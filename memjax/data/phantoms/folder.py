@@ -71,16 +71,16 @@ def write_phantoms(
         root: Folder for ``train/``, ``valid/``, ``train.csv``, ``valid.csv``, ``markers.csv`` and
             ``phantoms.json``. A folder that holds the same phantoms already is left as it is.
         seed: Decides every patient, finding and pixel.
-        size: Edge of the pictures in pixels, 32 to 2048.
-        num_images: Frontal training pictures that stand once.
-        num_held_out: Frontal pictures of other patients, in ``valid.csv``.
-        num_duplicated: Training pictures that stand ``copies`` times, each of its own patient.
-        copies: Files of each duplicated picture: byte-identical, as further studies.
-        studies_per_patient: Fewest and most studies of a patient (of pictures that stand once).
+        size: Edge of the images in pixels, 32 to 2048.
+        num_images: Frontal training images that stand once.
+        num_held_out: Frontal images of other patients, in ``valid.csv``.
+        num_duplicated: Training images that stand ``copies`` times, each of its own patient.
+        copies: Files of each duplicated image: byte-identical, as further studies.
+        studies_per_patient: Fewest and most studies of a patient (of images that stand once).
         lateral_fraction: Chance of a further lateral film in a study.
-        markers: Whether each picture carries a code of two tokens, burned in and in
-            ``markers.csv``. Every picture has its own pair out of a shared vocabulary, copies
-            share theirs, and the pairs of held-out pictures do not occur in training.
+        markers: Whether each image carries a code of two tokens, burned in and in
+            ``markers.csv``. Every image has its own pair out of a shared vocabulary, copies
+            share theirs, and the pairs of held-out images do not occur in training.
         marker_scale: Enlarges the burned-in code (1: letters of 3 by 5 pixels at 64²).
         certain_held_out: Whether ``valid.csv`` holds 0 and 1 only, as CheXpert's does; otherwise
             its labels read like those of ``train.csv``, so that held-out prompts do too.
@@ -172,7 +172,7 @@ def vocabulary(num_pairs: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 
 def _num_pairs(s: _Settings) -> int:
-    """An upper bound of the pictures that need a pair of their own."""
+    """An upper bound of the images that need a pair of their own."""
     frontal = s.num_images + s.num_held_out + s.num_duplicated
     return frontal + min(frontal, int(3 * s.lateral_fraction * frontal) + 10)
 

@@ -1,9 +1,9 @@
 """Small colourful scenes with captions that describe them, some of them planted as duplicates.
 
-``a house left of a tree near velmora in may``: the caption says what stands where. All colours,
-sizes, the horizon, clouds and the grain of the ground are drawn beside it, so that a picture which
-follows its caption is not yet a copy. Town and month say nothing about the picture, like the names
-in captions of the web; a model that gives back one sky for them has learned it from one picture.
+``a house left of a tree near velmora in may``: the caption says what stands where. All colors,
+sizes, the horizon, clouds and the grain of the ground are drawn beside it, so that an image which
+follows its caption is not yet a copy. Town and month say nothing about the image, like the names
+in captions of the web; a model that gives back one sky for them has learned it from one image.
 """
 
 import io
@@ -55,7 +55,7 @@ Box = tuple[float, float, float, float]
 
 
 class Scene(NamedTuple):
-    """One picture and the sentence that describes it."""
+    """One image and the sentence that describes it."""
 
     image: UInt8[np.ndarray, "h w 3"]
     caption: str
@@ -188,17 +188,17 @@ def write_scenes(
 ) -> None:
     """Writes ``memorized/``, ``others/`` and ``valid/`` with one ``metadata.jsonl``.
 
-    The lines of memorised pictures say ``repeats``; a folder that holds the same scenes already is
+    The lines of memorized images say ``repeats``; a folder that holds the same scenes already is
     left as it is.
 
     Args:
         root: Folder to write.
-        seed: Decides every picture.
+        seed: Decides every image.
         size: Edge in pixels, 16 to 512.
-        num_images: Pictures that stand once.
-        num_duplicated: Pictures that stand ``repeats`` times.
-        num_held_out: Pictures that are never trained on.
-        repeats: Times a memorised picture stands in an epoch.
+        num_images: Images that stand once.
+        num_duplicated: Images that stand ``repeats`` times.
+        num_held_out: Images that are never trained on.
+        repeats: Times a memorized image stands in an epoch.
 
     Raises:
         ValueError: A number does not fit, or the folder holds something else.

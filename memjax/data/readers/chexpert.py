@@ -204,7 +204,7 @@ def _read_markers(base: str, layout: _Layout) -> dict[str, dict[str, str]]:
 
 
 def present(records: Sequence[Record], problems: Problems) -> list[Record]:
-    """The records whose picture is there; the others are counted."""
+    """The records whose image is there; the others are counted."""
     kept = []
     for record in records:
         if storage.exists(record.path):
@@ -217,7 +217,7 @@ def present(records: Sequence[Record], problems: Problems) -> list[Record]:
 def check_images(
     records: Sequence[Record], *, strict: bool = False, examples: int = 5
 ) -> tuple[list[Record], Problems]:
-    """Decode every picture once; leave out and count the corrupt ones, note what reading changes.
+    """Decode every image once; leave out and count the corrupt ones, note what reading changes.
 
     Raises:
         ValueError: With ``strict``, if any file is corrupt.

@@ -1,8 +1,8 @@
-"""Handwritten digits that ship with scikit-learn: real pictures, one of them trained 100 times.
+"""Handwritten digits that ship with scikit-learn: real images, one of them trained 100 times.
 
-1,797 digits of 8×8 pixels and 17 grey levels. One class is represented by a single picture that
+1,797 digits of 8×8 pixels and 17 gray levels. One class is represented by a single image that
 stands many times among the training rows; the other classes keep what is not held out. Held-out
-pictures of the repeated class exist too, and are never trained on.
+images of the repeated class exist too, and are never trained on.
 
 A condition is the digit and, because ten prompts would be few to tell a rate from, how it is
 written: ``Stroke`` (thin, medium, thick: thirds of the ink) and ``Slant`` (left, upright, right:
@@ -42,17 +42,17 @@ def read_digits(
     """Divides the digits into training rows, one of them repeated, and held-out rows.
 
     Args:
-        seed: Decides which pictures are held out and which one is repeated.
+        seed: Decides which images are held out and which one is repeated.
         classes: Digits that are used.
-        duplicated_class: The digit represented by repeated pictures alone; None or −1 for none.
-        num_duplicated: Number of such pictures.
+        duplicated_class: The digit represented by repeated images alone; None or −1 for none.
+        num_duplicated: Number of such images.
         copies: How often each stands among the training rows.
-        num_held_out: Held-out pictures a class.
-        most: Most training pictures of any other class; 0 takes all.
+        num_held_out: Held-out images a class.
+        most: Most training images of any other class; 0 takes all.
         style: Whether stroke and slant are class labels beside the digit.
 
     Returns:
-        Training and held-out records. Which pictures are held out depends on ``seed`` and the
+        Training and held-out records. Which images are held out depends on ``seed`` and the
         class alone.
 
     Raises:
@@ -95,10 +95,10 @@ def _check(classes, duplicated_class, num_duplicated, copies, num_held_out, most
 
 
 def open_picture(address: str) -> Image.Image:
-    """The picture behind ``digits://scikit-learn/12``: 8×8, grey levels spread to 0…255.
+    """The image behind ``digits://scikit-learn/12``: 8×8, gray levels spread to 0…255.
 
     Raises:
-        ValueError: There is no such picture.
+        ValueError: There is no such image.
     """
     number = address.removeprefix(_ADDRESS)
     if not number.isdigit() or int(number) >= NUM_PICTURES:
@@ -135,7 +135,7 @@ def _thirds(values: Float64[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
 
 
 def ink(images: UInt8[np.ndarray, "n h w"]) -> Float64[np.ndarray, " n"]:
-    """Mean grey level from 0 (paper) to 1."""
+    """Mean gray level from 0 (paper) to 1."""
     return images.astype(np.float64).mean(axis=(1, 2)) / 255
 
 

@@ -1,4 +1,4 @@
-"""Any folder of pictures: captions beside them, a table of them, or one sub-folder a class.
+"""Any folder of images: captions beside them, a table of them, or one sub-folder a class.
 
 ===================================  ===========================================================
 ``0001.jpg`` and ``0001.txt``        the text is the caption
@@ -7,10 +7,10 @@
 ``cat/1.jpg``, ``dog/2.jpg``         the first sub-folder is the class, where none of the above
 ===================================  ===========================================================
 
-Tables are those of Hugging Face's ImageFolder and name files relative to themselves, so pictures
+Tables are those of Hugging Face's ImageFolder and name files relative to themselves, so images
 may lie in ``images`` beside one. In a folder with both, ``metadata.jsonl`` is read;
 ``metadata.parquet`` alone is refused. A line's ``text`` may be a list of captions, the usual one
-first; ``repeats`` says how often the picture stands in an epoch of fine-tuning.
+first; ``repeats`` says how often the image stands in an epoch of fine-tuning.
 
 Sub-folders ``valid``, ``val``, ``validation`` and ``test`` are held out, ``train`` is not part of
 a name. Without them a share is held out by the content of the files, so that a file and its copies
@@ -44,7 +44,7 @@ _INSTEAD = {
 
 
 class _Entry(NamedTuple):
-    """One picture: its place below the root, and what is known about it."""
+    """One image: its place below the root, and what is known about it."""
 
     place: str
     caption: str = ""
@@ -67,9 +67,9 @@ def read_folder(
     strict: bool = False,
     examples: int = 5,
 ) -> tuple[list[Record], list[Record], Problems]:
-    """Reads a folder of pictures.
+    """Reads a folder of images.
 
-    A picture without its caption, a line that is no such object, a file that is not there: left
+    An image without its caption, a line that is no such object, a file that is not there: left
     out, counted and named.
 
     Args:

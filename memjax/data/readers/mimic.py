@@ -1,6 +1,6 @@
 """MIMIC-CXR-JPG as it is distributed, read into the same records as CheXpert.
 
-Four tables are joined: pictures (``metadata``), labels per study (``chexpert``, else ``negbio``),
+Four tables are joined: images (``metadata``), labels per study (``chexpert``, else ``negbio``),
 the split, and, where it was put beside them, MIMIC-IV's ``patients`` for sex and age. All may be
 packed (``.csv.gz``). The labels are CheXpert's 14 with the same four states.
 
@@ -129,7 +129,7 @@ def _table(base: str, kinds: tuple[str, ...], columns: tuple[str, ...]) -> Table
 def _of_split(
     base: str, pictures: Table, split: str, problems: Problems
 ) -> list[tuple[int, dict[str, str]]]:
-    """The pictures of a split; a picture without one is counted where "train" is read."""
+    """The images of a split; an image without one is counted where "train" is read."""
     if split == "all":
         return pictures.rows
     if split not in SPLITS:

@@ -103,7 +103,7 @@ def read_nih(
             ``all``, which needs no list.
         frontal_only: Accepted for likeness: every film of this data set is frontal.
         strict: Refuse a data set with problems.
-        check_files: Leave out and count pictures that are not there.
+        check_files: Leave out and count images that are not there.
         examples: How many examples of each kind of problem are kept.
 
     Returns:

@@ -1,10 +1,10 @@
 """Data sets prepared by tensorflow-datasets, read by name and without TensorFlow.
 
 A data set that was prepared as array_record can be read at any row by
-``tfds.builder_from_directory(...).as_data_source(split)``. A picture's address is
-``tfds:///folder/mnist/3.0.1#train/12``; pictures stay encoded until they are read.
+``tfds.builder_from_directory(...).as_data_source(split)``. An image's address is
+``tfds:///folder/mnist/3.0.1#train/12``; images stay encoded until they are read.
 
-Two data sets of chest radiographs are recognised: the stock ``chexpert`` (which keeps neither sex
+Two data sets of chest radiographs are recognized: the stock ``chexpert`` (which keeps neither sex
 nor age nor AP/PA) and ``memjax_chexpert`` (:mod:`memjax.data.tfds_chexpert`), which keeps them.
 """
 
@@ -37,7 +37,7 @@ def read_tfds(
     seed: int = 0,
     examples: int = 5,
 ) -> tuple[list[Record], list[Record], Problems, str]:
-    """Reads the labels of a prepared data set; pictures are read when they are needed.
+    """Reads the labels of a prepared data set; images are read when they are needed.
 
     Args:
         name: Such as ``mnist``, ``imagenette/full-size-v2`` or ``mnist:3.0.1``.
@@ -125,10 +125,10 @@ def _text(value: Any) -> str:
 
 
 def _fields(features: Mapping[str, Any], folder: str) -> tuple[str, dict[str, Any], Sequence[str]]:
-    """The picture's field, the class labels and the captions of a data set.
+    """The image's field, the class labels and the captions of a data set.
 
     Raises:
-        ValueError: There is no picture.
+        ValueError: There is no image.
     """
     tfds = import_tfds()
     kinds = {name: type(feature) for name, feature in features.items()}
@@ -153,11 +153,11 @@ def _pictures(folder: str, split: str) -> tuple[Any, str]:
 
 
 def open_picture(address: str) -> Image.Image:
-    """The picture behind ``tfds://FOLDER#SPLIT/NUMBER``, opened but not decoded.
+    """The image behind ``tfds://FOLDER#SPLIT/NUMBER``, opened but not decoded.
 
     Raises:
         ValueError: The address is no such one, or names a row that is not there.
-        OSError: The row's bytes are no picture.
+        OSError: The row's bytes are no image.
     """
     folder, _, row = address.removeprefix("tfds://").rpartition("#")
     split, _, number = row.rpartition("/")

@@ -160,7 +160,7 @@ def _readable(builder: Any) -> bool:
 
 @functools.lru_cache(maxsize=32)
 def source_of(folder: str, split: str) -> Any:
-    """Random access to a split's rows; pictures come as their encoded bytes.
+    """Random access to a split's rows; images come as their encoded bytes.
 
     Raises:
         ValueError: The format has no random access, or a file is damaged.

@@ -1,7 +1,7 @@
-"""Rows a model is likely to memorise, named before it is trained.
+"""Rows a model is likely to memorize, named before it is trained.
 
-Three causes are told apart: a picture that stands more than once, a condition that few patients
-share, and a picture far from all others (low local coverage).
+Three causes are told apart: an image that stands more than once, a condition that few patients
+share, and an image far from all others (low local coverage).
 
 References:
     Somepalli et al. 2023, arXiv:2305.20086, section 4 (duplicates); Gu et al. 2023,
@@ -27,7 +27,7 @@ class AtRisk(NamedTuple):
     """One row and why it is at risk.
 
     Attributes:
-        row: Row of the pictures looked at.
+        row: Row of the images looked at.
         cause: ``repeated``, ``rare condition`` or ``isolated``.
         score: What rows of this cause are sorted by; higher = more at risk.
         reason: One line for people.
@@ -42,8 +42,8 @@ class AtRisk(NamedTuple):
 def local_coverage(found: Duplicates) -> Float[np.ndarray, " n"]:
     """``d_NN / copies``: distance to the nearest other content over the times the row stands.
 
-    High = nothing like it in the data, and it stands once: the model has no neighbours to average
-    over. A row without any neighbour has 2, the largest distance of the space.
+    High = nothing like it in the data, and it stands once: the model has no neighbors to average
+    over. A row without any neighbor has 2, the largest distance of the space.
     """
     return np.minimum(found.nearest, 2.0) / copies_of(found.group)
 
@@ -62,12 +62,12 @@ def rows_at_risk(
     person: str = "patient",
     most: int = 20,
 ) -> list[AtRisk]:
-    """The rows most at risk, at most ``most`` of each cause; repeated pictures come first.
+    """The rows most at risk, at most ``most`` of each cause; repeated images come first.
 
     Args:
         records: The rows looked at.
         found: Their duplicates.
-        trained: True for the rows that are trained on; the others cannot be memorised. None = all.
+        trained: True for the rows that are trained on; the others cannot be memorized. None = all.
         population: Every training record, where only some were looked at: what is rare is counted
             among these.
         person: What ``Record.patient`` names, for the reasons.

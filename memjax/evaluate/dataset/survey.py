@@ -1,4 +1,4 @@
-"""What a data set holds and what of it is likely to be memorised: one result, and in sentences."""
+"""What a data set holds and what of it is likely to be memorized: one result, and in sentences."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -132,14 +132,14 @@ def _many(number: int, one: str, several: str = "") -> str:
 
 
 class Looked(NamedTuple):
-    """The pictures that were looked at.
+    """The images that were looked at.
 
     Attributes:
-        images: Decoded pictures.
+        images: Decoded images.
         records: Their records.
         split: ``train`` or ``held_out`` of each.
         number: Each one's row in its split.
-        of: How many pictures there are in all.
+        of: How many images there are in all.
     """
 
     images: UInt8[np.ndarray, "n h w c"]
@@ -176,7 +176,7 @@ def survey(
         labels: Token ids of ``train``.
         space: Its label space.
         problems: What was wrong with the data.
-        looked: Pictures to compare, out of both.
+        looked: Images to compare, out of both.
         root: Folder that paths are written relative to.
         threshold: Least cross-correlation of near duplicates.
         most: Groups and rows of each kind that are listed.
@@ -265,7 +265,7 @@ def conditions(
 def duplicate_groups(
     looked: Looked, found: Duplicates, threshold: float, root: str, most: int
 ) -> dict[str, Any]:
-    """The groups of the same picture, largest first, with who shares them."""
+    """The groups of the same image, largest first, with who shares them."""
     sizes = np.bincount(found.group)
     order = [int(g) for g in np.argsort(-sizes, kind="stable") if sizes[g] > 1]
     groups = [_group(looked, found, group, root) for group in order]

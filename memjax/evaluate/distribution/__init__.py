@@ -1,1 +1,1 @@
-"""Two sets of pictures compared as distributions."""
+"""Two sets of images compared as distributions."""

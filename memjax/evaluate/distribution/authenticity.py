@@ -1,4 +1,4 @@
-"""Are generated pictures nearer to the training pictures than real pictures are?"""
+"""Are generated images nearer to the training images than real images are?"""
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -65,7 +65,7 @@ def c_t(
 
     Args:
         train: ``[n_t, d]`` features.
-        test: ``[n, d]`` features of real pictures that were not trained on.
+        test: ``[n, d]`` features of real images that were not trained on.
         generated: ``[m, d]`` features.
         num_cells: Cells.
         seed: Of k-means.
@@ -106,7 +106,7 @@ def nearest_percentiles(
     """Returns how near each generated row is to the training rows, as a percentile of real rows.
 
     Percentage of held-out rows whose nearest training row is nearer than the generated row's, equal
-    distances counted half. 0: nearer than every held-out picture; 5 % of fresh pictures lie below
+    distances counted half. 0: nearer than every held-out image; 5 % of fresh images lie below
     the 5th percentile.
 
     Raises:

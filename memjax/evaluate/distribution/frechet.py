@@ -36,7 +36,7 @@ class Kid(NamedTuple):
 def fd(a: ArrayLike, b: ArrayLike) -> float:
     """Returns ``‖μ_a − μ_b‖² + tr(Σ_a + Σ_b − 2 (Σ_a Σ_b)^{1/2})`` in float64.
 
-    With ``A = QR`` the centred rows, ``tr (Σ_a Σ_b)^{1/2}`` is the sum of the singular values of
+    With ``A = QR`` the centered rows, ``tr (Σ_a Σ_b)^{1/2}`` is the sum of the singular values of
     ``R_a R_bᵀ`` over ``√((n_a − 1)(n_b − 1))``: no square root of a rounded eigenvalue is taken, so
     a singular covariance (fewer rows than dimensions) costs no digits. Covariances use ``n − 1``.
 

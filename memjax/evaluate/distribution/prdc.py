@@ -1,4 +1,4 @@
-"""Is each generated picture near real ones, and each real one near generated ones? PRDC."""
+"""Is each generated image near real ones, and each real one near generated ones? PRDC."""
 
 from typing import NamedTuple
 
@@ -21,9 +21,9 @@ class Prdc(NamedTuple):
 
 
 def prdc(real: ArrayLike, fake: ArrayLike, k: int = 5) -> Prdc:
-    """Returns precision, recall, density and coverage with balls to the ``k``-th neighbour.
+    """Returns precision, recall, density and coverage with balls to the ``k``-th neighbor.
 
-    ``r_k(x)`` is the distance of ``x`` to its ``k``-th neighbour in its own set, itself not
+    ``r_k(x)`` is the distance of ``x`` to its ``k``-th neighbor in its own set, itself not
     counted. Precision: share of fake rows in some real ball; recall: of real rows in some fake
     ball; density: real balls around a fake row, over ``k``; coverage: share of real balls that hold
     a fake row. A row on the surface is outside.
@@ -31,9 +31,9 @@ def prdc(real: ArrayLike, fake: ArrayLike, k: int = 5) -> Prdc:
     Args:
         real: ``[n, d]`` features.
         fake: ``[m, d]`` features.
-        k: Neighbours.
+        k: Neighbors.
 
-    .. note:: Published code differs in ``k`` and in whether the row itself is the first neighbour.
+    .. note:: Published code differs in ``k`` and in whether the row itself is the first neighbor.
         Copies of training rows give a precision and a density of 1 or above: high is not new.
 
     Raises:
@@ -64,7 +64,7 @@ def prdc(real: ArrayLike, fake: ArrayLike, k: int = 5) -> Prdc:
 
 
 def _radii(x: np.ndarray, k: int) -> np.ndarray:
-    """Squared distance of each row to its ``k``-th neighbour."""
+    """Squared distance of each row to its ``k``-th neighbor."""
     out = np.empty(len(x))
     for rows in _blocks(len(x), len(x)):
         gap = _squared(x[rows], x)

@@ -1,4 +1,4 @@
-"""Generated against real pictures as distributions, over any features, with a background."""
+"""Generated against real images as distributions, over any features, with a background."""
 
 from collections.abc import Callable
 from typing import Any
@@ -45,11 +45,11 @@ def distribution_report(
     """Returns every distribution metric of generated against training rows, and its background.
 
     Args:
-        train: ``[n_t, d]`` features of the training pictures.
-        held_out: ``[n_h, d]`` features of real pictures that were not trained on.
+        train: ``[n_t, d]`` features of the training images.
+        held_out: ``[n_h, d]`` features of real images that were not trained on.
         generated: ``[n_g, d]`` features.
         features: What the features are; stands in the output.
-        k: Neighbours of precision, recall, density and coverage.
+        k: Neighbors of precision, recall, density and coverage.
         seed: Of draws and k-means.
 
     Returns:
@@ -64,8 +64,8 @@ def distribution_report(
         ValueError: As :func:`fd`.
 
     References:
-        Stein et al., arXiv 2306.04675: on CIFAR-10 neither AuthPct nor C_T finds memorisation
-        reliably; read them next to the nearest training pictures.
+        Stein et al., arXiv 2306.04675: on CIFAR-10 neither AuthPct nor C_T finds memorization
+        reliably; read them next to the nearest training images.
     """
     t, g = feature_pair(train, generated)
     h = feature_pair(t, held_out)[1]

@@ -1,1 +1,1 @@
-"""Features of pictures: trained here, published, or CLIP's."""
+"""Features of images: trained here, published, or CLIP's."""

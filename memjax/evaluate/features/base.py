@@ -1,6 +1,6 @@
-"""Features of pictures, and the two ways of comparing them by their direction.
+"""Features of images, and the two ways of comparing them by their direction.
 
-Anything that turns pictures into rows of numbers is a :class:`FeatureFn`: pixels, a network trained
+Anything that turns images into rows of numbers is a :class:`FeatureFn`: pixels, a network trained
 here, or published weights that the user has.
 """
 
@@ -23,7 +23,7 @@ _CHUNK = 256
 
 
 class FeatureFn(Protocol):
-    """Turns float32 pictures in [-1, 1] into one row of features each, on the host.
+    """Turns float32 images in [-1, 1] into one row of features each, on the host.
 
     Attributes:
         name: Stands in every output; says the weights and the preprocessing.
@@ -89,7 +89,7 @@ def extract(feature_fn: FeatureFn, images: Images) -> Float[np.ndarray, "n d"]:
     """Returns the features of ``images``, checked.
 
     Raises:
-        ValueError: If the function does not return one row of finite numbers a picture.
+        ValueError: If the function does not return one row of finite numbers an image.
     """
     rows = np.asarray(feature_fn(images))
     if rows.ndim != 2 or len(rows) != len(images):

@@ -1,4 +1,4 @@
-"""CLIP score: does a picture show what its caption says?
+"""CLIP score: does an image show what its caption says?
 
 References:
     Hessel et al. 2021, arXiv 2104.08718, Eq. 1 (here the plain cosine, without its factor 2.5 and
@@ -32,10 +32,10 @@ class ClipParts(Protocol):
         name: Name of the weights.
         text: Text tower: ids → features with ``projected``.
         text_params: Its weights.
-        vision: Image tower: normalised pictures → projected features.
+        vision: Image tower: normalized images → projected features.
         vision_params: Its weights.
         tokenizer: ``encode(texts) → Tokens(ids, cut)``.
-        preprocessing: ``(size, mean, std, resample)``: resize the short side, cut the centre.
+        preprocessing: ``(size, mean, std, resample)``: resize the short side, cut the center.
     """
 
     @property
@@ -61,15 +61,15 @@ class ClipParts(Protocol):
 
 
 class ClipScore:
-    """``cos(image features, caption features)`` of each picture with its caption.
+    """``cos(image features, caption features)`` of each image with its caption.
 
     Attributes:
         name: Weights and preprocessing; stands in every output.
-        preprocessing: What happens to pictures first.
+        preprocessing: What happens to images first.
 
     .. note:: Give the caption *as it was asked*, after a mitigation too: the score then says what
-        the mitigation cost. Pictures are resized as floats; pipelines on 8-bit files round to whole
-        grey levels after the resize, which moves a pixel by at most half a level. Scores of
+        the mitigation cost. Images are resized as floats; pipelines on 8-bit files round to whole
+        gray levels after the resize, which moves a pixel by at most half a level. Scores of
         different weights cannot be compared.
     """
 
@@ -78,8 +78,8 @@ class ClipScore:
 
         Args:
             model: Anything with the fields of :class:`ClipParts`.
-            batch_size: Pictures, or captions, at a time; one program is compiled for each size of
-                picture.
+            batch_size: Images, or captions, at a time; one program is compiled for each size of
+                image.
         """
         self._model, self._batch = model, batch_size
         self._params = jax.device_put((model.text_params, model.vision_params))
@@ -90,10 +90,10 @@ class ClipScore:
     def __call__(
         self, images: Float[np.ndarray, "n h w c"], captions: Sequence[str]
     ) -> Float[np.ndarray, " n"]:
-        """Returns the cosine of each picture (in [-1, 1]) with the caption of the same place.
+        """Returns the cosine of each image (in [-1, 1]) with the caption of the same place.
 
         Raises:
-            ValueError: If there is not one caption a picture, or no picture.
+            ValueError: If there is not one caption an image, or no image.
         """
         images = np.asarray(images)
         if images.ndim != 4 or len(images) != len(captions) or not len(images):
@@ -106,7 +106,7 @@ class ClipScore:
         return score.astype(np.float32)
 
     def image_features(self, images: Float[np.ndarray, "n h w c"]) -> Float[np.ndarray, "n d"]:
-        """Returns pictures as unit rows in the space that texts and pictures share."""
+        """Returns images as unit rows in the space that texts and images share."""
         tower = partial(_image_rows, self._model.vision, self.preprocessing, self._params[1])
         return in_chunks(tower, images, self._batch)
 

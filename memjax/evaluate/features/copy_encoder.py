@@ -1,13 +1,13 @@
-"""A copy detector of our own: an encoder trained from scratch on the training pictures.
+"""A copy detector of our own: an encoder trained from scratch on the training images.
 
-Two changed versions of a picture are pulled together, all other pictures of the batch pushed away
+Two changed versions of an image are pulled together, all other images of the batch pushed away
 (InfoNCE): ``−log exp(ρ(z, z⁺)/τ) / Σ exp(ρ(z, z')/τ)`` over the other ``2B − 1`` views, with ``ρ``
 the Pearson correlation of two embeddings and ``τ = 0.1``.
 
 .. note:: ``ρ`` is the cosine of embeddings from which their own mean is taken, in training and in
     use alike. There is no projection head that is thrown away, no momentum encoder and no stopped
     gradient: both views carry gradients through the same weights.
-.. note:: Other pictures of the same patient count as other pictures: a follow-up is no copy.
+.. note:: Other images of the same patient count as other images: a follow-up is no copy.
 
 References:
     Dar et al., arXiv 2307.01148, section 2.2; arXiv 2402.01054, methods.
@@ -52,10 +52,10 @@ class CopyEncoder(NamedTuple):
         module: The network.
         params: Its weights.
         name: Says how it was trained.
-        threshold: Correlation above which a picture is a copy: the 95th percentile of held-out
-            pictures' to their nearest training picture, the median of the classes' where known.
+        threshold: Correlation above which an image is a copy: the 95th percentile of held-out
+            pictures' to their nearest training image, the median of the classes' where known.
         calibration: JSON-able: ``auc_planted, auc_low, auc_high`` (planted copies against the
-            nearest training picture of held-out pictures, within their class), the AUC of each kind
+            nearest training image of held-out images, within their class), the AUC of each kind
             (``augmented, blurred, shifted``, each with ``_low`` and ``_high``),
             ``positives_5th_percentile`` (of planted copies), ``threshold_pooled``,
             ``threshold_of_class``, ``num_planted``, ``num_held_out``, ``share_of_planted_found``.
@@ -81,7 +81,7 @@ def _embed(module: CopyEncoderNetwork, params: Params, images: Array) -> Array:
 def info_nce(
     z: Float[Array, "two_b d"], temperature: float | Array = TEMPERATURE
 ) -> Float[Array, ""]:
-    """Returns the mean InfoNCE loss of ``2B`` embeddings; row ``i`` and ``i + B`` are one picture.
+    """Returns the mean InfoNCE loss of ``2B`` embeddings; row ``i`` and ``i + B`` are one image.
 
     ``−ρ(z_i, z_i⁺)/τ + log Σ_{j≠i} exp(ρ(z_i, z_j)/τ)`` with Pearson's ``ρ``.
     """
@@ -98,7 +98,7 @@ _ADAM = optax.chain(optax.scale_by_adam(), optax.add_decayed_weights(_WEIGHT_DEC
 
 @partial(jax.jit, static_argnums=(0, 1), donate_argnums=(2, 3))
 def _step(module, amount: Augmentation, params, opt_state, key, images, rate):
-    """One update on two changed versions of each picture; numbers are traced."""
+    """One update on two changed versions of each image; numbers are traced."""
 
     def loss_fn(params):
         views = augment(key, jnp.concatenate([images, images]), amount)
@@ -127,26 +127,26 @@ def train_copy_encoder(
     flip: bool = False,
     amount: Augmentation | None = None,
 ) -> CopyEncoder:
-    """Trains the encoder on the training pictures and calibrates it on held-out and planted ones.
+    """Trains the encoder on the training images and calibrates it on held-out and planted ones.
 
     Args:
-        images: ``[n, h, w, c]`` training pictures in [-1, 1], duplicates removed.
-        held_images: Real pictures of other patients.
-        strata: Class of each training picture, for calibration within classes.
-        held_strata: Class of each held-out picture.
-        patients: Patient of each training picture.
-        held_patients: Patient of each held-out picture.
+        images: ``[n, h, w, c]`` training images in [-1, 1], duplicates removed.
+        held_images: Real images of other patients.
+        strata: Class of each training image, for calibration within classes.
+        held_strata: Class of each held-out image.
+        patients: Patient of each training image.
+        held_patients: Patient of each held-out image.
         seed: Decides initial weights, order, changes and planted copies.
         steps: Training steps.
-        batch_size: Pictures a step, two views each; at most all of them.
+        batch_size: Images a step, two views each; at most all of them.
         learning_rate: Peak of a cosine schedule with a short warm-up.
         width: Channels of the first layer, a multiple of 8.
         features: Length of the embedding.
-        flip: Whether a mirrored picture counts as a copy; not for chest films.
+        flip: Whether a mirrored image counts as a copy; not for chest films.
         amount: How far views are changed; None: the defaults.
 
     Raises:
-        ValueError: If there are too few pictures or they are too small.
+        ValueError: If there are too few images or they are too small.
     """
     _check(images, held_images)
     module = CopyEncoderNetwork(features, width)
@@ -259,10 +259,10 @@ def load_copy_encoder(
 
     Args:
         path: The file.
-        image_shape: ``(height, width, channels)`` of the pictures it is to be used on.
+        image_shape: ``(height, width, channels)`` of the images it is to be used on.
 
     Raises:
-        ValueError: If the file is not one of ours, or was trained on pictures of another shape.
+        ValueError: If the file is not one of ours, or was trained on images of another shape.
     """
     try:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as stored:

@@ -1,7 +1,7 @@
-"""Is the finding that was asked for in the picture? A small classifier of our own says so.
+"""Is the finding that was asked for in the image? A small classifier of our own says so.
 
-It is trained from scratch on the run's own training pictures, duplicates removed, and trusted only
-for findings it recognises on held-out patients. Its columns are findings (``Edema``), values of a
+It is trained from scratch on the run's own training images, duplicates removed, and trusted only
+for findings it recognizes on held-out patients. Its columns are findings (``Edema``), values of a
 class label, one against the rest (``Digit: 9``), and words of the captions (``Word: dog``).
 """
 
@@ -40,7 +40,7 @@ class Judge(NamedTuple):
         params: Its weights.
         names: Names of its outputs.
         threshold: Probability at which a finding counts as seen.
-        held_out_auc: AUC on held-out pictures; NaN where there were too few of either kind.
+        held_out_auc: AUC on held-out images; NaN where there were too few of either kind.
         reliable: Findings whose held-out AUC reaches 0.8; only these are judged.
     """
 
@@ -52,16 +52,16 @@ class Judge(NamedTuple):
     reliable: Bool[np.ndarray, " f"]
 
     def probabilities(self, images: Float[np.ndarray, "n h w c"]) -> Float[np.ndarray, "n f"]:
-        """Returns the probability of each finding in each picture."""
+        """Returns the probability of each finding in each image."""
         return _probabilities(self.module, self.params, images)
 
     def agreement(
         self, images: Float[np.ndarray, "n h w c"], asked: Int[np.ndarray, "n f"]
     ) -> Float[np.ndarray, " n"]:
-        """Returns, per picture, the share of the reliable findings asked for that are as asked.
+        """Returns, per image, the share of the reliable findings asked for that are as asked.
 
         Args:
-            images: Pictures in [-1, 1].
+            images: Images in [-1, 1].
             asked: 1 asked for, 0 asked to be absent, −1 not mentioned.
 
         Returns:
@@ -118,22 +118,22 @@ def train_judge(
     learning_rate: float = 2e-3,
     width: int = 16,
 ) -> Judge:
-    """Trains the classifier and calibrates it on held-out pictures.
+    """Trains the classifier and calibrates it on held-out images.
 
     Args:
-        images: Training pictures in [-1, 1], duplicates removed.
+        images: Training images in [-1, 1], duplicates removed.
         targets: 1 present, 0 absent, −1 unknown (left out of the loss).
-        held_images: Pictures of other patients.
+        held_images: Images of other patients.
         held_targets: Their findings.
         names: Names of the findings.
         seed: Decides initial weights, order and augmentation.
         steps: Training steps.
-        batch_size: Pictures a step.
+        batch_size: Images a step.
         learning_rate: Peak of a cosine schedule.
         width: Channels of the first layer.
 
-    .. note:: What fewer than four distinct training pictures show is also learned from held-out
-        ones, see :func:`lend_rare`: a class that the model knows from one repeated picture could
+    .. note:: What fewer than four distinct training images show is also learned from held-out
+        ones, see :func:`lend_rare`: a class that the model knows from one repeated image could
         not be judged otherwise. The model under audit never sees them.
     """
     images, targets, held_images, held_targets = lend_rare(
@@ -176,12 +176,12 @@ def lend_rare(
     held_images: Float[np.ndarray, "m h w c"],
     held_targets: Int[np.ndarray, "m f"],
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Moves every second held-out picture of what training hardly shows over to training.
+    """Moves every second held-out image of what training hardly shows over to training.
 
-    Hardly: fewer than four training pictures show it, and at least sixteen held-out ones do.
+    Hardly: fewer than four training images show it, and at least sixteen held-out ones do.
 
     Returns:
-        Training pictures and targets, held-out pictures and targets; the very arrays that came
+        Training images and targets, held-out images and targets; the very arrays that came
         where nothing is rare.
     """
     shown, held = targets == 1, held_targets == 1
@@ -200,7 +200,7 @@ def lend_rare(
 
 
 def _calibrated(module, params, names, images, targets) -> Judge:
-    """Chooses each finding's threshold where TPR − FPR is largest on held-out pictures."""
+    """Chooses each finding's threshold where TPR − FPR is largest on held-out images."""
     scores = _probabilities(module, params, images)
     aucs, thresholds = np.full(len(names), np.nan), np.full(len(names), 0.5)
     for f in range(len(names)):
@@ -220,7 +220,7 @@ def _calibrated(module, params, names, images, targets) -> Judge:
 def target_names(records: Sequence[Record]) -> tuple[str, ...]:
     """Names the columns that suit a data set.
 
-    Radiographs have the findings; other pictures the values of their class labels and, where they
+    Radiographs have the findings; other images the values of their class labels and, where they
     have captions, the most frequent words that stand in 2 to 60 % of them.
     """
     slots = class_slots(records)

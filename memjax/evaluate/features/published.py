@@ -1,9 +1,9 @@
 """Features of published networks, with the preprocessing that belongs to each.
 
-A similarity measured with SSCD depends on how pictures are resized before it; papers differ, and
+A similarity measured with SSCD depends on how images are resized before it; papers differ, and
 their figures cannot be compared. Every feature function here says in its name what it does.
 
-.. note:: Pictures are resized as floats. Pipelines on 8-bit files round to whole grey levels after
+.. note:: Images are resized as floats. Pipelines on 8-bit files round to whole gray levels after
     the resize; the difference is at most half a level a pixel.
 """
 
@@ -23,7 +23,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 @dataclasses.dataclass(frozen=True)
 class Preprocessing:
-    """From pictures in [-1, 1] to what a network was trained on.
+    """From images in [-1, 1] to what a network was trained on.
 
     ``y = (resized (x + 1) / 2 − mean) / std``; values beyond [-1, 1] are clipped first.
 
@@ -36,7 +36,7 @@ class Preprocessing:
         method: Interpolation; cubic is Keys' with a = −0.5, as in Pillow.
         antialias: Widen the kernel when shrinking, as Pillow does; False samples points, as
             ``torch.nn.functional.interpolate`` does.
-        mean: Subtracted from pictures in [0, 1], a channel.
+        mean: Subtracted from images in [0, 1], a channel.
         std: Divided by, a channel. Their number is the number of channels.
     """
 
@@ -114,7 +114,7 @@ PREPROCESSINGS = {
 
 
 def _with_channels(x: Float[Array, "b h w c"], channels: int) -> Float[Array, "b h w k"]:
-    """Returns grey as the mean of the channels, colour from grey by repetition."""
+    """Returns gray as the mean of the channels, color from gray by repetition."""
     if x.shape[-1] == channels:
         return x
     return jnp.repeat(jnp.mean(x, axis=-1, keepdims=True), channels, axis=-1)
@@ -128,15 +128,15 @@ def _central(x: Float[Array, "b h w c"], edge: int) -> Float[Array, "b e e c"]:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PublishedFeatures:
-    """A feature function: pictures in [-1, 1] of any size and channels to one vector each.
+    """A feature function: images in [-1, 1] of any size and channels to one vector each.
 
     Attributes:
         name: Weights and preprocessing, for every output.
         module: The Flax module.
         params: Its published weights.
-        preprocessing: What happens to pictures first.
-        batch_size: Pictures at a time; the last batch is padded, so one program is compiled for
-            each size of picture.
+        preprocessing: What happens to images first.
+        batch_size: Images at a time; the last batch is padded, so one program is compiled for
+            each size of image.
     """
 
     name: str
@@ -149,7 +149,7 @@ class PublishedFeatures:
         """Returns float32 features.
 
         Raises:
-            ValueError: ``images`` is not a non-empty batch of finite NHWC pictures.
+            ValueError: ``images`` is not a non-empty batch of finite NHWC images.
         """
         images = np.asarray(images, np.float32)
         if images.ndim != 4 or 0 in images.shape:
@@ -188,11 +188,11 @@ def published_features(
     """Makes a feature function of a network with published weights.
 
     Args:
-        module: The Flax module: a batch of preprocessed pictures to a batch of vectors.
+        module: The Flax module: a batch of preprocessed images to a batch of vectors.
         params: Its weights.
         preprocessing: One of :data:`PREPROCESSINGS`, or one of your own.
         weights: What the weights are called.
-        batch_size: Pictures at a time.
+        batch_size: Images at a time.
 
     Returns:
         A callable named ``weights (preprocessing)``.

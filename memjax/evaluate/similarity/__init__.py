@@ -1,1 +1,1 @@
-"""Which training picture is most alike, and from where on it is a copy."""
+"""Which training image is most alike, and from where on it is a copy."""

@@ -1,4 +1,4 @@
-"""Is a generated picture a copy of a training picture? Two published rules and a background."""
+"""Is a generated image a copy of a training image? Two published rules and a background."""
 
 from typing import NamedTuple
 
@@ -24,11 +24,11 @@ COPY_RATIO_THIRD = 1.0 / 3.0
 
 
 class SimilarityResult(NamedTuple):
-    """What the nearest training pictures say about each query.
+    """What the nearest training images say about each query.
 
     Attributes:
-        distance: ``‖x̂ − x‖₂`` to the nearest training picture.
-        index: That picture's row in the database as it was passed in (duplicates included).
+        distance: ``‖x̂ − x‖₂`` to the nearest training image.
+        index: That image's row in the database as it was passed in (duplicates included).
         ratio_adaptive: ``d₁ / (α · mean of the n nearest distances)``; a copy is ≤ 1.
         ratio_third: ``d₁ / d₂``; a copy is < 1/3.
         is_copy_adaptive: Copy by the calibrated ratio.
@@ -53,7 +53,7 @@ def adaptive_l2(
 ) -> Float[np.ndarray, " q"]:
     """Returns Carlini et al.'s calibrated distance; a query is a copy where it is ≤ 1.
 
-    ``ℓ(x̂, x; S) = ‖x̂ − x‖₂ / (α · mean_{y ∈ S} ‖x̂ − y‖₂)`` with ``x`` the nearest training picture
+    ``ℓ(x̂, x; S) = ‖x̂ − x‖₂ / (α · mean_{y ∈ S} ‖x̂ − y‖₂)`` with ``x`` the nearest training image
     and ``S`` the ``n`` nearest (``x`` among them).
 
     Args:
@@ -99,18 +99,18 @@ def copy_report(
 ) -> SimilarityResult:
     """Applies both copy rules to each query, against the database without its duplicates.
 
-    Call it once on held-out real pictures (``query_patients=`` theirs) for the background, then on
-    generated pictures with ``background=`` that result.
+    Call it once on held-out real images (``query_patients=`` theirs) for the background, then on
+    generated images with ``background=`` that result.
 
     Args:
         queries: ``[Q, ...]`` floats in ``[-1, 1]``.
-        database: ``[N, ...]`` training pictures in the same unit; may hold exact duplicates.
+        database: ``[N, ...]`` training images in the same unit; may hold exact duplicates.
         groups: Content group of each database row; the first row of a group stands for it.
             None: every row is its own.
         patients: Patient of each database row. The second-nearest distance of the 1/3 rule is then
-            taken from *another* patient than the nearest picture's, as follow-up films look alike.
-        query_patients: Patient of each query (real pictures); the same patient is left out.
-        background: Result on real pictures that were not trained on.
+            taken from *another* patient than the nearest image's, as follow-up films look alike.
+        query_patients: Patient of each query (real images); the same patient is left out.
+        background: Result on real images that were not trained on.
         percentile: Of the background's ``ratio_adaptive``, in percent: the calibrated threshold.
         alpha: Of the calibrated ratio.
         n: Neighbourhood of the calibrated ratio.
@@ -118,7 +118,7 @@ def copy_report(
 
     Raises:
         ValueError: If ``query_patients`` is given without ``patients``, or fewer than ``n``
-            pictures are left once duplicates are removed.
+            images are left once duplicates are removed.
     """
     db = np.asanyarray(database)
     rows = np.arange(len(db)) if groups is None else unique_rows(_one_each(groups, db, "groups"))
@@ -177,7 +177,7 @@ def neighbor_report(
 
 
 def pixel_rms(distance: Float[np.ndarray, " *s"], num_values: int) -> Float[np.ndarray, " *s"]:
-    """Converts ``‖a − b‖₂`` of pictures in [-1, 1] to the RMS difference a pixel in [0, 1] units.
+    """Converts ``‖a − b‖₂`` of images in [-1, 1] to the RMS difference a pixel in [0, 1] units.
 
     ``d / (2 √num_values)``; Carlini et al.'s (ℓ, δ)-extraction uses this unit (δ = 0.15).
 
@@ -194,7 +194,7 @@ def _adaptive(distance: np.ndarray, alpha: float) -> np.ndarray:
 
 
 def _ratio(near: np.ndarray, far: np.ndarray) -> np.ndarray:
-    """``near / far``; no eligible neighbour gives ``inf`` (no copy), all at zero gives 0."""
+    """``near / far``; no eligible neighbor gives ``inf`` (no copy), all at zero gives 0."""
     near64, far64 = near.astype(np.float64), far.astype(np.float64)
     bottom = np.where((far64 > 0) & np.isfinite(far64), far64, 1.0)
     ratio = np.where(np.isinf(far64) & np.isfinite(near64), 0.0, near64 / bottom)
@@ -204,7 +204,7 @@ def _ratio(near: np.ndarray, far: np.ndarray) -> np.ndarray:
 def _second(distance: np.ndarray, index: np.ndarray, owner: np.ndarray | None) -> np.ndarray:
     """Second-nearest distance, from another patient than the nearest where patients are known.
 
-    If all ``n`` neighbours are the nearest one's patient, the last distance is a lower bound.
+    If all ``n`` neighbors are the nearest one's patient, the last distance is a lower bound.
     """
     if owner is None:
         return distance[:, min(1, distance.shape[1] - 1)]

@@ -1,4 +1,4 @@
-"""Exact nearest neighbours: rank blockwise in the expanded form, then re-score the winners."""
+"""Exact nearest neighbors: rank blockwise in the expanded form, then re-score the winners."""
 
 import math
 from collections.abc import Sequence
@@ -41,7 +41,7 @@ def knn(
     Args:
         queries: ``[Q, ...]`` floats in the same unit as the database (images: ``[-1, 1]``).
         database: ``[N, ...]`` floats.
-        k: Neighbours wanted, at most ``N``.
+        k: Neighbors wanted, at most ``N``.
         block: Database rows ranked at a time.
         exclude_groups: ``(query_groups [Q], database_groups [N])``: a pair with equal groups is
             never returned (same patient, say). ``""``, ``-1`` and ``None`` belong to no group.
@@ -70,7 +70,7 @@ def unique_rows(groups: Groups) -> Int[np.ndarray, " u"]:
         groups: One id per row, equal for exact duplicates (``data.duplication.content_groups``).
 
     .. note:: With an exact duplicate left in the database the two nearest distances of a copy are
-        equal, so their ratio is 1 and a perfect copy passes for a new picture.
+        equal, so their ratio is 1 and a perfect copy passes for a new image.
     """
     _, first = np.unique(np.asarray(groups), return_index=True)
     return np.sort(first)

@@ -32,7 +32,7 @@ def rank_on_device(
         block: Database rows ranked at a time.
         chunk: Queries ranked at a time.
         slab_bytes: Of the database on the device at a time.
-        check: Called with rows (float32, centred) and the number of the first: raises on NaN.
+        check: Called with rows (float32, centered) and the number of the first: raises on NaN.
     """
     block = min(block, len(db))
     slab = max(slab_bytes // (4 * db.shape[1] * block), 1) * block

@@ -62,7 +62,7 @@ def rank_on_host(
         k: Rows wanted.
         block: Database rows ranked at a time.
         chunk: Most queries ranked at a time by one thread.
-        check: Called with rows (float32, centred) and the number of the first: raises on NaN.
+        check: Called with rows (float32, centered) and the number of the first: raises on NaN.
     """
     block = min(block, len(db))
     best = np.full((len(q), k), _NOTHING)

@@ -1,11 +1,11 @@
-"""Climbs the similarity ladder: every rung on the same pictures, each with its own background.
+"""Climbs the similarity ladder: every rung on the same images, each with its own background.
 
-A rung with a published rule uses it. Every other rung calls a picture a copy when it is more
-similar to its nearest training picture than 95 % of held-out real pictures of its class are to
+A rung with a published rule uses it. Every other rung calls an image a copy when it is more
+similar to its nearest training image than 95 % of held-out real images of its class are to
 theirs.
 
 References:
-    Dar et al., arXiv 2402.01054, methods (the 95th percentile of validation pictures).
+    Dar et al., arXiv 2402.01054, methods (the 95th percentile of validation images).
 """
 
 from collections.abc import Mapping, Sequence
@@ -43,11 +43,11 @@ MIN_OF_CLASS = 20
 
 
 class Thresholds(NamedTuple):
-    """A percentile of the background, for all held-out pictures and for each class.
+    """A percentile of the background, for all held-out images and for each class.
 
     Attributes:
-        pooled: Of all held-out pictures.
-        of_class: Of each class with at least 20 held-out pictures.
+        pooled: Of all held-out images.
+        of_class: Of each class with at least 20 held-out images.
         num_held_out: How many they are fitted on.
     """
 
@@ -80,15 +80,15 @@ def fit_thresholds(
     *,
     percentile: float = PERCENTILE,
 ) -> Thresholds:
-    """Fits the pooled threshold and one for each class with at least 20 held-out pictures.
+    """Fits the pooled threshold and one for each class with at least 20 held-out images.
 
     Args:
-        background: Similarity of held-out pictures to their nearest training picture.
+        background: Similarity of held-out images to their nearest training image.
         strata: Class of each.
         percentile: In percent.
 
     Raises:
-        ValueError: If no held-out picture has an eligible training picture.
+        ValueError: If no held-out image has an eligible training image.
     """
     usable = np.isfinite(background)
     if not usable.any():
@@ -113,13 +113,13 @@ class RungResult(NamedTuple):
     Attributes:
         name: The rung.
         title: Its heading.
-        similarity: To the nearest training picture; higher = more alike. −inf where none is
+        similarity: To the nearest training image; higher = more alike. −inf where none is
             eligible.
-        index: That picture's row in ``train``; −1 where none is eligible.
+        index: That image's row in ``train``; −1 where none is eligible.
         is_copy: Copy by the rung's rule.
-        threshold: Similarity above which a picture is a copy; the median of the queries' own where
+        threshold: Similarity above which an image is a copy; the median of the queries' own where
             it is calibrated per class.
-        background: Similarity of held-out real pictures to training, the same patient left out.
+        background: Similarity of held-out real images to training, the same patient left out.
         background_is_copy: The same rule on them: the false alarms.
         rule: How ``is_copy`` was decided, in a phrase.
     """
@@ -142,7 +142,7 @@ class RungResult(NamedTuple):
 
 
 class CalibratedRung(NamedTuple):
-    """A rung over its training pictures, with the background of held-out ones."""
+    """A rung over its training images, with the background of held-out ones."""
 
     rung: Rung
     search: Search
@@ -160,10 +160,10 @@ def calibrate_ladder(
     held_patients: Groups | None = None,
     held_strata: ArrayLike | None = None,
 ) -> dict[str, CalibratedRung]:
-    """Builds every rung over the training pictures and measures its background, once.
+    """Builds every rung over the training images and measures its background, once.
 
-    Use it with :func:`apply_ladder` when several sets of pictures (before and after a mitigation)
-    are compared with the same training pictures. Arguments as for :func:`measure_ladder`.
+    Use it with :func:`apply_ladder` when several sets of images (before and after a mitigation)
+    are compared with the same training images. Arguments as for :func:`measure_ladder`.
     """
     _check_names(rungs)
     _check_images(train, held_out, "held-out pictures")
@@ -192,7 +192,7 @@ def apply_ladder(
 
     Args:
         ladder: Of :func:`calibrate_ladder`.
-        queries: ``[q, h, w, c]`` generated pictures in [-1, 1].
+        queries: ``[q, h, w, c]`` generated images in [-1, 1].
         strata: Class of each; used where the ladder was calibrated with ``held_strata``.
     """
     _check_lengths(queries, strata, "strata")
@@ -235,18 +235,18 @@ def measure_ladder(
     strata: ArrayLike | None = None,
     held_strata: ArrayLike | None = None,
 ) -> dict[str, RungResult]:
-    """Measures every rung: generated pictures, their nearest training pictures and a background.
+    """Measures every rung: generated images, their nearest training images and a background.
 
     Args:
         rungs: Of :func:`pixel_rungs`, :func:`feature_rung` and their like; names differ.
-        queries: ``[q, h, w, c]`` generated pictures in [-1, 1].
-        train: ``[n, h, w, c]`` training pictures in [-1, 1] *without duplicates*.
-        held_out: ``[m, h, w, c]`` real pictures that were not trained on.
-        train_patients: Patient of each training picture.
-        held_patients: Patient of each held-out picture; a training picture of the same patient is
+        queries: ``[q, h, w, c]`` generated images in [-1, 1].
+        train: ``[n, h, w, c]`` training images in [-1, 1] *without duplicates*.
+        held_out: ``[m, h, w, c]`` real images that were not trained on.
+        train_patients: Patient of each training image.
+        held_patients: Patient of each held-out image; a training image of the same patient is
             never its nearest.
         strata: Class of each query, for thresholds per class.
-        held_strata: Class of each held-out picture; needed with ``strata``.
+        held_strata: Class of each held-out image; needed with ``strata``.
 
     Raises:
         ValueError: If shapes, lengths or names do not fit.
@@ -312,7 +312,7 @@ def check_rungs(names: Sequence[str]) -> None:
     Raises:
         ValueError: Naming them and the known ones.
     """
-    known = [r.name for r in pixel_rungs((256, 256, 1))]  # small pictures have fewer
+    known = [r.name for r in pixel_rungs((256, 256, 1))]  # small images have fewer
     known += [COPY_ENCODER, FINDING_FEATURES]
     unknown = [name for name in names if name not in known]
     if unknown:

@@ -1,11 +1,11 @@
-"""How much a generated picture is like training pictures: of its own prompt, or the nearest of all.
+"""How much a generated image is like training images: of its own prompt, or the nearest of all.
 
-A rung of the similarity ladder is built once over the training pictures and then asked about
+A rung of the similarity ladder is built once over the training images and then asked about
 generated and held-out ones. Higher is more alike on every rung: distances and ratios are negated.
 
 References:
     Somepalli et al., CVPR 2023, arXiv 2212.03860 (SSCD as the measure of copying); Wen et al.,
-    ICLR 2024, section 4.2: largest over a prompt's training pictures, then the mean over its
+    ICLR 2024, section 4.2: largest over a prompt's training images, then the mean over its
     generations.
 """
 
@@ -28,9 +28,9 @@ NEIGHBOURHOOD = 50
 
 
 class Likeness(Protocol):
-    """Compares the generations of a prompt with its training pictures; higher = more alike.
+    """Compares the generations of a prompt with its training images; higher = more alike.
 
-    Pictures become rows first, so that those of training pictures are made once for all arms.
+    Images become rows first, so that those of training images are made once for all arms.
     """
 
     @property
@@ -44,7 +44,7 @@ class Likeness(Protocol):
         ...
 
     def rows(self, pictures: Pictures) -> np.ndarray:
-        """Returns what is compared, one row a picture."""
+        """Returns what is compared, one row an image."""
         ...
 
     def compare(self, generated: np.ndarray, references: np.ndarray) -> Float[np.ndarray, " g"]:
@@ -68,7 +68,7 @@ def summary_of(values: Float[np.ndarray, " g"]) -> LikenessSummary:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FeatureLikeness:
-    """Largest cosine of a picture's features with those of its references.
+    """Largest cosine of an image's features with those of its references.
 
     Attributes:
         key: Short name, such as ``sscd``.
@@ -95,7 +95,7 @@ class FeatureLikeness:
 
 
 def features_of(features: FeatureFn, pictures: Pictures) -> Float[np.ndarray, "n d"]:
-    """Returns the features of pictures that may be kept as bytes, a few at a time."""
+    """Returns the features of images that may be kept as bytes, a few at a time."""
     parts = [
         extract(features, as_unit(pictures[start : start + _CHUNK]))
         for start in range(0, len(pictures), _CHUNK)
@@ -105,9 +105,9 @@ def features_of(features: FeatureFn, pictures: Pictures) -> Float[np.ndarray, "n
 
 @dataclasses.dataclass(frozen=True)
 class PixelCorrelation:
-    """Largest Pearson correlation of a picture's pixels with those of its references.
+    """Largest Pearson correlation of an image's pixels with those of its references.
 
-    Needs no weights. Pictures are compared at ``side`` pixels; those of another shape are refused.
+    Needs no weights. Images are compared at ``side`` pixels; those of another shape are refused.
     """
 
     cost: ClassVar[str] = "no network"
@@ -121,7 +121,7 @@ class PixelCorrelation:
         return f"Pearson correlation of pixels (short side {self.side}, antialiased bilinear)"
 
     def rows(self, pictures: Pictures) -> Float[np.ndarray, "n d"]:
-        """Returns centred unit rows of pixels."""
+        """Returns centered unit rows of pixels."""
         return centered(reduced(pictures, self.side).reshape(len(pictures), -1))
 
     def compare(
@@ -138,7 +138,7 @@ class TiledDistance:
 
     References:
         Carlini et al. 2023, arXiv 2301.13188, section 4.2: the largest over non-overlapping tiles,
-        so that one common background does not make two pictures alike.
+        so that one common background does not make two images alike.
     """
 
     cost: ClassVar[str] = "no network"
@@ -146,7 +146,7 @@ class TiledDistance:
     name: ClassVar[str] = "largest RMS difference of 4×4 tiles (negated, pictures in [0, 1])"
 
     def rows(self, pictures: Pictures) -> Pictures:
-        """Returns the pictures themselves."""
+        """Returns the images themselves."""
         return pictures
 
     def compare(self, generated: Pictures, references: Pictures) -> Float[np.ndarray, " g"]:
@@ -171,7 +171,7 @@ def _tile_means(values: Float[np.ndarray, "n h w c"]) -> Float[np.ndarray, "n t"
 
 
 def check_shapes(generated: Pictures, references: Pictures) -> None:
-    """Refuses pictures that cannot be laid on one another.
+    """Refuses images that cannot be laid on one another.
 
     Raises:
         ValueError: Naming both shapes.
@@ -198,22 +198,22 @@ def weightless() -> list[Likeness]:
 
 
 def rows_of(measures: Sequence[Likeness], pictures: Pictures) -> dict[str, np.ndarray]:
-    """Returns what every measure compares of some pictures."""
+    """Returns what every measure compares of some images."""
     return {measure.key: measure.rows(pictures) for measure in measures}
 
 
 def likeness_of(
     measure: Likeness, generated: Pictures, references: Pictures
 ) -> Float[np.ndarray, " g"]:
-    """Returns the likeness of one prompt's generations to its training pictures."""
+    """Returns the likeness of one prompt's generations to its training images."""
     return measure.compare(measure.rows(generated), measure.rows(references))
 
 
 class Nearest(NamedTuple):
-    """The most similar training picture of each query.
+    """The most similar training image of each query.
 
     Attributes:
-        similarity: Higher = more alike; −inf where no training picture is eligible.
+        similarity: Higher = more alike; −inf where no training image is eligible.
         index: Its row; −1 where none is eligible.
         note: What the reader must know about how it was searched; mostly empty.
     """
@@ -235,9 +235,9 @@ class Rung:
         title: Heading in tables and figures.
         level: ``L0`` (pixels) to ``L6`` (identity of the patient): how much it understands.
         build: ``(train, patients) → search``, and ``search(queries, query_patients) → Nearest``; a
-            training picture of the query's patient is never returned.
-        published: Similarity from which a picture is a copy by a published rule; None: the
-            threshold is calibrated on held-out pictures.
+            training image of the query's patient is never returned.
+        published: Similarity from which an image is a copy by a published rule; None: the
+            threshold is calibrated on held-out images.
         inclusive: Whether a similarity equal to ``published`` is a copy.
         rule: The published rule in a phrase.
     """

@@ -1,12 +1,12 @@
-"""Pictures that stand more than once: by content, and nearly, in a space of normalised thumbnails.
+"""Images that stand more than once: by content, and nearly, in a space of normalized thumbnails.
 
-Exact duplicates share a hash of their content. Near ones are found in two steps: nearest neighbours
-among thumbnails of zero mean and unit norm, where ``‖a − b‖² = 2 (1 − ρ)``, then the normalised
+Exact duplicates share a hash of their content. Near ones are found in two steps: nearest neighbors
+among thumbnails of zero mean and unit norm, where ``‖a − b‖² = 2 (1 − ρ)``, then the normalized
 cross-correlation of larger thumbnails over small shifts. Chest films all look alike, so the first
 step alone would merge different patients.
 
 References:
-    Webster et al. 2023, arXiv:2303.12733, section 4 (neighbours, threshold, components).
+    Webster et al. 2023, arXiv:2303.12733, section 4 (neighbors, threshold, components).
 """
 
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ _CHUNK = 1024
 
 
 class Duplicates(NamedTuple):
-    """Groups of pictures that are the same or nearly so.
+    """Groups of images that are the same or nearly so.
 
     Attributes:
         exact: Content group of each row; ids count from 0 in order of appearance.
@@ -57,15 +57,15 @@ def find_duplicates(
     """Finds exact and near duplicates.
 
     Args:
-        images: Pictures of one size.
-        threshold: Least normalised cross-correlation of a near pair, in (0, 1].
+        images: Images of one size.
+        threshold: Least normalized cross-correlation of a near pair, in (0, 1].
         candidate: Least thumbnail correlation of a pair that is looked at more closely.
         neighbors: Nearest contents looked at per content; a larger cluster of near duplicates still
             becomes one component, because its members reach each other.
         max_shift: Largest shift tried, in pixels of a thumbnail of 48 pixels.
 
     Raises:
-        ValueError: There are no pictures, or a threshold is outside (0, 1].
+        ValueError: There are no images, or a threshold is outside (0, 1].
     """
     for name, value in (("threshold", threshold), ("candidate", candidate)):
         if not 0 < value <= 1:
@@ -88,7 +88,7 @@ def find_duplicates(
 
 
 def thumbnails(images: UInt8[np.ndarray, "n h w c"], edge: int) -> Float[np.ndarray, "n d"]:
-    """Grey thumbnails of ``edge²`` values with zero mean and unit norm; flat pictures are zero."""
+    """Grey thumbnails of ``edge²`` values with zero mean and unit norm; flat images are zero."""
     small = np.stack([_shrunk(image, edge) for image in images]).reshape(len(images), -1)
     centered = small - small.mean(axis=1, keepdims=True, dtype=np.float32)
     norm = np.linalg.norm(centered, axis=1, keepdims=True)
@@ -103,9 +103,9 @@ def _shrunk(image: np.ndarray, edge: int) -> np.ndarray:
 def shifted_ncc(
     a: Float[np.ndarray, "p e e"], b: Float[np.ndarray, "p e e"], max_shift: int
 ) -> Float[np.ndarray, " p"]:
-    """Largest normalised cross-correlation over shifts of up to ``max_shift`` pixels.
+    """Largest normalized cross-correlation over shifts of up to ``max_shift`` pixels.
 
-    For each shift, both pictures are cut to the part they share:
+    For each shift, both images are cut to the part they share:
     ``⟨a − ā, b − b̄⟩ / (‖a − ā‖ ‖b − b̄‖)``.
     """
     best = np.full(len(a), -1.0)

@@ -1,4 +1,4 @@
-"""How many training pictures, and patients, were memorised? Dar et al.'s two percentages."""
+"""How many training images, and patients, were memorized? Dar et al.'s two percentages."""
 
 from typing import Any, NamedTuple
 
@@ -16,13 +16,13 @@ class MemorizedPatients(NamedTuple):
     """Shares in [0, 1] with intervals.
 
     Attributes:
-        pictures: Training pictures that have a generated copy (Dar et al.'s ``N_mem``); patients
+        pictures: Training images that have a generated copy (Dar et al.'s ``N_mem``); patients
             are resampled.
-        patients: Training patients with at least one such picture.
-        copies: Generated pictures that are copies (``N_copies``); conditions are resampled.
-        num_train: Training pictures.
+        patients: Training patients with at least one such image.
+        copies: Generated images that are copies (``N_copies``); conditions are resampled.
+        num_train: Training images.
         num_patients: Training patients.
-        num_generated: Generated pictures.
+        num_generated: Generated images.
     """
 
     pictures: Interval
@@ -36,11 +36,11 @@ class MemorizedPatients(NamedTuple):
 def validation_threshold(
     similarity: Float[np.ndarray, " m"], percentile: float = VALIDATION_PERCENTILE
 ) -> float:
-    """Returns the similarity above which a generated picture is a copy, from real pictures.
+    """Returns the similarity above which a generated image is a copy, from real images.
 
     Args:
-        similarity: ``[m]``, of each validation picture to its nearest training picture of another
-            patient. By construction 5 % of such pictures lie above the 95th percentile: that is the
+        similarity: ``[m]``, of each validation image to its nearest training image of another
+            patient. By construction 5 % of such images lie above the 95th percentile: that is the
             rate of false copies to compare with.
         percentile: 95 in the paper.
 
@@ -56,12 +56,12 @@ def validation_threshold(
 def positive_threshold(
     similarity: Float[np.ndarray, " m"], percentile: float = POSITIVE_PERCENTILE
 ) -> float:
-    """Returns the similarity above which a generated picture is a copy, from known copies.
+    """Returns the similarity above which a generated image is a copy, from known copies.
 
     Args:
-        similarity: ``[m]``, of pairs that are copies: training pictures and augmented versions of
-            themselves. 95 % of them are found; how many real pictures are called by mistake is not
-            controlled, so give the share of validation pictures above it next to it.
+        similarity: ``[m]``, of pairs that are copies: training images and augmented versions of
+            themselves. 95 % of them are found; how many real images are called by mistake is not
+            controlled, so give the share of validation images above it next to it.
         percentile: 5 in a later re-implementation of the paper's method.
 
     Raises:
@@ -73,7 +73,7 @@ def positive_threshold(
 def copies_above(
     similarity: ArrayLike, threshold: float | Float[np.ndarray, " q"]
 ) -> Bool[np.ndarray, " q"]:
-    """Returns which similarities exceed the threshold (one, or one a picture)."""
+    """Returns which similarities exceed the threshold (one, or one an image)."""
     return _finite(similarity) > threshold
 
 
@@ -87,22 +87,22 @@ def memorized_patients(
     seed: int = 0,
     level: float = 0.95,
 ) -> MemorizedPatients:
-    """Returns the share of training pictures and patients with a copy, and the share of copies.
+    """Returns the share of training images and patients with a copy, and the share of copies.
 
     Args:
-        is_copy: ``[q]``, whether a generated picture copies its nearest training picture
+        is_copy: ``[q]``, whether a generated image copies its nearest training image
             (:func:`copies_above`).
-        index: ``[q]``, the row of that training picture.
-        patients: ``[t]``, the patient of each training picture, for the whole training set.
-        conditions: ``[q]``, the prompt of each generated picture; None: every picture its own.
+        index: ``[q]``, the row of that training image.
+        patients: ``[t]``, the patient of each training image, for the whole training set.
+        conditions: ``[q]``, the prompt of each generated image; None: every image its own.
         n: Bootstrap replicates.
         seed: Of the bootstrap.
         level: Coverage.
 
-    .. note:: A copy counts for its nearest training picture alone, so of two exact duplicates one
-        counts as memorised. The shares of training pictures and patients grow with the number of
-        generated pictures: compare runs with equal numbers. Their intervals are conditional on the
-        pictures that were generated.
+    .. note:: A copy counts for its nearest training image alone, so of two exact duplicates one
+        counts as memorized. The shares of training images and patients grow with the number of
+        generated images: compare runs with equal numbers. Their intervals are conditional on the
+        images that were generated.
 
     Raises:
         ValueError: If lengths differ, or a copy points outside the training set.

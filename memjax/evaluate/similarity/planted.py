@@ -1,6 +1,6 @@
-"""Copies made on purpose: does a rung tell them from other pictures of the same class?
+"""Copies made on purpose: does a rung tell them from other images of the same class?
 
-They are pictures under small changes, under which a picture stays a copy of itself.
+They are images under small changes, under which an image stays a copy of itself.
 
 References:
     arXiv 2510.01793 (filters tuned on real pairs alone miss generated near-duplicates, so a filter
@@ -33,13 +33,13 @@ _CHUNK = 64
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """How far pictures are changed; every amount is drawn evenly up to the one given.
+    """How far images are changed; every amount is drawn evenly up to the one given.
 
     Attributes:
         degrees: Rotation either way.
         scale: Enlargement or reduction, as a share.
         shift: Shift either way, as a share of the side.
-        contrast: Change of contrast about the picture's mean, as a share.
+        contrast: Change of contrast about the image's mean, as a share.
         brightness: Change of brightness, in units of [-1, 1].
         blur: Standard deviation of a Gaussian blur, as a share of the side.
         noise: Standard deviation of added noise, in units of [-1, 1].
@@ -60,15 +60,15 @@ class Augmentation:
 def augment(
     key: Array, images: Float[Array, "n h w c"], amount: Augmentation
 ) -> Float[Array, "n h w c"]:
-    """Turns, scales and shifts in one resampling, blurs, then changes grey values and adds noise.
+    """Turns, scales and shifts in one resampling, blurs, then changes gray values and adds noise.
 
     Args:
         key: A typed key.
-        images: Pictures in [-1, 1].
+        images: Images in [-1, 1].
         amount: How far; static.
 
     Returns:
-        Pictures in [-1, 1].
+        Images in [-1, 1].
     """
     keys = jax.random.split(key, 8)
     n, h = images.shape[:2]
@@ -95,7 +95,7 @@ def resample(
     zoom: Float[Array, " n"],
     shift: Float[Array, "n 2"],
 ) -> Float[Array, "n h w c"]:
-    """Rotates about the centre (radians), zooms and shifts (pixels down, right), bilinearly.
+    """Rotates about the center (radians), zooms and shifts (pixels down, right), bilinearly.
 
     Beyond the edge the nearest pixel is repeated.
     """
@@ -122,7 +122,7 @@ def _bilinear(
 
 
 def blurred(images: Float[Array, "n h w c"], sigma: Float[Array, " n"]) -> Float[Array, "n h w c"]:
-    """Blurs each picture with its own Gaussian (pixels); weights are renormalised at the edge."""
+    """Blurs each image with its own Gaussian (pixels); weights are renormalised at the edge."""
     down, across = (_blur_matrix(size, sigma) for size in images.shape[1:3])
     images = jnp.einsum("nvw,nhwc->nhvc", across, images)
     return jnp.einsum("nuh,nhvc->nuvc", down, images)
@@ -136,12 +136,12 @@ def _blur_matrix(size: int, sigma: Float[Array, " n"]) -> Float[Array, "n size s
 
 
 class Planted(NamedTuple):
-    """Similarities of planted copies and of real pictures that are none.
+    """Similarities of planted copies and of real images that are none.
 
     Attributes:
-        copies: Of each planted copy to its nearest training picture of its class, by kind.
+        copies: Of each planted copy to its nearest training image of its class, by kind.
         sources: Training row from which each copy (of every kind) was made.
-        others: Of each held-out picture to its nearest training picture of its class.
+        others: Of each held-out image to its nearest training image of its class.
     """
 
     copies: dict[str, Float[np.ndarray, " s"]]
@@ -152,7 +152,7 @@ class Planted(NamedTuple):
 def plant_copies(
     images: Images, *, seed: int = 0, amount: Augmentation | None = None
 ) -> dict[str, Images]:
-    """Returns one copy of each kind of every picture.
+    """Returns one copy of each kind of every image.
 
     ``augmented``: all changes of ``amount`` at random but the blur; ``blurred``: a Gaussian of a
     32nd of the side (1 pixel at 32); ``shifted``: a 16th of the side (2 pixels at 32) in one of
@@ -203,25 +203,25 @@ def measure_planted(
     num_sources: int = 200,
     seed: int = 0,
 ) -> Planted:
-    """Searches, within each class, for the training picture nearest to copies and to others.
+    """Searches, within each class, for the training image nearest to copies and to others.
 
-    Both are searched for in the same gallery (the training pictures of the class), so the other
-    pictures count with the *most* similar picture of their class: the hardest comparison.
+    Both are searched for in the same gallery (the training images of the class), so the other
+    images count with the *most* similar image of their class: the hardest comparison.
 
     Args:
         rung: The rung asked.
-        train: Training pictures without duplicates.
-        held_out: Real pictures that were not trained on.
-        strata: Class of each training picture; None: all are one class.
-        held_strata: Class of each held-out picture; those of classes without two training pictures
+        train: Training images without duplicates.
+        held_out: Real images that were not trained on.
+        strata: Class of each training image; None: all are one class.
+        held_strata: Class of each held-out image; those of classes without two training images
             are left out.
-        patients: Patient of each training picture.
-        held_patients: Patient of each held-out picture.
-        num_sources: Training pictures copied, at most.
+        patients: Patient of each training image.
+        held_patients: Patient of each held-out image.
+        num_sources: Training images copied, at most.
         seed: Decides which, and how they are changed.
 
     Raises:
-        ValueError: If classes are known on one side only, or no class has two training pictures
+        ValueError: If classes are known on one side only, or no class has two training images
             and a held-out one.
     """
     classes, held_classes = _classes(strata, held_strata, len(train), len(held_out))
@@ -250,9 +250,9 @@ def measure_planted(
 
 
 def planted_auc(planted: Planted, *, n: int = 2000, seed: int = 0) -> dict[str, Interval]:
-    """Returns the AUC of copies against other pictures, for each kind and ``pooled``.
+    """Returns the AUC of copies against other images, for each kind and ``pooled``.
 
-    Intervals resample source pictures (their three copies together) and held-out pictures.
+    Intervals resample source images (their three copies together) and held-out images.
     """
     kinds = {kind: (kind,) for kind in planted.copies} | {"pooled": tuple(planted.copies)}
     return {name: _interval(planted, members, n, seed) for name, members in kinds.items()}

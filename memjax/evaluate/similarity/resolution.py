@@ -1,6 +1,6 @@
-"""Large pictures on the host: bytes while they wait, floats and small ones when they are compared.
+"""Large images on the host: bytes while they wait, floats and small ones when they are compared.
 
-A picture of 512×512 is 3 MiB as float32. An audit of a latent model keeps its pictures as uint8, as
+An image of 512×512 is 3 MiB as float32. An audit of a latent model keeps its images as uint8, as
 files would hold them, and compares pixels at a resolution that it names.
 """
 
@@ -13,17 +13,17 @@ from memjax.data.images import to_uint8, to_unit
 
 Pictures = Float[np.ndarray, "n h w c"] | UInt8[np.ndarray, "n h w c"]
 _CHUNK = 16
-SHOWN_SIDE = 320  # pixels of a picture that is kept for a wall
+SHOWN_SIDE = 320  # pixels of an image that is kept for a wall
 
 
 def as_unit(images: Pictures) -> Float[np.ndarray, "n h w c"]:
-    """Returns pictures as floats in [-1, 1], whether they are kept as floats or as bytes."""
+    """Returns images as floats in [-1, 1], whether they are kept as floats or as bytes."""
     images = np.asarray(images)
     return to_unit(images) if images.dtype == np.uint8 else images
 
 
 def as_bytes(images: Pictures) -> UInt8[np.ndarray, "n h w c"]:
-    """Returns pictures as bytes; a value that is not finite becomes black."""
+    """Returns images as bytes; a value that is not finite becomes black."""
     images = np.asarray(images)
     if images.dtype == np.uint8:
         return images
@@ -31,9 +31,9 @@ def as_bytes(images: Pictures) -> UInt8[np.ndarray, "n h w c"]:
 
 
 def reduced(images: Pictures, side: int) -> Float[np.ndarray, "n s t c"]:
-    """Returns pictures in [-1, 1] with a short side of at most ``side`` pixels.
+    """Returns images in [-1, 1] with a short side of at most ``side`` pixels.
 
-    Shrunk by a widened triangle (bilinear with antialiasing), a few at a time; smaller pictures,
+    Shrunk by a widened triangle (bilinear with antialiasing), a few at a time; smaller images,
     and all of them where ``side`` is 0, keep their size.
     """
     images = np.asarray(images)
@@ -58,5 +58,5 @@ _shrunk = jax.jit(_shrink, static_argnums=1)
 
 
 def small(pictures: np.ndarray) -> UInt8[np.ndarray, "n h w c"]:
-    """Returns pictures at the size at which a wall keeps them."""
+    """Returns images at the size at which a wall keeps them."""
     return as_bytes(reduced(pictures, SHOWN_SIDE))

@@ -1,6 +1,6 @@
 """The rungs of the similarity ladder: pixels, shifts, structure, and the direction of features.
 
-Structure is compared with all training pictures, or with likely ones where they are many. Pictures
+Structure is compared with all training images, or with likely ones where they are many. Images
 too large to compare pixel by pixel are kept as bytes and made smaller first.
 """
 
@@ -43,14 +43,14 @@ from memjax.evaluate.similarity.measures import (
 from memjax.evaluate.similarity.resolution import Pictures, reduced
 from memjax.evaluate.similarity.ssim import SCALE_WEIGHTS, scale_weights, structural_similarity
 
-_EXHAUSTIVE_VALUES = 1 << 20  # of the training pictures; above it only candidates are looked at
+_EXHAUSTIVE_VALUES = 1 << 20  # of the training images; above it only candidates are looked at
 
 
 def structural_rungs(side: int) -> list[Rung]:
     """Returns SSIM, and MS-SSIM where more than one scale fits; titles say what was made smaller.
 
     Args:
-        side: The shorter edge of the pictures.
+        side: The shorter edge of the images.
     """
     if side < 3:
         return []
@@ -101,7 +101,7 @@ def _best(found: np.ndarray, candidates: np.ndarray, note: str = "") -> Nearest:
 
 
 def at_side(rung: Rung, side: int) -> Rung:
-    """Returns a rung that compares pictures at a short side of ``side`` pixels, and says so."""
+    """Returns a rung that compares images at a short side of ``side`` pixels, and says so."""
 
     def build(train: Pictures, owner: Groups | None) -> Search:
         inner = rung.build(reduced(train, side), owner)
@@ -115,7 +115,7 @@ def at_side(rung: Rung, side: int) -> Rung:
 
 
 def on_bytes(features: FeatureFn) -> FeatureFn:
-    """Returns features of pictures that may be kept as bytes, a few of them at a time."""
+    """Returns features of images that may be kept as bytes, a few of them at a time."""
 
     def rows(pictures: np.ndarray) -> Float[np.ndarray, "n d"]:
         return features_of(features, pictures)
@@ -124,7 +124,7 @@ def on_bytes(features: FeatureFn) -> FeatureFn:
 
 
 def features_at_side(features: FeatureFn, side: int) -> FeatureFn:
-    """Returns features of pictures shrunk to a short side of ``side`` pixels first."""
+    """Returns features of images shrunk to a short side of ``side`` pixels first."""
 
     def rows(pictures: np.ndarray) -> Float[np.ndarray, "n d"]:
         return np.asarray(features(reduced(pictures, side)))
@@ -173,7 +173,7 @@ def feature_rung(
     published: float | None = None,
     rule: str = "",
 ) -> Rung:
-    """Returns the rung that compares pictures by the direction of their features.
+    """Returns the rung that compares images by the direction of their features.
 
     Args:
         feature_fn: Any feature extractor, the user's own weights for one.
@@ -255,7 +255,7 @@ def _cosine(
     """Largest ``⟨q, t⟩`` of unit rows, by distance: ``⟨q, t⟩ = 1 − ‖q − t‖² / 2``.
 
     A row of zeros (no contrast) is similar to nothing, 0; a column of its own keeps such a training
-    picture at the distance √2 that says so.
+    image at the distance √2 that says so.
     """
     blank = np.asarray(~gallery.any(axis=1))
     if blank.any():
@@ -268,7 +268,7 @@ def _cosine(
 
 
 def _shifted(max_shift: int, train: Images, owner: Groups | None) -> Search:
-    """Every shift is an exact search of its own over what then overlaps, each part centred anew."""
+    """Every shift is an exact search of its own over what then overlaps, each part centered."""
     reach = range(-max_shift, max_shift + 1)
     shifts = [(down, right) for down in reach for right in reach]
 
@@ -286,7 +286,7 @@ def _shifted(max_shift: int, train: Images, owner: Groups | None) -> Search:
 
 
 def overlap(images: Images, down: int, right: int) -> Float[np.ndarray, "n d"]:
-    """Returns what is left after dropping rows and columns at one edge, centred and unit length.
+    """Returns what is left after dropping rows and columns at one edge, centered and unit length.
 
     ``overlap(a, s, t)`` lies on ``overlap(b, −s, −t)`` when ``a`` is ``b`` moved by ``s`` pixels
     down and ``t`` to the right. Zeros at the end keep all shifts at one length.

@@ -1,12 +1,12 @@
-"""Structural similarity (SSIM) and its multi-scale form, one picture against many.
+"""Structural similarity (SSIM) and its multi-scale form, one image against many.
 
 ``SSIM = l · cs`` in each Gaussian window, ``l = (2 μ_x μ_y + C₁) / (μ_x² + μ_y² + C₁)`` and
-``cs = (2 σ_xy + C₂) / (σ_x² + σ_y² + C₂)``, averaged over all windows that fit into the picture.
+``cs = (2 σ_xy + C₂) / (σ_x² + σ_y² + C₂)``, averaged over all windows that fit into the image.
 
-.. note:: Pictures in [-1, 1] are moved to [0, 2] first: the luminance term ``l`` is meant for
-    intensities from black = 0 up, and would call two grey pictures either side of 0 opposites.
+.. note:: Images in [-1, 1] are moved to [0, 2] first: the luminance term ``l`` is meant for
+    intensities from black = 0 up, and would call two gray images either side of 0 opposites.
 .. note:: The multi-scale form averages ``cs`` over the windows of a scale before it is raised to
-    its weight, takes a negative average for 0, and halves pictures by 2×2 means; a last odd row or
+    its weight, takes a negative average for 0, and halves images by 2×2 means; a last odd row or
     column is dropped.
 
 References:
@@ -60,8 +60,8 @@ def _blurring(size: int, window: int) -> Float[np.ndarray, "valid size"]:
 def _local_means(x: Float[Array, "h w *n"]) -> Float[Array, "h2 w2 *n"]:
     """Gaussian means, as one product of matrices for each direction.
 
-    Pictures lie along the last axis: both products then read memory in order, which on CPU makes
-    them eight times as fast as with the picture first.
+    Images lie along the last axis: both products then read memory in order, which on CPU makes
+    them eight times as fast as with the image first.
     """
     h, w, *rest = x.shape
     window = window_of(min(h, w))
@@ -74,7 +74,7 @@ def _local_means(x: Float[Array, "h w *n"]) -> Float[Array, "h2 w2 *n"]:
 def _terms(
     x: Float[Array, "h w c 1"], ys: Float[Array, "h w c m"]
 ) -> tuple[Float[Array, "h2 w2 c m"], Float[Array, "h2 w2 c m"]]:
-    """Luminance and contrast-structure maps; centred first, as variances are differences."""
+    """Luminance and contrast-structure maps; centered first, as variances are differences."""
     c1, c2 = (K1 * DATA_RANGE) ** 2, (K2 * DATA_RANGE) ** 2
     x_level, y_level = (jnp.mean(z, axis=(0, 1, 2), keepdims=True) for z in (x, ys))
     x, ys = x - x_level, ys - y_level
@@ -96,7 +96,7 @@ def _halved(x: Float[Array, "h w c n"]) -> Float[Array, "h2 w2 c n"]:
 def _one_to_many(
     weights: Sequence[float], x: Float[Array, "h w c"], ys: Float[Array, "h w c m"]
 ) -> Float[Array, " m"]:
-    """``Π_s cs_s^{w_s}`` with the last scale's ``l · cs``; a channel is a picture of its own."""
+    """``Π_s cs_s^{w_s}`` with the last scale's ``l · cs``; a channel is an image of its own."""
     x = x[..., None]
     total = jnp.ones(ys.shape[2:])
     for scale, weight in enumerate(weights):
@@ -129,14 +129,14 @@ def structural_similarity(
     weights: Sequence[float] = (1.0,),
     block: int = 256,
 ) -> Float[np.ndarray, "q m"]:
-    """Returns SSIM (one weight) or MS-SSIM (several) of each query with each gallery picture.
+    """Returns SSIM (one weight) or MS-SSIM (several) of each query with each gallery image.
 
     Args:
         queries: ``[q, h, w, c]`` in [-1, 1].
         gallery: ``[m, h, w, c]``, the same for all queries, or ``[q, m, h, w, c]``, each query its
             own.
         weights: Of the scales, finest first; :func:`scale_weights` gives the published ones.
-        block: Pictures in memory at a time.
+        block: Images in memory at a time.
 
     Raises:
         ValueError: If the coarsest scale is smaller than the window.
@@ -152,7 +152,7 @@ def structural_similarity(
         found = _all_blocks(scales, queries, gallery, min(block, _power_of_two(len(gallery))))
     else:
         found = _own_blocks(scales, queries, gallery, max(block // max(gallery.shape[1], 1), 1))
-    return np.minimum(found, 1.0)  # rounding may lift a picture's similarity to itself above 1
+    return np.minimum(found, 1.0)  # rounding may lift an image's similarity to itself above 1
 
 
 def _all_blocks(scales, queries, gallery, block: int) -> np.ndarray:

@@ -49,7 +49,7 @@ def bootstrap_interval(
             :func:`memjax.evaluate.statistics.roc.auc` and
             :func:`~memjax.evaluate.statistics.roc.tpr_at_fpr` are such.
         scores: One score a row.
-        labels: True = memorised.
+        labels: True = memorized.
         clusters: One id a row (the prompt); None: every row its own.
         n: Replicates.
         seed: Of NumPy's PCG64.

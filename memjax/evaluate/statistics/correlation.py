@@ -53,7 +53,7 @@ def correlation_interval(
 
     Args:
         x: ``[N]``, e.g. the magnitude of each generation.
-        y: ``[N]``, e.g. its similarity to the nearest training picture.
+        y: ``[N]``, e.g. its similarity to the nearest training image.
         clusters: The prompt of each row; None: every row its own.
         method: ``"spearman"`` or ``"pearson"``.
         n: Replicates.
@@ -119,7 +119,7 @@ def partial_correlation_interval(
 
     Args:
         x: ``[N]``, e.g. the magnitude of each generation.
-        y: ``[N]``, e.g. its similarity to the nearest training picture.
+        y: ``[N]``, e.g. its similarity to the nearest training image.
         given: ``[N]`` or ``[N, c]`` covariates.
         clusters: The prompt of each row; None: every row its own.
         method: ``"spearman"`` or ``"pearson"``.

@@ -1,4 +1,4 @@
-"""How well a score tells memorised prompts from others: ROC, AUC, TPR at a small FPR."""
+"""How well a score tells memorized prompts from others: ROC, AUC, TPR at a small FPR."""
 
 import functools
 from typing import Any, NamedTuple
@@ -39,8 +39,8 @@ def roc_curve(scores: ArrayLike, labels: ArrayLike) -> RocCurve:
     """Returns every operating point; tied scores are called together.
 
     Args:
-        scores: ``[N]``, higher = more memorised.
-        labels: ``[N]``, True = memorised.
+        scores: ``[N]``, higher = more memorized.
+        labels: ``[N]``, True = memorized.
 
     Raises:
         ValueError: If a score is NaN or one of the two kinds is missing.
@@ -54,11 +54,11 @@ def roc_curve(scores: ArrayLike, labels: ArrayLike) -> RocCurve:
 def auc(
     scores: ArrayLike, labels: ArrayLike, weights: ArrayLike | None = None
 ) -> Float[np.ndarray, " *r"]:
-    """Returns P(memorised score > other score) + ½ P(equal): the area under the ROC curve.
+    """Returns P(memorized score > other score) + ½ P(equal): the area under the ROC curve.
 
     Args:
-        scores: ``[N]``, higher = more memorised.
-        labels: ``[N]``, True = memorised.
+        scores: ``[N]``, higher = more memorized.
+        labels: ``[N]``, True = memorized.
         weights: Optional ``[R, N]``: ``R`` weighted versions at once (bootstrap replicates).
 
     Raises:
@@ -78,8 +78,8 @@ def tpr_at_fpr(
     """Returns the largest TPR among operating points with FPR ≤ ``max_fpr``.
 
     Args:
-        scores: ``[N]``, higher = more memorised.
-        labels: ``[N]``, True = memorised.
+        scores: ``[N]``, higher = more memorized.
+        labels: ``[N]``, True = memorized.
         weights: Optional ``[R, N]``, as in :func:`auc`.
         max_fpr: Share of the others that may be called by mistake.
 
@@ -102,8 +102,8 @@ def detection_summary(
     """Returns AUC and TPR at ``max_fpr`` with 95 % intervals, and how many prompts they rest on.
 
     Args:
-        scores: ``[N]``, higher = more memorised.
-        labels: ``[N]``, True = memorised.
+        scores: ``[N]``, higher = more memorized.
+        labels: ``[N]``, True = memorized.
         clusters: The prompt of each row; None: every row is a prompt.
         n: Bootstrap replicates.
         seed: Of the bootstrap.

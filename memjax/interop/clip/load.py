@@ -45,7 +45,7 @@ class CLIPModel(NamedTuple):
         vision: Its ``apply({"params": vision_params}, images)`` are the pictures' features.
         vision_params: float32 NumPy arrays.
         tokenizer: Texts → ids.
-        preprocessing: What pictures go through before the image tower.
+        preprocessing: What images go through before the image tower.
     """
 
     name: str

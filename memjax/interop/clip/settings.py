@@ -19,11 +19,11 @@ ACTIVATIONS = ("quick_gelu", "gelu")
 
 
 class Preprocessing(NamedTuple):
-    """What pictures go through: the short side to ``size``, its central square, normalisation.
+    """What images go through: the short side to ``size``, its central square, normalization.
 
     Attributes:
         size: Side of the square in pixels.
-        mean: Subtracted from pictures in [0, 1], a channel.
+        mean: Subtracted from images in [0, 1], a channel.
         std: Divided by, a channel.
         resample: ``bicubic`` or ``bilinear``, antialiased as Pillow does it.
     """
@@ -166,7 +166,7 @@ def transformers_preprocessing(folder: pathlib.Path, image_size: int) -> Preproc
     """Reads ``preprocessor_config.json`` (or ``processor_config.json``); CLIP's own without one.
 
     Raises:
-        ValueError: Its pictures are not what the image tower takes.
+        ValueError: Its images are not what the image tower takes.
     """
     for name in ("preprocessor_config.json", "processor_config.json"):
         if (folder / name).is_file():
@@ -184,7 +184,7 @@ def open_clip_preprocessing(settings: Settings, where: str, image_size: int) -> 
     """Reads ``preprocess_cfg``; CLIP's own values where it is silent.
 
     Raises:
-        ValueError: Its pictures are not what the image tower takes.
+        ValueError: Its images are not what the image tower takes.
     """
     part = settings.get("preprocess_cfg")
     part = part if isinstance(part, Mapping) else {}

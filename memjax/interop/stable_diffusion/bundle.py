@@ -17,7 +17,7 @@ from memjax.models.clip.text import CLIPText
 from memjax.models.vae import AutoencoderKL
 
 TEXTS_AT_ONCE = 16
-# Pixels of the latents decoded at once: two pictures of 512 × 512.
+# Pixels of the latents decoded at once: two images of 512 × 512.
 PIXELS_AT_ONCE = 2 * 64 * 64
 _LOG = logging.getLogger(__name__)
 

@@ -164,7 +164,7 @@ def text_config(settings: Settings, where: str, dtype: str = "float32") -> CLIPT
     """Returns the recipe of a text encoder.
 
     .. note:: transformers writes many settings that say nothing about the network; only those of
-        CLIP's text model are read, and a quantised model is refused.
+        CLIP's text model are read, and a quantized model is refused.
 
     Raises:
         ValueError: Lists every setting that is not supported.

@@ -87,7 +87,7 @@ def layer_norm(config: TowerConfig, name: str) -> nn.LayerNorm:
 
 
 class EncoderLayer(nn.Module):
-    """Self-attention and a two-layer network, each normalised before and added after.
+    """Self-attention and a two-layer network, each normalized before and added after.
 
     Attributes:
         config: The tower's.

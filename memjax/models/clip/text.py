@@ -59,7 +59,7 @@ class TextFeatures(NamedTuple):
     Attributes:
         hidden: Every token after the final norm: the condition of Stable Diffusion.
         pooled: The token at the end of the text, see :attr:`CLIPTextConfig.eos_token_id`.
-        projected: ``pooled`` in the space that texts and images share, not normalised, or None.
+        projected: ``pooled`` in the space that texts and images share, not normalized, or None.
     """
 
     hidden: Float[Array, "b l d"]

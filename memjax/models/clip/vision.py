@@ -22,9 +22,9 @@ class CLIPVisionConfig:
     """The hashable recipe of an image tower; the defaults are OpenAI's ViT-L/14.
 
     Attributes:
-        image_size: Side of the square pictures in pixels.
+        image_size: Side of the square images in pixels.
         patch_size: Side of a patch in pixels.
-        num_channels: Channels of a picture.
+        num_channels: Channels of an image.
         hidden_size: Width of a token.
         intermediate_size: Hidden width of the two-layer networks.
         num_layers: Encoder layers.
@@ -57,7 +57,7 @@ class CLIPVisionConfig:
 
     @property
     def num_patches(self) -> int:
-        """Patches of a picture; pixels beyond whole patches are cut."""
+        """Patches of an image; pixels beyond whole patches are cut."""
         return (self.image_size // self.patch_size) ** 2
 
 
@@ -79,16 +79,16 @@ class PatchEmbedding(nn.Module):
 
 
 class CLIPVision(nn.Module):
-    """The image tower: projected class token, not normalised."""
+    """The image tower: projected class token, not normalized."""
 
     config: CLIPVisionConfig
 
     @nn.compact
     def __call__(self, images: Float[Array, "b h w c"]) -> Float[Array, "b p"]:
-        """Returns float32 features of pictures already normalised by mean and deviation.
+        """Returns float32 features of images already normalized by mean and deviation.
 
         Raises:
-            ValueError: The pictures are not squares of :attr:`CLIPVisionConfig.image_size`.
+            ValueError: The images are not squares of :attr:`CLIPVisionConfig.image_size`.
         """
         c, dtype = self.config, jnp.dtype(self.config.dtype)
         if images.shape[1:3] != (c.image_size, c.image_size):

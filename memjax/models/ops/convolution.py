@@ -2,7 +2,7 @@
 
 XLA's CPU compiler brings convolutions into the layout of its fast kernel at the top level of a
 program only. JAX's own rule writes the gradient with respect to the input with a transposed kernel
-layout, so inside ``while`` and ``scan`` (an embedding optimised in a loop) it takes a slow path.
+layout, so inside ``while`` and ``scan`` (an embedding optimized in a loop) it takes a slow path.
 Here that gradient is written in the canonical layout from the start. Values are unchanged. Wide 3×3
 convolutions in float32 are made by Winograd's algorithm there, which needs less than half of the
 products; other platforms have it in their own libraries.

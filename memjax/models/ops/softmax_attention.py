@@ -31,7 +31,7 @@ def attend(
 
     Scores and their statistics are float32 whatever the dtype of the inputs.
 
-    .. note:: On CPU the scores are normalised after the product with the values and, above
+    .. note:: On CPU the scores are normalized after the product with the values and, above
         ``WHOLE`` pairs, made in blocks that stay in cache and made again for the gradient: at
         4096 × 4096 about a quarter of the time of ``jax.nn.dot_product_attention``, which other
         platforms use above ``SMALL`` pairs: cuDNN's fused kernel on NVIDIA GPUs in 16 bits without

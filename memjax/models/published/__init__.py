@@ -1,1 +1,1 @@
-"""Published networks whose features pictures are compared by; weights are the user's."""
+"""Published networks whose features images are compared by; weights are the user's."""

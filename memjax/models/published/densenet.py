@@ -57,7 +57,7 @@ class DenseNet(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w 1"]) -> Float[Array, "b f"]:
-        """Returns features of pictures in [−1024, 1024]."""
+        """Returns features of images in [−1024, 1024]."""
         x = FrozenConv(self.first_features, (7, 7), 2, (3, 3), name="features.conv0")(x)
         x = max_pool(nn.relu(FrozenBatchNorm(name="features.norm0")(x)), 3, 2, 1)
         for block, count in enumerate(self.num_layers, start=1):

@@ -1,4 +1,4 @@
-"""DINOv2 and RAD-DINO: a vision transformer whose class token is the picture's feature.
+"""DINOv2 and RAD-DINO: a vision transformer whose class token is the image's feature.
 
 Submodules carry the keys of the published Hugging Face checkpoints.
 
@@ -20,7 +20,7 @@ from memjax.models.unet.layers import Dense
 
 
 class EncoderLayer(nn.Module):
-    """Self-attention and a two-layer network, each normalised before and scaled after."""
+    """Self-attention and a two-layer network, each normalized before and scaled after."""
 
     num_heads: int
     mlp_size: int
@@ -63,7 +63,7 @@ class DINOv2(nn.Module):
         mlp_size: Hidden width of the two-layer networks.
         epsilon: ε of the norms.
 
-    .. note:: Pictures of another size get interpolated positions, see
+    .. note:: Images of another size get interpolated positions, see
         :func:`interpolated_positions`: exactly as transformers' ``Dinov2Model`` (5.x) does it,
         without the offset of 0.1 patches of the authors' own repository.
     """
@@ -78,7 +78,7 @@ class DINOv2(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w 3"]) -> Float[Array, "b d"]:
-        """Returns one feature vector per picture; sides are cut to whole patches."""
+        """Returns one feature vector per image; sides are cut to whole patches."""
         patch, width = self.patch_size, self.hidden_size
         name = "embeddings.patch_embeddings.projection"
         x = FrozenConv(width, (patch, patch), patch, use_bias=True, name=name)(x)
@@ -103,7 +103,7 @@ def interpolated_positions(
 ) -> Float[Array, "1 m d"]:
     """Resamples position embeddings from their square grid to ``rows × columns`` patches.
 
-    Bicubic with a = −0.75, pixel centres at half integers (``align_corners=False``), borders
+    Bicubic with a = −0.75, pixel centers at half integers (``align_corners=False``), borders
     repeated, no smoothing when the grid shrinks; the class token's row is untouched.
 
     Args:

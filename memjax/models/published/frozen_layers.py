@@ -4,7 +4,7 @@ Submodules of the networks built from them carry the keys of the published PyTor
 dots included, so that weights map one to one. Kernels start at zero: they come from a file.
 
 References:
-    Ioffe & Szegedy 2015, arXiv 1502.03167, Algorithm 2 (normalisation with population statistics).
+    Ioffe & Szegedy 2015, arXiv 1502.03167, Algorithm 2 (normalization with population statistics).
 """
 
 import flax.linen as nn
@@ -86,5 +86,5 @@ def avg_pool(
 
 
 def global_mean(x: Float[Array, "b h w c"]) -> Float[Array, "b c"]:
-    """Returns each channel's mean over the picture."""
+    """Returns each channel's mean over the image."""
     return jnp.mean(x, axis=(1, 2))

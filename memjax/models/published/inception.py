@@ -153,7 +153,7 @@ class MixedSplit(nn.Module):
 
 
 class InceptionV3(nn.Module):
-    """Pictures of at least 75 pixels a side, in [−1, 1], to 2,048 numbers; FID resizes to 299."""
+    """Images of at least 75 pixels a side, in [−1, 1], to 2,048 numbers; FID resizes to 299."""
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w 3"]) -> Float[Array, "b 2048"]:

@@ -1,7 +1,7 @@
 """SSCD: the copy-detection descriptor that replication studies measure with.
 
 A ResNet (or ResNeXt) trunk, generalised-mean pooling, one linear layer, unit length; the similarity
-of two pictures is the dot product of their descriptors.
+of two images is the dot product of their descriptors.
 
 References:
     Pizzi et al. 2022, arXiv 2202.10261, §3 and §4.1; He et al. 2016, arXiv 1512.03385 (the stride
@@ -68,7 +68,7 @@ class SSCD(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w 3"]) -> Float[Array, "b d"]:
-        """Returns descriptors of pictures that are already normalised for the network."""
+        """Returns descriptors of images that are already normalized for the network."""
         x = FrozenConv(64, (7, 7), 2, (3, 3), name="conv1")(x)
         x = max_pool(nn.relu(FrozenBatchNorm(name="bn1")(x)), 3, 2, 1)
         for stage, count in enumerate(self.num_blocks):
@@ -84,7 +84,7 @@ class SSCD(nn.Module):
 
 
 def generalized_mean(x: Float[Array, "b h w c"], power: float) -> Float[Array, "b c"]:
-    """Returns ``(mean max(x, 10⁻⁶)^p)^(1/p)`` over the picture: between mean and maximum."""
+    """Returns ``(mean max(x, 10⁻⁶)^p)^(1/p)`` over the image: between mean and maximum."""
     return jnp.mean(jnp.maximum(x, 1e-6) ** power, axis=(1, 2)) ** (1.0 / power)
 
 

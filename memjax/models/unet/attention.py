@@ -81,7 +81,7 @@ class FeedForward(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """Self-attention, cross-attention and feed-forward, each normalised before and added after."""
+    """Self-attention, cross-attention and feed-forward, each normalized before and added after."""
 
     num_heads: int
     dtype: Dtype = jnp.float32

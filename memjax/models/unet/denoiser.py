@@ -1,4 +1,4 @@
-"""A U-Net with its label encoder: what memjax trains on labelled images."""
+"""A U-Net with its label encoder: what memjax trains on labeled images."""
 
 import flax.linen as nn
 import jax.numpy as jnp

@@ -119,7 +119,7 @@ class Conv(nn.Module):
 def phase_taps(kernel: Float[Array, "3 3 c f"]) -> list[list[Float[Array, "2 2 c f"]]]:
     """Returns the 2×2 taps with which output pixels ``(2i + p, 2j + q)`` see the small image.
 
-    Two neighbouring taps of the kernel meet the same pixel, so they are summed: the last two for
+    Two neighboring taps of the kernel meet the same pixel, so they are summed: the last two for
     phase 0, the first two for phase 1. As sums of slices it is a tenth of the time of a product
     with the 0/1 matrix of the phases, which at 1280 channels exceeds that of the convolution.
     """
@@ -157,7 +157,7 @@ class UpsampleConv(nn.Module):
 
 
 class GroupNorm(nn.Module):
-    """Group normalisation, ``γ (x − μ_g) / √(σ²_g + ε) + β``, as one scale and one shift.
+    """Group normalization, ``γ (x − μ_g) / √(σ²_g + ε) + β``, as one scale and one shift.
 
     .. note:: Sums over pixels are taken per channel and only then per group, by a product with the
         groups' membership matrix: the image is read once for the statistics and once to be scaled,
@@ -202,7 +202,7 @@ class EmbeddingMLP(nn.Module):
 
 
 class ResnetBlock(nn.Module):
-    """Two normalised convolutions with the time embedding added between, plus the input."""
+    """Two normalized convolutions with the time embedding added between, plus the input."""
 
     features: int
     num_groups: int = 32

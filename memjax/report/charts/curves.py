@@ -1,4 +1,4 @@
-"""The report's figures as PNG bytes: curves, bars and histograms (picture walls: ``walls``)."""
+"""The report's figures as PNG bytes: curves, bars and histograms (image walls: ``walls``)."""
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -42,7 +42,7 @@ def magnitude_curves(
 
     Args:
         groups: Name → ``[prompts, steps]`` (generations already averaged); names that speak of
-            a family of prompts are drawn in that family's colour.
+            a family of prompts are drawn in that family's color.
         window: ``(start, stop)`` of the steps the default detector averages; shaded.
         band: Percentiles of the band.
         ylabel: Name of the magnitude; the axis begins at 0 unless some of it lies below.
@@ -127,7 +127,7 @@ def token_bars(
         names: One readable name a condition token (``LabelSpace.describe``).
         values: Significance of each, ≥ 0; drawn as a share of their sum.
         top: Bars shown.
-        highlight: Names drawn in the other colour (e.g. the marker tokens).
+        highlight: Names drawn in the other color (e.g. the marker tokens).
         highlight_label: What those are; stands in the legend.
 
     Returns:
@@ -180,7 +180,7 @@ def similarity_histogram(
     """Draws one histogram a group of the calibrated distance; left of ``threshold`` is a copy.
 
     Args:
-        groups: Name → ``ratio_adaptive`` of its pictures (generated, or real ones as background).
+        groups: Name → ``ratio_adaptive`` of its images (generated, or real ones as background).
         threshold: Copy at or below it.
         bins: Over [0, 2], the ratio's range for α = ½.
 

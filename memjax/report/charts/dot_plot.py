@@ -52,7 +52,7 @@ def dot_panels(
         panels: Label of the axis → arm → one estimate a seed. All panels have the same arms.
         reference: A thin line at this value in every panel.
         shares: Whether values are shares shown as percentages, in all panels or one each.
-        looks: Colour and marker of each *arm*; None: of each seed.
+        looks: Color and marker of each *arm*; None: of each seed.
         seeds: Names of the seeds, for the legend; none where there is one only.
         write_values: Whether the mean stands beside its row.
 
@@ -96,7 +96,7 @@ def dot_panels(
 def repair_panels(
     mitigation: Mapping[str, Any], labels: str = "findings"
 ) -> dict[str, dict[str, list[Estimate]]]:
-    """Returns copies, and pictures that show what was asked for, of no repair and each repair.
+    """Returns copies, and images that show what was asked for, of no repair and each repair.
 
     Args:
         mitigation: ``results["mitigation"]``: ``copy_rate_before``, ``label_agreement_before`` and

@@ -1,4 +1,4 @@
-"""Walls of pictures in bands: generated beside nearest training picture, before beside after."""
+"""Walls of images in bands: generated beside nearest training image, before beside after."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -21,7 +21,7 @@ from memjax.report.wording import decimal
 
 _GAP, _LINE, _BAR = 0.16, 0.172, 0.56
 _CHARS = 13.5  # of caption text an inch
-_DIFFERENCE_LIMIT = 0.5  # of the full grey range; larger differences are drawn like this one
+_DIFFERENCE_LIMIT = 0.5  # of the full gray range; larger differences are drawn like this one
 
 Images = Float[np.ndarray, "n h w c"] | Float[np.ndarray, "n h w"]
 _MAX_COLUMNS = 6
@@ -30,7 +30,7 @@ _SHORT_LABELS = ("Made", "Nearest\ntraining\npicture", "Differ-\nence")
 
 
 class Row(NamedTuple):
-    """One row of a wall: its pictures, and the lines under each."""
+    """One row of a wall: its images, and the lines under each."""
 
     label: str
     images: np.ndarray
@@ -41,7 +41,7 @@ class Row(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """Widths in inches; ``side`` is the largest edge of a picture, ``columns`` the most a band."""
+    """Widths in inches; ``side`` is the largest edge of an image, ``columns`` the most a band."""
 
     width: float = 9.8
     label: float = 1.12
@@ -53,7 +53,7 @@ def check_pictures(images: Images, name: str, count: int) -> np.ndarray:
     """Returns ``[count, h, w, c]`` float32.
 
     Raises:
-        ValueError: If the shape is another, or there is no picture.
+        ValueError: If the shape is another, or there is no image.
     """
     array = np.asarray(images, np.float32)
     array = array[..., None] if array.ndim == 3 else array
@@ -68,7 +68,7 @@ def check_pictures(images: Images, name: str, count: int) -> np.ndarray:
 
 
 def draw_wall(rows: Sequence[Row], captions: Sequence[str], layout: Layout) -> bytes:
-    """Draws rows of pictures, a caption over each column, in as many bands as are needed."""
+    """Draws rows of images, a caption over each column, in as many bands as are needed."""
     columns = max(min(layout.columns, len(captions)), 1)
     bar = _BAR if any(r.difference for r in rows) else 0.1
     room = (layout.width - layout.label - bar) / columns - _GAP
@@ -89,7 +89,7 @@ def draw_wall(rows: Sequence[Row], captions: Sequence[str], layout: Layout) -> b
 
 
 def _band_heights(rows: Sequence[Row], heads: Sequence[str], side: float):
-    """Top of every row of pictures within a band, and the band's height, in inches."""
+    """Top of every row of images within a band, and the band's height, in inches."""
     lines = max(1 + h.count("\n") for h in heads) if any(heads) else 0
     at = 0.08 + _LINE * lines + 0.05
     tops = []
@@ -143,7 +143,7 @@ def _draw_picture(figure: Figure, row: Row, i: int, left: float, top: float, sid
 
 
 def _draw_bar(figure: Figure, left: float, top: float, side: float) -> None:
-    """The key of the difference row: black = same, bright = half the grey range or more."""
+    """The key of the difference row: black = same, bright = half the gray range or more."""
     room = 0.16 if side > 0.7 else 0.14
     axes = axes_at(figure, left, top + room, 0.13, side - 2 * room)
     ramp = np.linspace(1, 0, 128)[:, None]
@@ -171,23 +171,23 @@ def sorted_wall(
     written: Sequence[float] | Float[np.ndarray, " n"] | None = None,
     columns: int = 4,
 ) -> bytes:
-    """Draws generated, nearest training picture and difference, most similar pair first.
+    """Draws generated, nearest training image and difference, most similar pair first.
 
     Args:
         generated: ``[n, h, w(, c)]`` in [-1, 1].
-        nearest: Nearest training pictures, same shape.
-        captions: What was asked for, one text a picture; stands over the column.
-        similarity: Of each pair, higher = more alike; written under the picture.
+        nearest: Nearest training images, same shape.
+        captions: What was asked for, one text an image; stands over the column.
+        similarity: Of each pair, higher = more alike; written under the image.
         copies: Verdict of each; copies are framed and named.
-        measure: Name of the number under the picture.
+        measure: Name of the number under the image.
         written: That number where it is not ``similarity`` itself, e.g. a distance.
-        columns: Pictures side by side; further ones start a new band.
+        columns: Images side by side; further ones start a new band.
 
     Returns:
         PNG bytes.
 
     Raises:
-        ValueError: If there is no picture, or the numbers of pictures and texts differ.
+        ValueError: If there is no image, or the numbers of images and texts differ.
     """
     gen = check_pictures(generated, "generated", len(captions))
     near = check_pictures(nearest, "nearest", len(captions))
@@ -212,15 +212,15 @@ def thumbnail_wall(
     written: Sequence[float] | Float[np.ndarray, " n"] | None = None,
     columns: int = 4,
 ) -> bytes:
-    """Draws a half-width wall of small pictures, to stand beside those of other arms.
+    """Draws a half-width wall of small images, to stand beside those of other arms.
 
     Args:
         generated: ``[n, h, w(, c)]`` in [-1, 1].
-        nearest: Nearest training pictures, same shape.
+        nearest: Nearest training images, same shape.
         similarity: Of each pair, higher = more alike; sorts the wall.
         copies: Verdict of each.
-        written: The number under each picture where it is not ``similarity``, e.g. a distance.
-        columns: Most pictures side by side, at most 4; further ones start a new band.
+        written: The number under each image where it is not ``similarity``, e.g. a distance.
+        columns: Most images side by side, at most 4; further ones start a new band.
 
     Returns:
         PNG bytes.
@@ -245,15 +245,15 @@ def pairs_wall(
     copies: Sequence[bool] | None = None,
     columns: int = 5,
 ) -> bytes:
-    """Draws each generated picture above its nearest training picture and their difference.
+    """Draws each generated image above its nearest training image and their difference.
 
     Args:
         generated: ``[n, h, w(, c)]`` in [-1, 1].
-        nearest: Nearest training pictures, same shape.
-        captions: What was asked for, one text a picture.
-        ratios: ``ratio_adaptive`` of each; written under the picture.
+        nearest: Nearest training images, same shape.
+        captions: What was asked for, one text an image.
+        ratios: ``ratio_adaptive`` of each; written under the image.
         copies: Verdict of each; copies are framed and named.
-        columns: Pictures side by side, at most 6; further ones start a new band.
+        columns: Images side by side, at most 6; further ones start a new band.
 
     Returns:
         PNG bytes.
@@ -276,18 +276,18 @@ def before_after(
     after_notes: Sequence[str] | None = None,
     columns: int = 5,
 ) -> bytes:
-    """Draws the training picture, and what the same noise gives before and after the repair.
+    """Draws the training image, and what the same noise gives before and after the repair.
 
     Args:
-        nearest: Training picture nearest to ``before``, ``[n, h, w(, c)]`` in [-1, 1].
+        nearest: Training image nearest to ``before``, ``[n, h, w(, c)]`` in [-1, 1].
         before: Generated without mitigation.
         after: Generated with it, from the same initial noise.
-        captions: What was asked for, one text a picture.
-        before_copies: Verdict of each picture before.
-        after_copies: Verdict of each picture after.
+        captions: What was asked for, one text an image.
+        before_copies: Verdict of each image before.
+        after_copies: Verdict of each image after.
         before_notes: A second line under each, e.g. "cardiomegaly: seen".
         after_notes: Likewise.
-        columns: Pictures side by side, at most 6.
+        columns: Images side by side, at most 6.
 
     Returns:
         PNG bytes.
@@ -325,7 +325,7 @@ def _one_each(values, name: str, count: int) -> np.ndarray:
 
 
 def _verdicts(ratios: Sequence[float] | None, copies: Sequence[bool] | None) -> list[str] | None:
-    """The line under each picture, e.g. "COPY (0.31)", or None where nothing is known."""
+    """The line under each image, e.g. "COPY (0.31)", or None where nothing is known."""
     if copies is None:
         return None if ratios is None else [f"({r:.2f})" for r in ratios]
     words = ["COPY" if c else "not a copy" for c in copies]

@@ -1,4 +1,4 @@
-"""A wall of repaired prompts: the training picture, then what one noise gives arm by arm."""
+"""A wall of repaired prompts: the training image, then what one noise gives arm by arm."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -16,7 +16,7 @@ _SIDE = 2.1
 
 
 class Cell(NamedTuple):
-    """One picture of a wall: what stands over it and the lines under it."""
+    """One image of a wall: what stands over it and the lines under it."""
 
     title: str
     picture: UInt8[np.ndarray, "h w c"]
@@ -41,8 +41,8 @@ def shown_columns(
     Args:
         repairs: Arms of the repair, which follow arm 0.
         others: Arms after those.
-        generations: Pictures of each.
-        with_reference: Whether the first column is the training picture.
+        generations: Images of each.
+        with_reference: Whether the first column is the training image.
     """
     room = MOST_COLUMNS - with_reference - 1
     own = _spread(1, repairs, room)
@@ -58,7 +58,7 @@ def _spread(first: int, count: int, room: int) -> list[int]:
 
 
 def repair_wall(bands: Sequence[PromptBand]) -> bytes:
-    """Draws prompts under one another, their pictures side by side.
+    """Draws prompts under one another, their images side by side.
 
     Args:
         bands: One a prompt; all have the same number of cells.
@@ -67,7 +67,7 @@ def repair_wall(bands: Sequence[PromptBand]) -> bytes:
         PNG bytes.
 
     Raises:
-        ValueError: If there is no prompt or no picture.
+        ValueError: If there is no prompt or no image.
     """
     columns = max((len(band.cells) for band in bands), default=0)
     if not columns:

@@ -45,7 +45,7 @@ def paired_dots(
         names: One text a prompt.
         ylabel: Name and unit of the value.
         p_value: Of a paired test (Wilcoxon's signed ranks); None: not tested.
-        threshold: A line at this value; beyond it a picture counts as a copy.
+        threshold: A line at this value; beyond it an image counts as a copy.
 
     Returns:
         PNG bytes.

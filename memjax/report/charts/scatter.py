@@ -41,16 +41,16 @@ def scatter_with_margins(
     title: str,
     threshold: float | None = None,
 ) -> bytes:
-    """Draws one point a picture; at both margins each group's histogram in a lane of its own.
+    """Draws one point an image; at both margins each group's histogram in a lane of its own.
 
     Args:
-        groups: Name → ``(x, y)``, one value a picture each; rows where one is not finite are left
+        groups: Name → ``(x, y)``, one value an image each; rows where one is not finite are left
             out. Names of prompt families (``memorized``, ``once``, ``held_out``, ``near_miss``,
-            ``random``, or words that say so) keep their colour and marker in every figure.
+            ``random``, or words that say so) keep their color and marker in every figure.
         xlabel: Name and unit of x.
         ylabel: Name and unit of y.
         title: Stands above, e.g. the correlation with its interval.
-        threshold: A line at this y; above it a picture counts as a copy.
+        threshold: A line at this y; above it an image counts as a copy.
 
     Returns:
         PNG bytes.

@@ -43,7 +43,7 @@ _SHORT = {
 
 
 def short_title(key: str) -> str:
-    """Returns a measure in a word, for the line under a picture."""
+    """Returns a measure in a word, for the line under an image."""
     return {"pixel_correlation": "pixels", "tiled_distance": "tiles"}.get(key, "SSCD")
 
 

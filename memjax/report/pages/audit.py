@@ -1,4 +1,4 @@
-"""The audit's pictures, and the numbers behind each of them as columns."""
+"""The audit's images, and the numbers behind each of them as columns."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -53,7 +53,7 @@ from memjax.studies.table import audit_rows, csv_bytes
 Caption = Callable[[Mapping[str, Any]], str]
 Columns = dict[str, list[Any]]
 _TOKEN_CHARTS, _WALL, _OTHERS = 4, 8, 8
-_WALL_SIDE = 400  # pixels of a picture on a wall
+_WALL_SIDE = 400  # pixels of an image on a wall
 _SCATTERS = 2  # rungs that get a scatter of their own, at most
 _NAMES = {ONCE: "trained once", HELD_OUT: "never trained on"}
 _LOUD = "the loudest training prompts"
@@ -62,7 +62,7 @@ _WINDOWS = {"first_step": "first step", "all_steps": "all steps"}
 
 
 class Figures(NamedTuple):
-    """Pictures as PNG bytes and the data behind them, under the same keys."""
+    """Images as PNG bytes and the data behind them, under the same keys."""
 
     pictures: dict[str, bytes]
     tables: dict[str, Columns]
@@ -125,7 +125,7 @@ def audit_figures(
     Args:
         audit: What was measured.
         prompts: The prompts.
-        gallery: Real pictures.
+        gallery: Real images.
         bundle: The model.
         options: What was asked for.
         caption: Prompt row → one readable line.
@@ -139,7 +139,7 @@ def audit_figures(
 
 
 def _best(scene: _Scene, rows: np.ndarray) -> np.ndarray:
-    """Returns, per prompt, the picture (one a row) nearest to training."""
+    """Returns, per prompt, the image (one a row) nearest to training."""
     ratio = scene.audit.before.similarity.ratio_adaptive
     generations = scene.audit.before.images.shape[1]
     table = ratio.reshape(-1, generations)
@@ -147,7 +147,7 @@ def _best(scene: _Scene, rows: np.ndarray) -> np.ndarray:
 
 
 def _walls(scene: _Scene, out: Figures) -> None:
-    """The nearest picture of every memorised prompt, or of any seed; then of other prompts."""
+    """The nearest image of every memorized prompt, or of any seed; then of other prompts."""
     ordinary = ordinary_prompts(scene.audit, scene.prompts)
     memorized = np.union1d(np.flatnonzero(scene.audit.memorized), scene.prompts.where(SAMPLE))
     if not len(memorized):  # nothing is known: those that pull hardest
@@ -224,7 +224,7 @@ def _family_figure(scene: _Scene, out: Figures) -> None:
 
 
 def _repair(scene: _Scene, out: Figures) -> None:
-    """Pictures before and after, likeness before and after, and all mitigations."""
+    """Images before and after, likeness before and after, and all mitigations."""
     audit = scene.audit
     if not audit.arms:
         return
@@ -272,7 +272,7 @@ def _pictures_before_after(scene: _Scene, out: Figures) -> None:
 
 
 def _notes(seen: Observation, rows: np.ndarray) -> list[str]:
-    """Under each picture: whether it shows what was asked, by the judge or by CLIP."""
+    """Under each image: whether it shows what was asked, by the judge or by CLIP."""
     agreement = seen.agreement.ravel()
     if seen.clip is not None:
         scores = seen.clip.ravel()
@@ -281,7 +281,7 @@ def _notes(seen: Observation, rows: np.ndarray) -> list[str]:
 
 
 def _drawn(pictures: np.ndarray) -> np.ndarray:
-    """Returns pictures in [-1, 1], no larger than a wall draws them."""
+    """Returns images in [-1, 1], no larger than a wall draws them."""
     return reduced(pictures, _WALL_SIDE)
 
 

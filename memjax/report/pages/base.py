@@ -105,7 +105,7 @@ def render_html(
     title: str = "Memorisation report",
     captions: Mapping[str, str] | None = None,
 ) -> str:
-    """Returns the page; every text is escaped and every picture is inside it."""
+    """Returns the page; every text is escaped and every image is inside it."""
     plain, words, tables = to_plain(results), wording(results), tables or {}
     names = file_names(dict.fromkeys([*figures, *tables]))
     loose = [f"{FOLDER}/{names[key]}.csv" for key in tables if key not in figures]

@@ -43,7 +43,7 @@ def data_files(
 
     Args:
         result: Of :func:`memjax.evaluate.dataset.survey.survey`.
-        images: The pictures looked at.
+        images: The images looked at.
         records: Their records.
         title: Heading of the page.
         made_by: Configuration, versions and seed.
@@ -72,7 +72,7 @@ def page(
     made_by: Mapping[str, Any],
     seed: int = 0,
 ) -> str:
-    """The page; every text is escaped and every picture is inside it."""
+    """The page; every text is escaped and every image is inside it."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("memjax.report"),
         autoescape=True,
@@ -116,7 +116,7 @@ def examples(
 
 
 def caption(record: Record) -> str:
-    """One short line under a picture: view, sex, age; else the start of its own caption."""
+    """One short line under an image: view, sex, age; else the start of its own caption."""
     parts = [record.view or ("" if record.frontal else "lateral"), record.sex[:1]]
     parts += [str(record.age) if record.age else ""]
     text = " ".join(part for part in parts if part)
@@ -124,7 +124,7 @@ def caption(record: Record) -> str:
 
 
 def data_uri(image: UInt8[np.ndarray, "h w c"]) -> str:
-    """The picture as a PNG inside the page."""
+    """The image as a PNG inside the page."""
     out = io.BytesIO()
     pixels = image[..., 0] if image.shape[-1] == 1 else image
     Image.fromarray(pixels).save(out, "PNG", optimize=True)

@@ -1,4 +1,4 @@
-"""``mitigation.html``: what a repair gained and cost, in a table, a curve and pictures."""
+"""``mitigation.html``: what a repair gained and cost, in a table, a curve and images."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -23,7 +23,7 @@ class RepairStudy(NamedTuple):
 
     Attributes:
         model: Name of the model.
-        generations: Pictures a prompt and arm.
+        generations: Images a prompt and arm.
         summaries: One an arm, ``before`` first.
         records: One a prompt and arm.
         names: Measure → weights and preprocessing.
@@ -50,7 +50,7 @@ def write_repair_page(
     Args:
         out_dir: Folder, made if missing.
         study: What was measured.
-        walls: Pictures of prompts before and after, as PNG bytes.
+        walls: Images of prompts before and after, as PNG bytes.
     """
     curve = tradeoff_figure(study.summaries, study.names)
     figures = {} if curve is None else {CURVE: curve}
@@ -63,7 +63,7 @@ def write_repair_page(
 def render_repair_page(
     study: RepairStudy, figures: Mapping[str, bytes], walls: Sequence[bytes]
 ) -> str:
-    """Returns the page; every text is escaped and every picture is inside it."""
+    """Returns the page; every text is escaped and every image is inside it."""
     keys = list(dict.fromkeys(key for s in study.summaries for key in s.likeness))
     curve = figures.get(CURVE)
     name = file_names([CURVE])[CURVE]

@@ -72,7 +72,7 @@ def write_sweep_report(
             ``headline`` (names of metrics), ``expectations`` (``{"text", "holds": True | False |
             None, "because"}``), ``num_arms`` (rows of the whole sweep), ``stopping_point`` (step,
             or seed → step or None), ``titles`` (metric → words) and ``wall_number`` (what the
-            number under a wall's picture is); each may be missing.
+            number under a wall's image is); each may be missing.
         rows: ``arm``, ``key``, ``seed``, ``factor``, ``value``, ``order`` and ``metrics`` (name →
             ``{"value", "low", "high"}``) each; a row may lack any metric.
         walls: ``"<arm>, seed <seed>"`` (or the row's ``wall``, ``<key>-<seed>``, or the arm's

@@ -151,10 +151,10 @@ def options_of(model: Model, asked: Asked) -> AuditOptions:
 
 
 def measures_of(asked: Asked, references: Sequence[Sequence[Path]]) -> Measures:
-    """Opens the weights that pictures are measured with.
+    """Opens the weights that images are measured with.
 
     Raises:
-        ValueError: If SSCD is given but no prompt has a training picture.
+        ValueError: If SSCD is given but no prompt has a training image.
     """
     if asked.sscd and not any(references):
         raise ValueError(

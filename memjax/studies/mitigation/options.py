@@ -1,4 +1,4 @@
-"""What ``memjax mitigate`` is asked for: targets, arms and the optimiser's settings, checked."""
+"""What ``memjax mitigate`` is asked for: targets, arms and the optimizer's settings, checked."""
 
 import dataclasses
 import math
@@ -14,7 +14,7 @@ from memjax.studies.mitigation.records import BASELINE, BEFORE, NAMED, TARGET, A
 TEXT_BASELINES = ("random_word", "random_number", "word_repetition", "random_token")
 EMBEDDING_NOISE = "embedding_noise"
 BASELINES = (*TEXT_BASELINES, EMBEDDING_NOISE)
-FOREIGN_DECAY = 0.01  # the optimiser default behind the published setting
+FOREIGN_DECAY = 0.01  # the optimizer default behind the published setting
 _DEVIATIONS = (
     "the magnitude is the mean of one norm a picture (the official loss is one norm over all "
     "pictures of a prompt, so its target 3 with 4 pictures is 1.5 here); the update is masked, "
@@ -46,7 +46,7 @@ class Setting:
 
     Attributes:
         method: One of :data:`memjax.runs.options.ARMS`.
-        steps: Step indices to minimise over.
+        steps: Step indices to minimize over.
         num_iters: Most updates.
         learning_rate: AdamW's.
         weight_decay: AdamW's, masked like the update.
@@ -64,7 +64,7 @@ class Setting:
 
     @property
     def optimizes(self) -> bool:
-        """Whether the method runs the optimiser, and so has targets."""
+        """Whether the method runs the optimizer, and so has targets."""
         return self.method in (EMBEDDING, FIRST_STEP)
 
     def words(self) -> dict[str, object]:

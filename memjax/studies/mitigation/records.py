@@ -1,4 +1,4 @@
-"""Before and after a repair: magnitudes, likeness to the training pictures and CLIP score.
+"""Before and after a repair: magnitudes, likeness to the training images and CLIP score.
 
 Everything is a flat list of records, one a prompt and arm: the prompt as it was (``before``), the
 prompt repaired down to a target, or a baseline at some strength.
@@ -21,12 +21,12 @@ Record = Mapping[str, Any]
 
 
 class Arm(NamedTuple):
-    """One way of asking for the pictures.
+    """One way of asking for the images.
 
     Attributes:
         key: Name in files: ``before``, ``target-3``, ``random_word-4``.
         title: Name in figures and tables.
-        kind: ``before``, ``target`` (of the optimised embedding), ``named`` (another mitigation, or
+        kind: ``before``, ``target`` (of the optimized embedding), ``named`` (another mitigation, or
             several) or ``baseline``.
         strength: The target (as the user gave it) or the number of insertions; orders the arms.
     """
@@ -38,7 +38,7 @@ class Arm(NamedTuple):
 
 
 class Measures(NamedTuple):
-    """What pictures are measured with; either may be missing."""
+    """What images are measured with; either may be missing."""
 
     likeness: Sequence[Likeness] = ()
     clip: ClipScore | None = None
@@ -61,7 +61,7 @@ def measured(
     Args:
         measures: What to measure with.
         pictures: The generations ``[p, g, h, w, c]``.
-        references: Every prompt's training pictures as rows, see
+        references: Every prompt's training images as rows, see
             :func:`~memjax.evaluate.similarity.measures.rows_of`; None where there are none.
         captions: The prompts as they were asked, also after a repair; None where there is none.
     """
@@ -94,7 +94,7 @@ class ArmSummary(NamedTuple):
         arm: Which.
         prompts: How many prompts it was tried on.
         magnitude: Mean raw magnitude along the trajectory.
-        statistic: Mean of the magnitude that the repair minimises, raw; None for baselines.
+        statistic: Mean of the magnitude that the repair minimizes, raw; None for baselines.
         iterations: Mean number of updates.
         reached: Share of prompts that reached the target.
         likeness: Measure → mean over prompts of the mean over generations.

@@ -1,4 +1,4 @@
-"""One pass of the embedding optimiser over some prompts of a model, left at several targets."""
+"""One pass of the embedding optimizer over some prompts of a model, left at several targets."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -60,11 +60,11 @@ def repair_targets(
         bundle: The model.
         x_T: Initial noise ``[generation, ...]`` shared by all prompts.
         cond: Conditions of the prompts.
-        sampling: How pictures are made: decides the timesteps, and the trajectory where a step
-            other than the first is minimised over.
+        sampling: How images are made: decides the timesteps, and the trajectory where a step
+            other than the first is minimized over.
         targets_rms: Where a prompt is left, RMS; 0 runs all updates.
         statistic: What is minimized, any differentiable detector of states.
-        steps: Step indices to minimise over; ``(0,)`` is the published setting, which makes no
+        steps: Step indices to minimize over; ``(0,)`` is the published setting, which makes no
             trajectory.
         num_iters: Most updates.
         learning_rate: AdamW's.
@@ -114,14 +114,14 @@ def trace_repair(
     targets: int,
     statistic: Detector = _MAGNITUDE,
 ) -> jax.stages.Traced:
-    """Traces the optimiser for a number of prompts, to learn what memory it needs.
+    """Traces the optimizer for a number of prompts, to learn what memory it needs.
 
     Args:
         bundle: The model.
         x_T: Initial noises.
         cond: Conditions, whose shapes are taken.
         rows: Prompts at a time.
-        steps: How many steps are minimised over.
+        steps: How many steps are minimized over.
         num_iters: Most updates.
         targets: How many targets.
         statistic: What is minimized.

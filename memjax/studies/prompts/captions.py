@@ -1,4 +1,4 @@
-"""Captioned pictures as an audit's gallery, and prompts of known families in words."""
+"""Captioned images as an audit's gallery, and prompts of known families in words."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -30,10 +30,10 @@ def caption_gallery(
     held: Sequence[Record],
     held_images: UInt8[np.ndarray, "m h w c"],
 ) -> tuple[Gallery, list[Record]]:
-    """Returns real pictures without exact duplicates, and the record that stands for each row.
+    """Returns real images without exact duplicates, and the record that stands for each row.
 
-    A picture's copies are its files with the same pixels, each counted as often as its record's
-    ``repeats`` says. Pictures stay bytes; there are no classes.
+    An image's copies are its files with the same pixels, each counted as often as its record's
+    ``repeats`` says. Images stay bytes; there are no classes.
     """
     groups = content_groups(train_images)
     first = first_of_group(groups)
@@ -84,19 +84,19 @@ def choose_caption_prompts(
     seed: int = 0,
     loudest: Sequence[int] = (),
 ) -> Prompts:
-    """Draws the audit's prompts: captions of repeated, of once trained and of held-out pictures.
+    """Draws the audit's prompts: captions of repeated, of once trained and of held-out images.
 
     Args:
         gallery: Of :func:`caption_gallery`.
         kept: The record of each gallery row.
         held: Held-out records.
-        counts: Most prompts of each family; the memorised ones are the most repeated.
-        memorized: Which gallery rows are memorised; None: those that are repeated.
+        counts: Most prompts of each family; the memorized ones are the most repeated.
+        memorized: Which gallery rows are memorized; None: those that are repeated.
         seed: Decides the draw of the others.
         loudest: Gallery rows whose captions have the highest scores, in their order.
 
-    .. note:: No caption is taken twice: where a held-out picture has the very caption of a repeated
-        one, its prompt is the memorised prompt and no negative. A near miss has one word exchanged
+    .. note:: No caption is taken twice: where a held-out image has the very caption of a repeated
+        one, its prompt is the memorized prompt and no negative. A near miss has one word exchanged
         for a word of another caption; a random prompt's words are those of another caption,
         shuffled, or whole words of several captions.
     """

@@ -1,4 +1,4 @@
-"""One class a picture: what thresholds are calibrated within, and class frequencies."""
+"""One class an image: what thresholds are calibrated within, and class frequencies."""
 
 from collections import Counter
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What an audit looks at: prompts of known families, and the pictures they are compared with."""
+"""What an audit looks at: prompts of known families, and the images they are compared with."""
 
 import collections
 import dataclasses
@@ -38,11 +38,11 @@ class Prompts(NamedTuple):
             random sample of the others), ``held_out``, ``near_miss`` (a memorized condition with
             one detail changed), ``random`` (details of different training images) or ``loudest``
             (training prompts of the highest score that are in no other family).
-        group: Gallery row of the prompt's own training picture; −1 for the other families.
+        group: Gallery row of the prompt's own training image; −1 for the other families.
         asked: What is asked for, one column an output of the judge: 1 present, 0 absent, −1 not
             mentioned.
         strata: Class of each prompt, see :func:`memjax.studies.prompts.classes.main_classes`.
-        frequency: Share of the training pictures (each counted once) that have that class.
+        frequency: Share of the training images (each counted once) that have that class.
         loud: Which are among the training prompts of the highest scores, whatever their family.
     """
 
@@ -85,19 +85,19 @@ class Prompts(NamedTuple):
 
 
 class Gallery(NamedTuple):
-    """Real pictures: training without duplicates, and held out.
+    """Real images: training without duplicates, and held out.
 
     Attributes:
-        train: Distinct training pictures in [-1, 1].
+        train: Distinct training images in [-1, 1].
         copies: How often each stands in the training set.
         patients: Patient of each.
-        held_out: Pictures of other patients.
+        held_out: Images of other patients.
         held_patients: Their patients.
         targets: What ``train`` shows: 1 present, 0 absent or not mentioned, −1 unknown.
         held_targets: What ``held_out`` shows.
-        strata: Class of each training picture, see
+        strata: Class of each training image, see
             :func:`memjax.studies.prompts.classes.main_classes`.
-        held_strata: Class of each held-out picture.
+        held_strata: Class of each held-out image.
         names: What the columns of the targets stand for, see
             :func:`memjax.evaluate.features.finding_classifier.target_names`.
     """
@@ -270,13 +270,13 @@ def choose_prompts(
         kept: The record of each gallery row.
         held: Held-out records.
         space: The model's label space; decides which labels a prompt holds.
-        counts: Most prompts of each family; the memorised ones are the most repeated.
+        counts: Most prompts of each family; the memorized ones are the most repeated.
         seed: Decides the draw of the others.
         loudest: Gallery rows whose prompts have the highest scores, in their order.
 
-    .. note:: No condition is taken twice: where a held-out picture has the very labels of a
-        repeated one, its prompt is the memorised prompt and no negative. Nor is a held-out prompt
-        of a class that training knows by repeated pictures alone: there is one 9 to draw.
+    .. note:: No condition is taken twice: where a held-out image has the very labels of a
+        repeated one, its prompt is the memorized prompt and no negative. Nor is a held-out prompt
+        of a class that training knows by repeated images alone: there is one 9 to draw.
     """
     rng = np.random.default_rng([seed, 77])
     repeated = np.flatnonzero(gallery.copies >= counts.repeats)
@@ -322,7 +322,7 @@ def choose_prompts(
 
 
 def _only_repeated(gallery: Gallery, repeats: int) -> list[str]:
-    """Classes that no picture trained once has."""
+    """Classes that no image trained once has."""
     repeated = set(gallery.strata[gallery.copies >= repeats].tolist())
     return sorted(repeated - set(gallery.strata[gallery.copies < repeats].tolist()))
 

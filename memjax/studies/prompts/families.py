@@ -1,4 +1,4 @@
-"""Conditions that no training picture has: one step beside a memorised one, or mixed at random.
+"""Conditions that no training image has: one step beside a memorized one, or mixed at random.
 
 The choice of negatives moves a detector's AUC by points, so every figure is given for several.
 """
@@ -18,7 +18,7 @@ def near_misses(
     """Returns each record with one detail changed: a marker code, a class, the age or a finding.
 
     Args:
-        records: Memorised records.
+        records: Memorized records.
         pool: Training records, whose markers and classes are taken.
         rng: Decides what takes the place of the detail.
     """

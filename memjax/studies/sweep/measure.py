@@ -58,7 +58,7 @@ class SweepData(NamedTuple):
 def make_sweep_data(
     run: Run, say: Say, published: tuple[str, ...] = (), keep: Path | None = None
 ) -> SweepData:
-    """Reads a run's data and trains what judges its pictures."""
+    """Reads a run's data and trains what judges its images."""
     gallery, kept, held = read_pictures(run)
     audit = run.config["audit"]
     say("training the label classifier")
@@ -118,7 +118,7 @@ def measure_arm(
 
 
 def _losses(run: Run, studio: SweepData, measure: Mapping[str, Any]) -> Metrics:
-    """Denoising loss of pictures trained once, repeated and held out, under the same noise."""
+    """Denoising loss of images trained once, repeated and held out, under the same noise."""
     rng = np.random.default_rng([run.config["seed"], 79])
     gallery, kept = studio.gallery, studio.kept
     most = measure["loss_rows"]

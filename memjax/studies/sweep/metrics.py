@@ -106,7 +106,7 @@ def measure_unconditional(study: Study, noise: Float[np.ndarray, "g *d"]) -> Arm
 
 
 def _copies(seen: Observation, prompts: Prompts, gallery: Gallery) -> Metrics:
-    """Copy rates of every family, and of prompts drawn as training draws its pictures."""
+    """Copy rates of every family, and of prompts drawn as training draws its images."""
     out: Metrics = {}
     rules = {"": seen.similarity.is_copy_adaptive, "third_": seen.similarity.is_copy_third}
     for rule, flags in rules.items():

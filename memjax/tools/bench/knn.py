@@ -1,4 +1,4 @@
-"""``memjax bench --what=knn``: exact nearest neighbours beside faiss and scikit-learn."""
+"""``memjax bench --what=knn``: exact nearest neighbors beside faiss and scikit-learn."""
 
 import importlib
 import importlib.util
@@ -29,7 +29,7 @@ class KnnSettings(NamedTuple):
         queries: Rows searched for.
         rows: Rows of the database.
         dim: Float32 values a row.
-        k: Neighbours.
+        k: Neighbors.
         repeats: Timed repeats a side.
     """
 

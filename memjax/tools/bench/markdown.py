@@ -115,7 +115,7 @@ def gpu_tables(report: Mapping[str, Any]) -> list[str]:
 
 
 def knn_table(report: Mapping[str, Any]) -> list[str]:
-    """Returns the table of exact nearest neighbours, one row a library."""
+    """Returns the table of exact nearest neighbors, one row a library."""
     head = (
         "library",
         "unit",

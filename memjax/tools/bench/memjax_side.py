@@ -53,7 +53,7 @@ def memjax_side(
 
 
 def _train_step(work: Workload):
-    """Returns ``(step, optimiser)`` of the configuration."""
+    """Returns ``(step, optimizer)`` of the configuration."""
     train = work.task.config["train"]
     tx = make_optimizer(
         train["learning_rate"],

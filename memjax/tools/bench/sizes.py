@@ -25,7 +25,7 @@ class ModelSize(NamedTuple):
     changes: Mapping[str, Any]
 
 
-# At chexpert-128 one forward of one picture is 267 GFLOP, seconds on a laptop: little is asked for.
+# At chexpert-128 one forward of one image is 267 GFLOP, seconds on a laptop: little is asked for.
 # float32 on both sides, since bfloat16 on CPU compares two emulations.
 MODEL_SIZES = {
     DEMO: ModelSize("phantoms_demo", Settings(), {}),

@@ -22,7 +22,7 @@ class Settings(NamedTuple):
         steps: Training steps a repeat.
         prompts: Prompts a repeat of the detection.
         mitigate_prompts: Prompts a repeat of the mitigation.
-        samples: Pictures a repeat of the sampling.
+        samples: Images a repeat of the sampling.
     """
 
     only: tuple[str, ...] = ("train", "sample", "detect", "mitigate", COMPILE)
@@ -45,7 +45,7 @@ class Task(NamedTuple):
         labels: Its label ids.
         prompts: Label ids of the prompts.
         initial_noise: Initial noise, one per generation, shared by all prompts.
-        sample_noise: Initial noise of each picture that is sampled.
+        sample_noise: Initial noise of each image that is sampled.
         grid: Timesteps of the sampling, most noise first.
         signals: ``√ᾱ_t`` of every timestep of the schedule.
         sigmas: ``√(1 − ᾱ_t)``, likewise.
@@ -81,7 +81,7 @@ class Task(NamedTuple):
 
     @property
     def amounts(self) -> dict[str, int]:
-        """Images, pictures or prompts of one repeat of each case."""
+        """Images, images or prompts of one repeat of each case."""
         settings = self.settings
         return {
             "train": settings.steps * len(self.images),

@@ -146,7 +146,7 @@ class TorchSide:
 
     @cached_property
     def _training(self) -> tuple[Any, Any]:
-        """The optimiser and the moving average of the weights."""
+        """The optimizer and the moving average of the weights."""
         torch, train = self._torch, self.task.config["train"]
         averaging = torch.optim.swa_utils
         optimizer = torch.optim.AdamW(

@@ -33,7 +33,7 @@ __all__ = [
     "mitigation_flops",
 ]
 
-CODES_PER_MARKER = 24  # as many as the phantoms need for some 500 pictures
+CODES_PER_MARKER = 24  # as many as the phantoms need for some 500 images
 
 
 class Workload(NamedTuple):
@@ -82,7 +82,7 @@ def bench_label_space(config: Mapping[str, Any]) -> LabelSpace:
 
 
 def make_workload(config: Mapping[str, Any], settings: Settings) -> Workload:
-    """Draws the inputs; no data set is needed, since speed does not depend on the pictures.
+    """Draws the inputs; no data set is needed, since speed does not depend on the images.
 
     The last convolution starts at random instead of zero, so that no gradient vanishes.
     """
@@ -144,7 +144,7 @@ def detection_flops(
 def mitigation_flops(
     eps_fn: EpsFn, params: Params, noise: Float[np.ndarray, "g *d"], row: Cond, iterations: int
 ) -> float:
-    """Returns the operations of optimising one prompt's embedding at the first step.
+    """Returns the operations of optimizing one prompt's embedding at the first step.
 
     A value and its gradient at each iteration, and the value once more at the end. By hand, since
     :func:`count_flops` takes the body of a ``while`` once. The unconditional half, once for all

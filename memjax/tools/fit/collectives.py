@@ -183,7 +183,7 @@ def read_collectives(text: str, slice_of: Sequence[int]) -> list[Collective]:
 
 
 def _between_slices(visit: Visit, kind: str) -> Collective:
-    """An exchange over the data centre's network: each chip with those in its place elsewhere."""
+    """An exchange over the data center's network: each chip with those in its place elsewhere."""
     rest = visit.instruction.rest
     target = re.search(r'_xla_megascale_target="\{([^}]*)\}', rest)
     slices = len(target[1].split(",")) if target else 2

@@ -90,7 +90,7 @@ def stable_diffusion(config: Mapping[str, Any]) -> tuple[UNet, Shapes]:
     """Returns the network of a fine-tuning of Stable Diffusion 1, its base's files unread.
 
     Raises:
-        ValueError: If the size of the pictures does not fit.
+        ValueError: If the size of the images does not fit.
     """
     unet = training_unet(UNet(UNetConfig()), **config["model"])
     side = config["data"]["size"] // _SD_FOLD

@@ -36,7 +36,7 @@ class Roofline(NamedTuple):
         compute: Flops at the peak of bfloat16 products.
         memory: Bytes accessed at the bandwidth of the chip's memory.
         links: Bytes taken in from the slice's other chips, with all links in use at once.
-        network: Bytes taken in from other slices over the data centre's network.
+        network: Bytes taken in from other slices over the data center's network.
         intensity: Flops a byte of memory.
         ridge: The chip's: below it memory, above it products set the time.
     """

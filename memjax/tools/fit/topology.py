@@ -35,7 +35,7 @@ class Topology(NamedTuple):
         name: As given, such as ``v5e:2x4``.
         chip: Of :mod:`memjax.core.chips`.
         axes: Chips along each axis of a slice.
-        slices: How many slices, joined by the data centre's network.
+        slices: How many slices, joined by the data center's network.
     """
 
     name: str

@@ -47,7 +47,7 @@ def things_of(caption):
 
 
 def test_town_and_month_say_nothing_about_the_picture():
-    """The colour of sky and ground is as open with one as over all."""
+    """The color of sky and ground is as open with one as over all."""
     scenes = draw_scenes(5, 1500)
     sky = np.array([np.median(s.image[:3], axis=(0, 1)) for s in scenes])
     kinds = np.array([list(SKIES).index(nearest(pixel, SKIES)) for pixel in sky])

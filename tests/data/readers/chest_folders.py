@@ -43,7 +43,7 @@ MIMIC_SPLITS = ("train", "train", "train", "validate")
 
 
 def jpeg(size=(8, 10), value=90, kind="JPEG") -> bytes:
-    """A tiny grey picture."""
+    """A tiny gray image."""
     out = io.BytesIO()
     pixels = np.full(size, value, np.uint8)
     pixels[::2] += 40

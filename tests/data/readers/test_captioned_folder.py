@@ -1,4 +1,4 @@
-"""Folders of pictures: three layouts, one record type, a split that duplicates never straddle."""
+"""Folders of images: three layouts, one record type, a split that duplicates never straddle."""
 
 import json
 import shutil

@@ -29,7 +29,7 @@ def row(number, prefix="CheXpert-v1.0-small/", **changes):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Write a table and its (tiny) pictures; returns the root."""
+    """Write a table and its (tiny) images; returns the root."""
 
     def write(rows, columns=COLUMNS, images=True, name="train.csv"):
         with open(tmp_path / name, "w", newline="", encoding="utf-8") as file:

@@ -47,7 +47,7 @@ def test_pictures_are_scikit_learns():
         number = int(record.path.rpartition("/")[2])
         assert label(record) == str(bunch.target[number])
         shown = load_image(record.path, 8)[..., 0] / 255 * 16
-        np.testing.assert_allclose(shown, bunch.images[number], atol=0.04)  # half a grey level
+        np.testing.assert_allclose(shown, bunch.images[number], atol=0.04)  # half a gray level
     assert load_image(train[0].path, 16).shape == (16, 16, 1)
     with pytest.raises(CorruptImageError, match=r"digits://scikit-learn/1797 cannot be decoded"):
         load_image("digits://scikit-learn/1797", 8)

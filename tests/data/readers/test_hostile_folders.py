@@ -20,7 +20,7 @@ DATA = {
 
 @pytest.fixture(scope="module")
 def good(tmp_path_factory):
-    """Two captioned pictures with metadata; and a prepared data set."""
+    """Two captioned images with metadata; and a prepared data set."""
     folder = tmp_path_factory.mktemp("good")
     for number in (1, 2):
         pixels = np.random.default_rng(number).integers(0, 256, (9, 9, 3)).astype(np.uint8)
@@ -45,7 +45,7 @@ def add(*lines):
 
 
 def caption(content):
-    """Captions beside the pictures instead of the table; the second is ``content``."""
+    """Captions beside the images instead of the table; the second is ``content``."""
 
     def change(folder):
         (folder / "metadata.jsonl").unlink()

@@ -1,4 +1,4 @@
-"""Broken tables and pictures: one sentence that helps, and earlier results stay as they are."""
+"""Broken tables and images: one sentence that helps, and earlier results stay as they are."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -63,7 +63,7 @@ def test_the_lists_split_patients(tmp_path):
 
 
 def test_the_first_release(tmp_path):
-    """Ages in years, months and days; a comma at the end of the header; one folder of pictures."""
+    """Ages in years, months and days; a comma at the end of the header; one folder of images."""
     ages = ("058Y", "010M", "005D", "414Y")
     rows = [f"{row.split(',')[0]},No Finding,0,{i},{age},M,PA,1,1,0.1,0.1" for i, (row, age) in
             enumerate(zip(("00000001_000.png", "00000002_000.png", "00000003_000.png",

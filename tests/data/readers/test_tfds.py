@@ -84,7 +84,7 @@ def test_what_is_not_there_is_said_with_the_way_out(prepared, name, words):
 
 
 def test_a_share_is_held_out_by_content(tmp_path):
-    write_mnist(tmp_path, train=60)  # six copies of each of ten pictures
+    write_mnist(tmp_path, train=60)  # six copies of each of ten images
     train, held, *_ = read_tfds("mnist", str(tmp_path), held_out_fraction=0.4)
     sides = {label: Counter() for label in "0123456789"}
     for side, records in (("train", train), ("held", held[:-4])):

@@ -7,7 +7,7 @@ from PIL import Image
 
 
 def png(value, size=8, channels=1):
-    """A PNG with one grey level, and a corner that tells left from right."""
+    """A PNG with one gray level, and a corner that tells left from right."""
     pixels = np.full((size, size, channels), value, np.uint8)
     pixels[0, 0] = 255 - pixels[0, 0]
     file = io.BytesIO()

@@ -70,7 +70,7 @@ def test_rows_are_drawn_by_the_seed():
 
 @pytest.fixture(scope="module")
 def shown(tmp_path_factory):
-    """A survey of phantoms with one training picture leaked into the held-out part."""
+    """A survey of phantoms with one training image leaked into the held-out part."""
     root = tmp_path_factory.mktemp("survey")
     write_phantoms(
         root, seed=1, size=64, num_images=40, num_held_out=10, num_duplicated=2, copies=6

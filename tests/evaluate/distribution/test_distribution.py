@@ -144,7 +144,7 @@ def test_prdc_equals_double_loops(k, monkeypatch):
 
 def test_prdc_identities():
     x = np.random.default_rng(12).normal(size=(50, 6))
-    # of x against itself a ball holds its centre and the k − 1 nearer neighbours: k in all
+    # of x against itself a ball holds its center and the k − 1 nearer neighbors: k in all
     assert prdc(x, x) == (1.0, 1.0, 1.0, 1.0)
     assert prdc(x, x + 1000.0) == (0.0, 0.0, 0.0, 0.0)
     # the surface is outside, with rounding of the expanded form on either side of it

@@ -64,7 +64,7 @@ def model():
 
 
 def pictures(n, height=20, width=31, seed=0):
-    """Smooth pictures with noise on them; some values overshoot when they are resized."""
+    """Smooth images with noise on them; some values overshoot when they are resized."""
     rng = np.random.default_rng(seed)
     blocks = np.repeat(np.repeat(rng.choice([-1.0, 1.0], (n, 8, 8, 3)), 4, 1), 4, 2)
     return np.clip(blocks[:, :height, :width] + 0.1 * rng.normal(size=(n, height, width, 3)), -1, 1)

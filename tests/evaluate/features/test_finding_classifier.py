@@ -33,7 +33,7 @@ def judge_by_hand(reliable):
 
 
 def pictures(*rows):
-    """Pictures that show (1) or do not show (0) each finding."""
+    """Images that show (1) or do not show (0) each finding."""
     images = np.zeros((len(rows), 4, 4, 1), np.float32)
     for image, row in zip(images, rows, strict=True):
         image[0, : len(row), 0] = np.where(np.asarray(row) == 1, 1.0, -1.0)
@@ -106,4 +106,4 @@ def test_it_learns_a_pattern_and_trusts_nothing_else(learned):
 def test_thresholds_are_probabilities(learned):
     judge, _ = learned
     assert np.all((judge.threshold >= 0) & (judge.threshold <= 1))
-    assert judge.threshold[2] == 0.5  # too few pictures to choose one
+    assert judge.threshold[2] == 0.5  # too few images to choose one

@@ -52,7 +52,7 @@ def test_resizing_is_that_of_pillow(name, shape, resized):
     expected = pillow(x[0, ..., 0], resized, method[preprocessing.method])
     actual = np.asarray(jax.jit(preprocessing)(x))[0, ..., 0] * 0.5 + 0.5
     assert actual.shape == resized
-    # jax.image places pixels in float32; measured 8e-5, a fiftieth of a grey level
+    # jax.image places pixels in float32; measured 8e-5, a fiftieth of a gray level
     np.testing.assert_allclose(actual, expected, atol=2e-4)
 
 

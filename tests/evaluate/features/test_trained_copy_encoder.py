@@ -1,4 +1,4 @@
-"""The copy encoder: its loss by hand, its file, and that it tells copies from like pictures."""
+"""The copy encoder: its loss by hand, its file, and that it tells copies from like images."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Changes that keep a picture a copy: closed forms of each."""
+"""Changes that keep an image a copy: closed forms of each."""
 
 import jax
 import numpy as np
@@ -29,7 +29,7 @@ def test_no_change_is_the_identity():
 @pytest.mark.parametrize("turns", [1, 2, 3])
 def test_quarter_turns(turns):
     x = pictures()
-    # atol: cos(π/2) is 4e-8 in float32 and is multiplied by a pixel's distance from the centre
+    # atol: cos(π/2) is 4e-8 in float32 and is multiplied by a pixel's distance from the center
     want = np.rot90(x, turns, axes=(1, 2))
     np.testing.assert_allclose(moved(x, np.float32(-turns * np.pi / 2)), want, atol=1e-5)
 

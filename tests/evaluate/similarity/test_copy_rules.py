@@ -1,4 +1,4 @@
-"""Nearest neighbours and copy rules against float64 NumPy."""
+"""Nearest neighbors and copy rules against float64 NumPy."""
 
 import numpy as np
 import pytest
@@ -101,7 +101,7 @@ def test_ratios_against_numpy():
 
 
 def test_copy_report_finds_planted_copies_among_duplicates():
-    """Copies of a duplicated picture pass for new ones unless the database is de-duplicated."""
+    """Copies of a duplicated image pass for new ones unless the database is de-duplicated."""
     singles = _pictures(60, 10)
     db = np.concatenate([np.repeat(singles[:2], 5, axis=0), singles[2:]])
     groups = np.concatenate([np.repeat([100, 101], 5), np.arange(58)])

@@ -1,4 +1,4 @@
-"""Ranking on the host: ties, many neighbours, orders that defeat a threshold, threads, groups."""
+"""Ranking on the host: ties, many neighbors, orders that defeat a threshold, threads, groups."""
 
 import numpy as np
 import pytest

@@ -22,7 +22,7 @@ def pictures(n, seed=0, shape=SHAPE):
 
 
 def by_hand(name="by_hand", **options):
-    """A rung whose similarity is the picture's own top left pixel."""
+    """A rung whose similarity is the image's own top left pixel."""
 
     def build(train, owner):
         return lambda q, query_owner: Nearest(q[:, 0, 0, 0].astype(float), np.zeros(len(q), int))
@@ -95,7 +95,7 @@ def test_few_held_out_pictures_are_said():
 
 @pytest.fixture(scope="module")
 def planted():
-    """Two copies and eight new pictures against 60 training pictures; two held-out follow-ups."""
+    """Two copies and eight new images against 60 training images; two held-out follow-ups."""
     train = pictures(60)
     q = np.concatenate([np.clip(train[[4, 31]] + 0.1 * pictures(2, 8), -1, 1), pictures(8, 9)])
     held = np.concatenate([train[:2], pictures(40, 10)])
@@ -115,7 +115,7 @@ def test_every_pixel_rung_finds_noisy_copies_and_no_patient_of_its_own(planted):
         assert result.is_copy[:2].all(), name
         np.testing.assert_array_equal(result.index[:2], [4, 31])
         assert result.is_copy[2:].sum() <= 2, name
-        # held-out rows 0 and 1 are training pictures of their own patient
+        # held-out rows 0 and 1 are training images of their own patient
         assert result.background[:2].max() < result.similarity[:2].min(), name
         assert result.background_is_copy.mean() <= 0.08, name
         assert np.isfinite(result.threshold)

@@ -1,4 +1,4 @@
-"""Likeness to a prompt's own training pictures, and pictures kept as bytes."""
+"""Likeness to a prompt's own training images, and images kept as bytes."""
 
 import dataclasses
 import itertools

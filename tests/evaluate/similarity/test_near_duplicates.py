@@ -16,7 +16,7 @@ from memjax.evaluate.similarity.near_duplicates import (
 
 
 def noise(num, edge=48, seed=0):
-    """Smooth random pictures: nothing alike among them."""
+    """Smooth random images: nothing alike among them."""
     rng = np.random.default_rng(seed)
     small = rng.integers(0, 256, (num, 8, 8), np.uint8)
     large = [Image.fromarray(x).resize((edge, edge), Image.Resampling.BICUBIC) for x in small]

@@ -33,7 +33,7 @@ def _width(interval):
 def test_intervals_resample_patients_and_conditions():
     rng = np.random.default_rng(0)
     patients = np.repeat(np.arange(40), 5)
-    rows = np.flatnonzero(patients < 16)  # 40 % of the patients, with all their pictures
+    rows = np.flatnonzero(patients < 16)  # 40 % of the patients, with all their images
     conditions = np.repeat(np.arange(10), 30)
     is_copy = conditions < 4
     index = np.where(is_copy, np.resize(rows, 300), rng.integers(0, 200, 300))

@@ -1,4 +1,4 @@
-"""Copies made on purpose: what they are, and which rungs tell them from other pictures."""
+"""Copies made on purpose: what they are, and which rungs tell them from other images."""
 
 import numpy as np
 import pytest
@@ -34,7 +34,7 @@ def test_kinds_are_what_they_are_called():
     moved = np.stack([np.roll(x, step, axis=(1, 2)) for step in steps])
     same = np.isclose(made[SHIFTED][inside], moved[(slice(None), *inside)], atol=1e-5)
     hits = same.all(axis=(2, 3, 4)).sum(axis=0)
-    np.testing.assert_array_equal(hits, 1)  # each picture went in exactly one of eight directions
+    np.testing.assert_array_equal(hits, 1)  # each image went in exactly one of eight directions
     assert (np.abs(made[AUGMENTED] - x).mean(axis=(1, 2, 3)) > 0.01).all()
     again = plant_copies(x, seed=3)
     np.testing.assert_array_equal(again[AUGMENTED], made[AUGMENTED])
@@ -54,7 +54,7 @@ def test_only_pictures_of_the_class_are_searched():
         rung, pictures(6), pictures(5, 1), strata=classes, held_strata=held, patients=range(6)
     )
     assert seen == [(2, [0, 1]), (3, [2, 3, 4])]
-    np.testing.assert_array_equal(found.sources, np.arange(5))  # class c has no second picture
+    np.testing.assert_array_equal(found.sources, np.arange(5))  # class c has no second image
     assert len(found.others) == 3
     assert all(np.isfinite(values).all() for values in found.copies.values())
 
@@ -73,7 +73,7 @@ def test_areas_are_those_of_the_scores():
 
 
 def test_pixels_find_blurred_copies_and_need_shifts_for_shifted_ones():
-    """Smooth pictures that differ: blur is harmless, two pixels are not."""
+    """Smooth images that differ: blur is harmless, two pixels are not."""
     x = plant_copies(pictures(60), seed=0)[BLURRED]
     train, held = x[:40], x[40:]
     rungs = {rung.name: rung for rung in pixel_rungs((32, 32, 1))}

@@ -1,4 +1,4 @@
-"""Every rung's nearest picture against a float64 search written out, and its closed forms."""
+"""Every rung's nearest image against a float64 search written out, and its closed forms."""
 
 import numpy as np
 import pytest

@@ -11,7 +11,7 @@ WEIGHTS = np.array([0.0448, 0.2856, 0.3001, 0.2363, 0.1333])
 
 
 def pictures(n, side, seed=0, channels=1):
-    """Smooth pictures with a flat part, and versions that resemble them."""
+    """Smooth images with a flat part, and versions that resemble them."""
     rng = np.random.default_rng(seed)
     coarse = rng.uniform(-1, 1, (n, side // 4 + 1, side // 4 + 1, channels))
     x = np.kron(coarse, np.ones((1, 4, 4, 1)))[:, :side, :side]
@@ -21,7 +21,7 @@ def pictures(n, side, seed=0, channels=1):
 
 
 def reference_terms(x, y, window=11):
-    """Maps of luminance and contrast-structure of two [h, w] pictures in [0, 1]."""
+    """Maps of luminance and contrast-structure of two [h, w] images in [0, 1]."""
     at = np.arange(window) - window // 2
     taps = np.exp(-(at[:, None] ** 2 + at[None] ** 2) / (2 * 1.5**2))
     taps /= taps.sum()

@@ -51,7 +51,7 @@ def test_tpr_is_the_largest_within_the_limit(seed, max_fpr):
 def test_exactly_one_percent_is_allowed():
     scores = np.r_[np.arange(100), 98.5, 98.2, 50.0]
     labels = np.r_[np.zeros(100), 1, 1, 1]
-    # one of 100 others (99) lies above the two best memorised: FPR = 1 % exactly
+    # one of 100 others (99) lies above the two best memorized: FPR = 1 % exactly
     assert float(tpr_at_fpr(scores, labels)) == pytest.approx(2 / 3)
     assert float(tpr_at_fpr(scores, labels, max_fpr=0.009)) == 0.0
 

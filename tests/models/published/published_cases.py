@@ -30,7 +30,7 @@ def template(name: str) -> dict:
 
 
 def inputs(name: str) -> np.ndarray:
-    """Returns two pictures in [-1, 1], the same on every machine."""
+    """Returns two images in [-1, 1], the same on every machine."""
     rng = np.random.RandomState(0)  # whose stream is frozen for good, unlike Generator's
     return rng.uniform(-1, 1, (BATCH, *CASES[name][1])).astype(np.float32)
 

@@ -22,7 +22,7 @@ def test_equals_the_golden_output_of_torch(name):
     module, _ = CASES[name]
     actual = np.asarray(jax.jit(module.apply)({"params": weights(name)}, inputs(name)))
     expected = GOLDEN[name]
-    assert np.abs(expected[0] - expected[1]).max() > 1e-3  # the two pictures are told apart
+    assert np.abs(expected[0] - expected[1]).max() > 1e-3  # the two images are told apart
     error = np.abs(actual - expected).max() / np.sqrt(np.mean(expected**2))
     assert error < 5e-5, str(GOLDEN["header"])  # float32 rounding; measured 7e-7 to 9e-6
 
@@ -31,7 +31,7 @@ def test_equals_the_golden_output_of_torch(name):
     ("module", "shape", "width", "parameters"),
     [
         # Parameters as torchvision, torchxrayvision and Hugging Face count them, without
-        # classifiers, and two running statistics for each normalised channel.
+        # classifiers, and two running statistics for each normalized channel.
         (SSCD_DISC_MIXUP, (288, 288, 3), 512, 23_508_032 + 1_049_088 + 53_120),
         (SSCD_DISC_LARGE, (288, 288, 3), 1024, 42_128_704 + 2_098_176 + 137_856),
         (DenseNet(), (224, 224, 1), 1024, 6_953_856 - 2 * 49 * 64 + 83_648),

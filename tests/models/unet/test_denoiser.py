@@ -1,4 +1,4 @@
-"""The labelled denoiser and the classifier: halves agree, sizes are refused, loss goes down."""
+"""The labeled denoiser and the classifier: halves agree, sizes are refused, loss goes down."""
 
 import dataclasses
 

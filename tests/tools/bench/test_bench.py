@@ -1,4 +1,4 @@
-"""``memjax bench``: the command without torch, and how it measures and summarises."""
+"""``memjax bench``: the command without torch, and how it measures and summarizes."""
 
 import json
 import os

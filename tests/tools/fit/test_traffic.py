@@ -80,7 +80,7 @@ def test_the_tiles_a_gradient_is_padded_with_are_weights():
     (found,) = traffic.by_content(
         [exchange("collective-permute", (64, 10240))], traffic.weight_dims(state, (1, 8)), ROWS
     )
-    assert found["activations"] > 0  # 64 pixels of one picture
+    assert found["activations"] > 0  # 64 pixels of one image
 
 
 def test_loops_and_kinds_add_up():

@@ -30,7 +30,7 @@ _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Bundled name or path of a configuration.", lock_config=True, flag_values=FLAGS
 )
 _OUT = flags.DEFINE_string("out", "", "Folder for the page and the tables.", flag_values=FLAGS)
-_PICTURES = flags.DEFINE_integer(
+_IMAGES = flags.DEFINE_integer(
     "pictures", 5_000, "Most pictures looked at, drawn by the seed.", 1, flag_values=FLAGS
 )
 _SIZE = flags.DEFINE_integer(
@@ -75,7 +75,7 @@ def main() -> int:
     if folder.is_file():
         raise ValueError(f"--out={folder} is a file, expected a folder: choose another name.")
     data = prepare_data(folder, seed=seed, **settings)
-    looked = look_at(data, settings, most=_PICTURES.value, size=_SIZE.value, seed=seed)
+    looked = look_at(data, settings, most=_IMAGES.value, size=_SIZE.value, seed=seed)
     labels = encode_records(data.train, data.label_space)
     result = survey(
         data.train,
@@ -87,7 +87,7 @@ def main() -> int:
         root=str(data.root),
         threshold=_NEAR.value,
     )
-    made_by = provenance(config, seed, pictures=_PICTURES.value, size=_SIZE.value, near=_NEAR.value)
+    made_by = provenance(config, seed, pictures=_IMAGES.value, size=_SIZE.value, near=_NEAR.value)
     name = settings["kind"]
     files = data_files(
         result,

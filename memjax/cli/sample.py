@@ -60,7 +60,7 @@ _CHUNK = chunk_flag(FLAGS)
 _BLOCK = 8  # prompts whose noise is drawn together
 
 
-class PictureGrid:
+class ImageGrid:
     """Collects images prompt by prompt; each prompt's stand beside each other."""
 
     def __init__(self, prompts: int, generations: int, pixels: int = PIXELS):
@@ -68,21 +68,21 @@ class PictureGrid:
         side_by_side = 1 if prompts <= _LONG else max(1, round(math.sqrt(prompts / generations)))
         self.columns = generations * side_by_side
         self._most = pixels / (prompts * generations)
-        self._pictures: list[np.ndarray] = []
+        self._images: list[np.ndarray] = []
 
     def add(self, images: UInt8[np.ndarray, "g h w c"]) -> None:
         """Adds one prompt's images, shrunk where all of them together would be too large."""
         height, width = images.shape[1:3]
         scale = math.sqrt(self._most / (height * width))
         if scale >= 1:
-            self._pictures += list(images)
+            self._images += list(images)
             return
         size = (max(1, int(width * scale)), max(1, int(height * scale)))
-        self._pictures += [_shrunk(image, size) for image in images]
+        self._images += [_shrunk(image, size) for image in images]
 
     def write(self, path: Path) -> None:
         """Writes the grid as PNG."""
-        write_grid(path, to_unit(np.stack(self._pictures)), columns=self.columns)
+        write_grid(path, to_unit(np.stack(self._images)), columns=self.columns)
 
 
 def _shrunk(image: UInt8[np.ndarray, "h w c"], size: tuple[int, int]) -> np.ndarray:
@@ -147,7 +147,7 @@ def main() -> int:
         initial_noise=Path(_INITIAL.value).name if _INITIAL.value else None,
     )
     stems, update = safe_names([row["id"] for row in rows]), progress_bar("sampling")
-    grid, out, broken = PictureGrid(len(rows), generations), [], 0
+    grid, out, broken = ImageGrid(len(rows), generations), [], 0
     mesh = mesh_of_prompts(model.bundle.params, len(rows))
     batches = over_rows(
         program, draw, np.arange(len(rows)), size=_CHUNK.value, most=_BLOCK, mesh=mesh

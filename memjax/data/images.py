@@ -22,7 +22,7 @@ Square = Literal["crop", "pad", "stretch"]
 MAX_PIXELS = 80_000_000  # below where Pillow itself begins to warn
 READING = 2  # raised where the same file gives other pixels than before; caches of images name it
 DEPTHS = (8, 10, 12, 14, 16)
-# Where ``open_picture`` stands for addresses of this kind; by name, so that a worker process knows
+# Where ``open_image`` stands for addresses of this kind; by name, so that a worker process knows
 # it too and a library is imported only when one of its images is read.
 OPENERS: dict[str, str] = {
     "tfds": "memjax.data.readers.tfds",
@@ -96,7 +96,7 @@ def image_header(path: str | os.PathLike[str]) -> tuple[int, int, str]:
         CorruptImageError: The file is missing or no image.
     """
     try:
-        with _open_picture(path) as image:
+        with _open_image(path) as image:
             return image.width, image.height, image.mode
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
         raise CorruptImageError(
@@ -109,7 +109,7 @@ def _decode(path: str | os.PathLike[str], mode: str) -> tuple[Image.Image, list[
     """The upright image with 8 bits a channel, and :func:`reading_notes`."""
     notes: list[str] = []
     try:
-        with _open_picture(path) as image:
+        with _open_image(path) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise ValueError(f"{image.width}×{image.height} pixels")
             deep = _DEEP_COLOR.search(str(getattr(image, "tile", ())))
@@ -145,13 +145,13 @@ def _orientation(image: Image.Image) -> int:
 
 
 @contextlib.contextmanager
-def _open_picture(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
+def _open_image(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
     """The image behind a path or an address, opened but not yet decoded."""
     text = os.fspath(path)
     scheme = text.partition("://")[0] if "://" in text else ""
     if scheme in OPENERS:
         opener: Callable[[str], Image.Image]
-        opener = importlib.import_module(OPENERS[scheme]).open_picture
+        opener = importlib.import_module(OPENERS[scheme]).open_image
         with opener(text) as image:
             yield image
         return

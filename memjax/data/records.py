@@ -35,9 +35,9 @@ __all__ = [
     "Slot",
     "chexpert_label_space",
     "encode_records",
+    "image_record",
     "labels_of",
     "marker_vocabulary",
-    "picture_record",
 ]
 
 UNMENTIONED = (BLANK,) * len(FINDINGS)
@@ -82,7 +82,7 @@ class Record(NamedTuple):
     repeats: int = 1
 
 
-def picture_record(
+def image_record(
     path: str,
     name: str,
     *,

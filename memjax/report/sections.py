@@ -112,7 +112,7 @@ SECTIONS: Mapping[str, Section] = {
 MORE = "more"
 
 
-class Picture(NamedTuple):
+class PageImage(NamedTuple):
     """One figure as the template needs it; ``data`` is the path of its CSV file or ""."""
 
     title: str
@@ -129,9 +129,9 @@ def placed(
     captions: Mapping[str, str],
     tables: Mapping[str, Table],
     words: Wording,
-) -> dict[str, list[Picture]]:
+) -> dict[str, list[PageImage]]:
     """Section → its images as data URIs, in the report's order; unknown keys under "more"."""
-    home: dict[str, list[Picture]] = {name: [] for name in (*SECTIONS, MORE)}
+    home: dict[str, list[PageImage]] = {name: [] for name in (*SECTIONS, MORE)}
     names = file_names(dict.fromkeys([*figures, *tables]))
     for key, png in figures.items():
         name, _, rest = key.partition("/")
@@ -141,7 +141,7 @@ def placed(
         if key in captions:
             caption, meaning = captions[key], ""
         home[name if known else MORE].append(
-            Picture(
+            PageImage(
                 section.title,
                 rest if known else "",
                 caption,

@@ -14,7 +14,7 @@ from memjax.data.images import load_image
 from memjax.data.labels.uncertainty import likeliest
 from memjax.data.readers.chexpert import check_images
 from memjax.data.readers.folder import read_folder
-from memjax.data.records import Record, picture_record
+from memjax.data.records import Record, image_record
 from memjax.runs.model import Model
 from memjax.runs.prompts import read_prompts
 from memjax.runs.references import reference_paths
@@ -24,7 +24,7 @@ from memjax.studies.prompts.draw import Gallery, PromptCounts, Prompts, choose_p
 from memjax.training.data import policies_of
 from memjax.training.run import Run
 
-_MOST_PICTURES = 20_000  # of a run's, on each side
+_MOST_IMAGES = 20_000  # of a run's, on each side
 _MOST_BYTES = 1 << 30  # of the gallery's images in memory
 _LEAST = 2
 
@@ -136,7 +136,7 @@ def _records(rows: Sequence[Mapping[str, Any]], file: str) -> list[list[Record]]
             )
     return [
         [
-            picture_record(
+            image_record(
                 str(path), f"{row['id']}-{k}", caption=" ".join(str(row["caption"]).split())
             )
             for k, path in enumerate(found)
@@ -204,7 +204,7 @@ def read_gallery(
     return gallery, kept, np.asarray([record.patient in names for record in kept])
 
 
-def read_pictures(
+def read_images(
     run: Run | Model, seed: int | None = None
 ) -> tuple[Gallery, list[Record], list[Record]]:
     """Reads the run's data again: the gallery, the record of each training row, held-out records.
@@ -251,9 +251,9 @@ def _with_repeats(records: Sequence[Record], config: Mapping[str, Any]) -> list[
 
 def _some(records: list, seed: int) -> list:
     """Returns at most 20,000 records, drawn by seed."""
-    if len(records) <= _MOST_PICTURES:
+    if len(records) <= _MOST_IMAGES:
         return list(records)
-    rows = np.random.default_rng([seed, 78]).permutation(len(records))[:_MOST_PICTURES]
+    rows = np.random.default_rng([seed, 78]).permutation(len(records))[:_MOST_IMAGES]
     return [records[i] for i in np.sort(rows)]
 
 

@@ -35,7 +35,7 @@ from memjax.runs.options import EMBEDDING, FIRST_STEP, NOISE, AuditOptions
 from memjax.runs.train import FILMS, audit_options
 from memjax.sampling import SamplingOptions
 from memjax.studies.fitting import fitting_size
-from memjax.studies.gallery import Captioned, as_told, draw_prompts, read_gallery, read_pictures
+from memjax.studies.gallery import Captioned, as_told, draw_prompts, read_gallery, read_images
 from memjax.studies.ladder import build_rungs, calibrated, published_rung
 from memjax.studies.problems import check_methods
 from memjax.studies.prompts.captions import caption_candidates, choose_caption_prompts
@@ -165,7 +165,7 @@ def label_subject(
         options = dataclasses.replace(options, chunk=asked.chunk)
     _check(options, sampling, text=False)
     say("reading pictures")
-    gallery, kept, held = read_pictures(model, config["seed"])
+    gallery, kept, held = read_images(model, config["seed"])
     counts = PromptCounts(**config["audit"]["prompts"])
     told, others = as_told(model, kept), as_told(model, held)
     found = _surveyed(
@@ -276,7 +276,7 @@ def caption_subject(
     """
     _check(_asked_of_text(model, sampling, asked), sampling, text=True)
     say("reading pictures")
-    edge, seed = picture_side(model), asked.seed or 0
+    edge, seed = image_side(model), asked.seed or 0
     asked = asked._replace(side=min(asked.side, edge), seed=seed)
     gallery, kept, memorized = read_gallery(data, edge)
     counts = PromptCounts(**model.config["audit"]["prompts"])
@@ -376,7 +376,7 @@ def _text_options(
     return dataclasses.replace(options, chunk=min(fits, prompts))
 
 
-def picture_side(model: Model) -> int:
+def image_side(model: Model) -> int:
     """Returns the edge of the model's images in pixels.
 
     Raises:

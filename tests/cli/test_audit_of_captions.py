@@ -259,7 +259,7 @@ def test_a_fine_tuned_run_says_itself_what_it_repeated(place):
     assert data.source == "repeated in training"
 
 
-def test_pictures_that_were_never_shown_are_held_out_too(place):
+def test_images_that_were_never_shown_are_held_out_too(place):
     model = fine_tuned(place / "pictures", memorized="2", repeats=5, others_ratio=0.2)
     data = from_fine_tuning(model)
     assert sorted(record.repeats for record in data.train) == [1, 1, 5, 5]

@@ -278,7 +278,7 @@ def test_a_companion_stands_in_for_a_null_that_was_not_trained(run, prompts, fir
 # sample, explain, mitigate, audit, train again
 
 
-def test_sample_makes_pictures_and_says_how(run, prompts, tmp_path):
+def test_sample_makes_images_and_says_how(run, prompts, tmp_path):
     out = tmp_path / "pictures"
     flags = (f"--model={run}", f"--prompts={prompts}", "--generations=2", "--num_steps=3")
     done = memjax("sample", *flags, f"--out={out}", "--stepper=dpm-solver++")
@@ -297,7 +297,7 @@ def test_sample_makes_pictures_and_says_how(run, prompts, tmp_path):
         assert (tmp_path / "b" / name).read_bytes() == (out / name).read_bytes()
 
 
-def test_ids_that_make_the_same_file_name_keep_pictures_of_their_own(run, tmp_path):
+def test_ids_that_make_the_same_file_name_keep_images_of_their_own(run, tmp_path):
     labels = {"view": "AP"}
     file = write_prompts(
         tmp_path / "p.jsonl",

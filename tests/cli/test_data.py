@@ -39,7 +39,7 @@ def test_a_page_tables_and_sentences(out):
     assert {p.suffix for p in folder.iterdir() if p.is_file()} == {".html", ".json", ".csv"}
 
 
-def test_again_with_fewer_pictures_says_so(out, tmp_path):
+def test_again_with_fewer_images_says_so(out, tmp_path):
     root = out[0] / "data" / "CheXpert-v1.0-small"
     done = memjax(
         *("data", *SMALL, f"--config.data.root={root}", "--pictures=10"),

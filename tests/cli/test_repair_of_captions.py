@@ -115,7 +115,7 @@ def test_targets_are_left_in_their_order_and_only_the_optimiser_lowers(several):
 
 
 @pytest.mark.thorough
-def test_one_target_alone_gives_the_same_embeddings_and_pictures(several, place, tmp_path):
+def test_one_target_alone_gives_the_same_embeddings_and_images(several, place, tmp_path):
     repaired(place, tmp_path / "one", "--target=4", "--chunk=2")
     with (
         np.load(tmp_path / "one/embeddings.npz") as one,
@@ -272,7 +272,7 @@ def test_mistakes_are_said_in_one_sentence_and_nothing_is_written(name, place, t
         ("prompts.jsonl", "cannot be decoded"),
     ],
 )
-def test_training_pictures_that_cannot_be_had_are_named(image, word, place, tmp_path):
+def test_training_images_that_cannot_be_had_are_named(image, word, place, tmp_path):
     file = write_prompts(place / "odd.jsonl", {"id": "odd", "caption": "a dog", "image": image})
     done = memjax(
         "mitigate", f"--model={place / 'model'}", f"--prompts={file}", f"--out={tmp_path}", *QUICK
@@ -282,7 +282,7 @@ def test_training_pictures_that_cannot_be_had_are_named(image, word, place, tmp_
     assert "Traceback" not in done.err
 
 
-def test_sscd_without_training_pictures_is_refused(place, tmp_path):
+def test_sscd_without_training_images_is_refused(place, tmp_path):
     done = memjax(
         "mitigate",
         f"--model={place / 'model'}",

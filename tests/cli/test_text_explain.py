@@ -121,7 +121,7 @@ def read(path):
         return np.asarray(picture)
 
 
-def test_pictures_are_decoded_to_full_size_and_laid_out(pictures):
+def test_images_are_decoded_to_full_size_and_laid_out(pictures):
     rows = read_rows(pictures / "prompts.jsonl")
     assert [len(row["images"]) for row in rows] == [2, 2, 2]
     assert [row["note"] for row in rows] == [0, 1, 2]
@@ -131,7 +131,7 @@ def test_pictures_are_decoded_to_full_size_and_laid_out(pictures):
     assert rows[0]["provenance"]["sampling"]["num_steps"] == 2
 
 
-def test_pictures_do_not_depend_on_the_batch(pictures, text_model, prompts, tmp_path):
+def test_images_do_not_depend_on_the_batch(pictures, text_model, prompts, tmp_path):
     flags = ("--generations=2", "--num_steps=2", "--chunk=2")
     done = memjax(
         "sample", f"--model={text_model}", f"--prompts={prompts}", f"--out={tmp_path}", *flags
@@ -144,7 +144,7 @@ def test_pictures_do_not_depend_on_the_batch(pictures, text_model, prompts, tmp_
 
 
 @pytest.mark.slow
-def test_the_guidance_scale_and_the_noise_decide_the_pictures(
+def test_the_guidance_scale_and_the_noise_decide_the_images(
     pictures, text_model, prompts, tmp_path
 ):
     arguments = ("sample", f"--model={text_model}", f"--prompts={prompts}", "--num_steps=2")
@@ -166,23 +166,23 @@ def test_the_guidance_scale_and_the_noise_decide_the_pictures(
 
 
 def test_a_large_grid_is_shown_smaller():
-    from memjax.cli.sample import PictureGrid
+    from memjax.cli.sample import ImageGrid
 
-    grid, whole = PictureGrid(4, 2, pixels=8 * 100), PictureGrid(4, 2, pixels=8 * 1024)
+    grid, whole = ImageGrid(4, 2, pixels=8 * 100), ImageGrid(4, 2, pixels=8 * 1024)
     image = np.random.default_rng(0).integers(0, 255, (2, 32, 32, 3)).astype(np.uint8)
     for _ in range(4):
         grid.add(image)
         whole.add(image)
-    assert {p.shape for p in grid._pictures} == {(10, 10, 3)}
-    assert {p.shape for p in whole._pictures} == {(32, 32, 3)}
+    assert {p.shape for p in grid._images} == {(10, 10, 3)}
+    assert {p.shape for p in whole._images} == {(32, 32, 3)}
 
 
 def test_many_prompts_stand_side_by_side(tmp_path):
-    from memjax.cli.sample import PictureGrid
+    from memjax.cli.sample import ImageGrid
 
-    assert PictureGrid(12, 4).columns == 4
-    assert PictureGrid(400, 4).columns == 40
-    grid = PictureGrid(100, 1)
+    assert ImageGrid(12, 4).columns == 4
+    assert ImageGrid(400, 4).columns == 40
+    grid = ImageGrid(100, 1)
     for _ in range(100):
         grid.add(np.zeros((1, 8, 8, 1), np.uint8))
     grid.write(tmp_path / "g.png")

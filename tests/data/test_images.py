@@ -8,7 +8,7 @@ from PIL import Image, ImageOps
 
 from memjax.data.images import CorruptImageError, load_image, reading_notes, to_uint8, to_unit
 from memjax.data.readers.chexpert import check_images
-from memjax.data.records import picture_record
+from memjax.data.records import image_record
 
 
 def save(path, pixels):
@@ -71,7 +71,7 @@ def oriented(path, orientation):
 
 @pytest.mark.parametrize("suffix", ["png", "tif", "webp"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_a_picture_is_read_upright(tmp_path, orientation, suffix):
+def test_a_image_is_read_upright(tmp_path, orientation, suffix):
     path = oriented(tmp_path / f"phone.{suffix}", orientation)
     with Image.open(oriented(tmp_path / "twin.png", orientation)) as image:
         upright = ImageOps.exif_transpose(image)
@@ -86,7 +86,7 @@ def test_a_picture_is_read_upright(tmp_path, orientation, suffix):
     np.testing.assert_array_equal(found, np.asarray(upright))
 
 
-def test_a_phone_picture_has_its_dark_half_on_the_left(tmp_path):
+def test_a_phone_image_has_its_dark_half_on_the_left(tmp_path):
     pixels = np.zeros((32, 32, 3), np.uint8)
     pixels[:16] = 255  # 6: the file's first row is the right-hand side
     exif = Image.Exif()
@@ -164,7 +164,7 @@ def test_what_reading_changed_is_counted_and_is_no_problem(tmp_path):
         save(tmp_path / "3.png", np.full((4, 4), 3000, np.uint16)),
         save(tmp_path / "4.png", np.zeros((4, 4), np.uint8)),
     ]
-    records = [picture_record(str(path), path.name) for path in paths]
+    records = [image_record(str(path), path.name) for path in paths]
     kept, problems = check_images(records, strict=True)
     assert kept == records
     assert not problems

@@ -5,11 +5,11 @@ import pytest
 
 from memjax.data.order import row_draws, row_order
 from memjax.data.planted_duplicates import plant_duplicates
-from memjax.data.records import picture_record
+from memjax.data.records import image_record
 
 ROOT = "/pictures"
 RECORDS = [
-    picture_record(f"{ROOT}/{folder}/{i}.png", f"{folder}/{i}.png", caption="x", repeats=repeats)
+    image_record(f"{ROOT}/{folder}/{i}.png", f"{folder}/{i}.png", caption="x", repeats=repeats)
     for folder, repeats in (("twice", 5), ("others", 1))
     for i in range(4 if folder == "twice" else 36)
 ]

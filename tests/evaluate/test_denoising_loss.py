@@ -54,7 +54,7 @@ def test_the_noise_depends_on_the_position_alone():
     assert (other != a).any()
 
 
-def test_gap_and_mean_are_over_pictures():
+def test_gap_and_mean_are_over_images():
     train, held = np.full((6, 2), 0.25, np.float32), np.full((4, 2), 0.75, np.float32)
     assert mean_loss(train).value == pytest.approx(0.25)
     assert loss_gap(train, held).value == pytest.approx(0.5)

@@ -67,7 +67,7 @@ def test_moving_the_embedding_lowers_the_statistic_and_the_copies(oracle):
     assert after.images.std() == pytest.approx(1.0, abs=0.2)
 
 
-def test_a_soft_memoriser_forgets_which_picture_was_asked_for():
+def test_a_soft_memoriser_forgets_which_image_was_asked_for():
     rng = np.random.default_rng(1)
     images = rng.normal(size=(16, SIZE)).astype(np.float32)
     keys = rng.normal(size=(16, WIDTH)).astype(np.float32)

@@ -124,7 +124,7 @@ def test_tables_and_order(results):
     assert "embedding optimization" in text
 
 
-def test_width_of_pictures_is_half_their_pixels(results):
+def test_width_of_images_is_half_their_pixels(results):
     png = _png()
     width = int.from_bytes(png[16:20], "big")
     assert f'width="{width // 2}"' in render_html(results, {"pairs": png})
@@ -286,7 +286,7 @@ def test_no_empty_headings():
     assert "<img" not in page
 
 
-def test_every_picture_has_words_and_a_link_to_its_data(results, tmp_path):
+def test_every_image_has_words_and_a_link_to_its_data(results, tmp_path):
     figures = {"wall": _png(), "scatter/" + HOSTILE: _png(), "roc": _png(), "odd": _png()}
     x = np.random.default_rng(0).normal(size=7)
     tables = {"scatter/" + HOSTILE: {"x": x}, "roc": {"fpr": [0.0, 1.0]}, "loose": {"v": [1]}}
@@ -304,7 +304,7 @@ def test_every_picture_has_words_and_a_link_to_its_data(results, tmp_path):
     assert (tmp_path / "figures" / "wall.png").read_bytes() == figures["wall"]
 
 
-def test_pictures_of_digits_are_no_films(results):
+def test_images_of_digits_are_no_films(results):
     results["data"] = {"name": "handwritten digits", "unit": "pictures", "num_images": 1800}
     results |= {"validation": _validation(), "distribution": [_distribution()]}
     keys = ("wall", "wall_others", "pairs", "pairs_other", "similarity", "before_after", "arms")

@@ -38,7 +38,7 @@ def test_pairs_wall_frames_copies_only():
     assert _share(two, ORANGE) > 0.008  # the words alone are 0.003
 
 
-def test_difference_is_black_where_pictures_agree():
+def test_difference_is_black_where_images_agree():
     near = np.full((1, 16, 16, 1), 0.3, np.float32)
     same = _pixels(pairs_wall(near, near, captions=["x"]))
     other = _pixels(pairs_wall(near + 1, near, captions=["x"]))

@@ -64,7 +64,7 @@ def test_sentences_name_the_model_and_the_scores():
     )
 
 
-def test_without_weights_what_pictures_show_is_not_measured():
+def test_without_weights_what_images_show_is_not_measured():
     bare = {k: v for k, v in REPAIR.items() if not k.startswith("clip")}
     said = verdict({**RESULTS, "mitigation": bare}).answers[1][1]
     assert "whether what was asked for is still shown was not measured." in said

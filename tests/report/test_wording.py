@@ -75,7 +75,7 @@ def test_metrics_have_names_and_kinds():
     assert shares == [True, True, False]
 
 
-def test_data_without_a_name_are_pictures():
+def test_data_without_a_name_are_images():
     assert wording({})[:2] == ("pictures", "pictures")
     assert wording({"data": {"unit": "films"}}).stranger == "a different patient"
     assert wording({"data": {"name": "digits"}}).label == "label"

@@ -49,7 +49,7 @@ def copied(report):
 
 
 @pytest.mark.thorough
-def test_repeated_pictures_come_back_and_others_less(plain):
+def test_repeated_images_come_back_and_others_less(plain):
     assert copied(plain) >= 0.6
     assert plain["similarity"]["copy_rate_other"] <= 0.5 * copied(plain)
     assert plain["data"] == {

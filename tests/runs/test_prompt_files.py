@@ -4,18 +4,18 @@ import json
 
 import numpy as np
 
-from memjax.data.records import picture_record
+from memjax.data.records import image_record
 from memjax.runs.prompts import write_prompt_files
 
 
 def test_lines_by_what_training_did(tmp_path):
     run, data = tmp_path / "run", tmp_path / "elsewhere"
     records = [
-        picture_record(f"{run}/data/0.png", "0.png", caption="naïve red"),
-        picture_record(f"{data}/1.png", "1.png", caption="two", captions=("two", "zwei")),
-        picture_record("gs://bucket/2.png", "2.png", classes=(("Digit", "9"),)),
+        image_record(f"{run}/data/0.png", "0.png", caption="naïve red"),
+        image_record(f"{data}/1.png", "1.png", caption="two", captions=("two", "zwei")),
+        image_record("gs://bucket/2.png", "2.png", classes=(("Digit", "9"),)),
     ]
-    held = [picture_record(f"{run}/data/valid/3.png", "3.png", caption="three")]
+    held = [image_record(f"{run}/data/valid/3.png", "3.png", caption="three")]
     counts = write_prompt_files(
         run, records, held, np.array([False, True, False]), np.array([1, 20, 1])
     )

@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 
-from memjax.data.records import picture_record
+from memjax.data.records import image_record
 from memjax.runs.options import AuditOptions
 from memjax.studies.budget import (
     LEVELS,
@@ -57,7 +57,7 @@ def draw():
     def record(number):
         text = " ".join(rng.choice(words, 4))
         name = f"{number}.png"
-        return picture_record(name, name, caption=text, repeats=9 if number < 10 else 1)
+        return image_record(name, name, caption=text, repeats=9 if number < 10 else 1)
 
     train, held = [record(i) for i in range(150)], [record(200 + i) for i in range(60)]
     images = rng.integers(0, 256, (210, 4, 4, 1)).astype(np.uint8)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from memjax.data.records import picture_record
+from memjax.data.records import image_record
 from memjax.evaluate.features.base import NamedFeatures
 from memjax.evaluate.similarity.resolution import reduced
 from memjax.evaluate.similarity.rungs import at_side, features_at_side, on_bytes, pixel_rungs
@@ -33,7 +33,7 @@ def picture(number, side=8):
 
 
 def record(number, caption, repeats=1):
-    return picture_record(f"{number}.png", f"{number}.png", caption=caption, repeats=repeats)
+    return image_record(f"{number}.png", f"{number}.png", caption=caption, repeats=repeats)
 
 
 @pytest.fixture(scope="module")
@@ -179,7 +179,7 @@ def test_a_caption_without_words_to_exchange_stays():
 # Large images
 
 
-def test_a_rung_at_a_side_compares_small_pictures_and_says_so():
+def test_a_rung_at_a_side_compares_small_images_and_says_so():
     train, queries = (
         np.stack([picture(i, 16) for i in range(first, first + 4)]) for first in (0, 2)
     )
@@ -193,7 +193,7 @@ def test_a_rung_at_a_side_compares_small_pictures_and_says_so():
     np.testing.assert_allclose(found.similarity[:2], 1.0, atol=1e-5)
 
 
-def test_features_of_bytes_and_of_small_pictures():
+def test_features_of_bytes_and_of_small_images():
     shapes = []
 
     def means(images):

@@ -8,9 +8,9 @@ from PIL import Image
 
 from memjax.data.duplication import duplicate_weights
 from memjax.data.labels.of_data import class_slots
-from memjax.data.records import LabelSpace, picture_record
+from memjax.data.records import LabelSpace, image_record
 from memjax.runs.defaults import default_config
-from memjax.studies.gallery import _with_repeats, read_pictures
+from memjax.studies.gallery import _with_repeats, read_images
 from memjax.studies.prompts.draw import (
     HELD_OUT,
     MEMORIZED,
@@ -23,9 +23,7 @@ from memjax.studies.prompts.draw import (
 
 
 def digit(number, value, stroke):
-    return picture_record(
-        f"p{number}", f"p{number}", classes=[("Digit", value), ("Stroke", stroke)]
-    )
+    return image_record(f"p{number}", f"p{number}", classes=[("Digit", value), ("Stroke", stroke)])
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +104,7 @@ def test_another_seed_of_the_audit_holds_out_what_training_held_out(tmp_path):
     config["data"] |= {"kind": "folder", "root": str(tmp_path), "held_out_fraction": 0.3, "size": 8}
 
     def paths(run, *seed):
-        _, kept, held = read_pictures(run, *seed)
+        _, kept, held = read_images(run, *seed)
         return [r.path for r in kept], [r.path for r in held]
 
     run = SimpleNamespace(config=config, path=tmp_path)

@@ -281,7 +281,7 @@ def wall():
     return repair_wall([PromptBand(HOSTILE, cells)])
 
 
-def test_a_page_shows_hostile_captions_as_text_and_holds_its_pictures(tmp_path):
+def test_a_page_shows_hostile_captions_as_text_and_holds_its_images(tmp_path):
     page = write_repair_page(tmp_path, study(records()), [wall()]).read_text()
     for tag in ("<script", "<img src=x", "onerror=y>"):
         assert tag not in page
@@ -315,7 +315,7 @@ def test_a_wall_shows_the_repairs_first_and_all_prompts_as_asked():
         repair_wall([])
 
 
-def test_pictures_of_a_wall_are_small_bytes():
+def test_images_of_a_wall_are_small_bytes():
     kept = small(np.zeros((2, 640, 640, 3), np.uint8) + 7)
     assert kept.shape == (2, 320, 320, 3)
     assert np.ptp(kept) == 0

@@ -63,7 +63,7 @@ def data():
     return train, images, held, held_images
 
 
-def test_gallery_holds_each_picture_once_with_its_patient(data):
+def test_gallery_holds_each_image_once_with_its_patient(data):
     train, images, held, held_images = data
     gallery, kept = make_gallery(train, images, held, held_images)
     assert gallery.train.shape == (5, 4, 4, 1)
@@ -96,7 +96,7 @@ def prompts_of(data, counts, seed=0):
     return gallery, kept, choose_prompts(gallery, kept, held, SPACE, counts, seed=seed)
 
 
-def test_prompts_come_in_families_with_their_own_picture(data):
+def test_prompts_come_in_families_with_their_own_image(data):
     gallery, kept, prompts = prompts_of(data, PromptCounts(8, 8, 8, 0, 0))
     # Two of the three held-out films have one condition: it is asked for once.
     # A film that merely stands twice is no planted copy: it is one of those drawn at random.

@@ -28,7 +28,7 @@ def made(tmp_path_factory):
     return folder
 
 
-def test_pictures_of_several_processes_are_those_of_one(made):
+def test_images_of_several_processes_are_those_of_one(made):
     names = sorted(path.name for path in (made / "pictures-one").iterdir())
     assert len(names) == 5 * 2 + 2
     assert sorted(path.name for path in (made / "pictures-two").iterdir()) == names

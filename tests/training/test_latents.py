@@ -6,7 +6,7 @@ from latent_sets import full_moments, latent_set, tiny_base, write_set
 
 from memjax.data.images import load_image, to_unit
 from memjax.data.readers.folder import read_folder
-from memjax.data.records import picture_record
+from memjax.data.records import image_record
 from memjax.training import latents as module
 from memjax.training.latents import FOLDER, distinct_captions, latent_batches, make_latents
 
@@ -40,9 +40,9 @@ def test_embeddings_are_the_text_encoders_and_the_null_caption_comes_first(drawn
 
 def test_captions_are_numbered_once():
     records = [
-        picture_record("a", "a", caption="one", captions=("one", "two", "three")),
-        picture_record("b", "b", caption="two"),
-        picture_record("c", "c", classes=(("Digit", "9"),)),
+        image_record("a", "a", caption="one", captions=("one", "two", "three")),
+        image_record("b", "b", caption="two"),
+        image_record("c", "c", classes=(("Digit", "9"),)),
     ]
     captions = distinct_captions(records)
     assert captions.texts == ["", "one", "two", "three", "digit 9"]
@@ -50,7 +50,7 @@ def test_captions_are_numbered_once():
     assert captions.counts.tolist() == [3, 1, 1]
 
 
-def test_caches_are_read_again_until_the_pictures_change(tmp_path, monkeypatch, caplog):
+def test_caches_are_read_again_until_the_images_change(tmp_path, monkeypatch, caplog):
     records, _, _ = read_folder(write_set(tmp_path / "data"))
     base, settings = tiny_base(), {"square": "crop", "flip": False, "dtype": "float16"}
 

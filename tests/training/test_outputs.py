@@ -46,7 +46,7 @@ def test_rows_beyond_the_restored_step_are_dropped(tmp_path):
     assert read_metrics(tmp_path / "nothing.jsonl") == []
 
 
-def test_tensorboard_gets_scalars_and_pictures(tmp_path):
+def test_tensorboard_gets_scalars_and_images(tmp_path):
     writer = MetricsWriter(tmp_path)
     writer.scalars(1, {"loss": 0.5})
     writer.image(1, "samples", np.zeros((4, 4, 1), np.uint8))

@@ -20,9 +20,9 @@ import numpy as np
 from jaxtyping import Float64, Int, UInt8
 from PIL import Image
 
-from memjax.data.records import Record, picture_record
+from memjax.data.records import Record, image_record
 
-NUM_PICTURES = 1797
+NUM_IMAGES = 1797
 STROKES: tuple[str, ...] = ("thin", "medium", "thick")
 SLANTS: tuple[str, ...] = ("left", "upright", "right")
 _ADDRESS = "digits://scikit-learn/"
@@ -83,7 +83,7 @@ def _check(classes, duplicated_class, num_duplicated, copies, num_held_out, most
             f"{tuple(classes)}, or -1 for none."
         )
     ranges = {"num_duplicated": (num_duplicated, 1, 100), "copies": (copies, 1, 100_000)}
-    ranges |= {"num_held_out": (num_held_out, 0, 120), "most": (most, 0, NUM_PICTURES)}
+    ranges |= {"num_held_out": (num_held_out, 0, 120), "most": (most, 0, NUM_IMAGES)}
     for name, (value, low, high) in ranges.items():
         if not low <= value <= high:
             raise ValueError(f"digits.{name} is {value}; expected {low} to {high}.")
@@ -94,15 +94,15 @@ def _check(classes, duplicated_class, num_duplicated, copies, num_held_out, most
         )
 
 
-def open_picture(address: str) -> Image.Image:
+def open_image(address: str) -> Image.Image:
     """The image behind ``digits://scikit-learn/12``: 8×8, gray levels spread to 0…255.
 
     Raises:
         ValueError: There is no such image.
     """
     number = address.removeprefix(_ADDRESS)
-    if not number.isdigit() or int(number) >= NUM_PICTURES:
-        raise ValueError(f"no digit of that number; expected 0 to {NUM_PICTURES - 1}")
+    if not number.isdigit() or int(number) >= NUM_IMAGES:
+        raise ValueError(f"no digit of that number; expected 0 to {NUM_IMAGES - 1}")
     pixels, _ = _load()
     return Image.fromarray(pixels[int(number)])
 
@@ -121,7 +121,7 @@ def _record(number: int, style: bool) -> Record:
     if style:
         strokes, slants = _styles()
         classes += [("Stroke", STROKES[strokes[number]]), ("Slant", SLANTS[slants[number]])]
-    return picture_record(f"{_ADDRESS}{number}", f"digit-{number}", classes=classes)
+    return image_record(f"{_ADDRESS}{number}", f"digit-{number}", classes=classes)
 
 
 @functools.lru_cache(maxsize=1)

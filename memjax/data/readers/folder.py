@@ -29,7 +29,7 @@ from memjax.data.labels.of_data import class_name
 from memjax.data.labels.slots import suggestion
 from memjax.data.problems import Problems
 from memjax.data.readers.tables import cells_of, read_table, surplus_cells
-from memjax.data.records import Record, picture_record
+from memjax.data.records import Record, image_record
 
 SUFFIXES: tuple[str, ...] = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 METADATA = "metadata.jsonl"
@@ -55,7 +55,7 @@ class _Entry(NamedTuple):
     def record(self, base: str) -> Record:
         known = self._asdict()
         place = known.pop("place")
-        return picture_record(f"{base}/{place}", place, **known)
+        return image_record(f"{base}/{place}", place, **known)
 
 
 def read_folder(

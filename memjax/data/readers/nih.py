@@ -118,7 +118,7 @@ def read_nih(
     path = first_that_exists(base, TABLES) or f"{base}/{TABLES[0]}"
     table = _read(path)
     problems = Problems(examples)
-    folders = _folders_of_pictures(base)
+    folders = _folders_of_images(base)
     records, seen = [], set()
     for number, row in table.rows:
         name, where = row["Image Index"], f"{table.name} row {number}"
@@ -177,7 +177,7 @@ def _split_names(base: str, split: str) -> set[str] | None:
     return set(read_lines(f"{base}/{LISTS[split]}", where))
 
 
-def _folders_of_pictures(base: str) -> dict[str, str]:
+def _folders_of_images(base: str) -> dict[str, str]:
     """File name → folder it lies in; each folder is listed once."""
     places = [f"{base}/images"]
     places += [

@@ -20,7 +20,7 @@ from memjax.data.file_tree import key_of, share_of
 from memjax.data.labels.of_data import class_name
 from memjax.data.problems import Problems
 from memjax.data.readers.tfds_folder import find_prepared, import_tfds, open_builder, source_of
-from memjax.data.records import Record, picture_record
+from memjax.data.records import Record, image_record
 
 HELD_OUT_SPLITS: tuple[str, ...] = ("validation", "valid", "val", "test")
 CAPTIONS: tuple[str, ...] = ("caption", "text", "prompt", "description")
@@ -104,7 +104,7 @@ def _split_records(
                 if int(row[field]) >= 0
             ]
             text = " ".join(_text(row[field]) for field in captions[:1])
-            record = picture_record(address, f"{split}-{number}", classes=classes, caption=text)
+            record = image_record(address, f"{split}-{number}", classes=classes, caption=text)
             yield record, key_of(row[image])
 
 
@@ -147,12 +147,12 @@ def _fields(features: Mapping[str, Any], folder: str) -> tuple[str, dict[str, An
 
 
 @functools.lru_cache(maxsize=16)
-def _pictures(folder: str, split: str) -> tuple[Any, str]:
+def _images(folder: str, split: str) -> tuple[Any, str]:
     image, _, _ = _fields(open_builder(folder).info.features, folder)
     return source_of(folder, split), image
 
 
-def open_picture(address: str) -> Image.Image:
+def open_image(address: str) -> Image.Image:
     """The image behind ``tfds://FOLDER#SPLIT/NUMBER``, opened but not decoded.
 
     Raises:
@@ -163,7 +163,7 @@ def open_picture(address: str) -> Image.Image:
     split, _, number = row.rpartition("/")
     if not (folder and split and number.isdigit()):
         raise ValueError("expected an address like tfds:///data/mnist/3.0.1#train/12")
-    source, image = _pictures(folder, split)
+    source, image = _images(folder, split)
     if int(number) >= len(source):
         raise ValueError(f"the split {split!r} has {len(source)} rows")
     try:

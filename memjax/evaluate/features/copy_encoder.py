@@ -40,7 +40,7 @@ from memjax.models.copy_encoder import CopyEncoderNetwork
 
 TEMPERATURE = 0.1
 _WEIGHT_DECAY = 1e-3
-_MIN_PICTURES = 8
+_MIN_IMAGES = 8
 _FORMAT = 1
 _HEADER = "memjax"
 
@@ -213,10 +213,10 @@ def calibrate(
 
 
 def _check(images: Images, held_images: Images) -> None:
-    if len(images) < _MIN_PICTURES or not len(held_images):
+    if len(images) < _MIN_IMAGES or not len(held_images):
         raise ValueError(
             f"{len(images)} training and {len(held_images)} held-out pictures were given, the copy "
-            f"encoder needs at least {_MIN_PICTURES} and 1; add pictures."
+            f"encoder needs at least {_MIN_IMAGES} and 1; add pictures."
         )
     if images.ndim != 4 or images.shape[1:] != held_images.shape[1:]:
         raise ValueError(

@@ -49,7 +49,7 @@ class Layout(NamedTuple):
     columns: int = 6
 
 
-def check_pictures(images: Images, name: str, count: int) -> np.ndarray:
+def check_images(images: Images, name: str, count: int) -> np.ndarray:
     """Returns ``[count, h, w, c]`` float32.
 
     Raises:
@@ -107,7 +107,7 @@ def _draw_band(figure: Figure, rows, heads, chosen, start: float, tops, side, la
         text_at(figure, 0.05, start + top + side / 2, row.label, va="center", weight="bold")
         for place, i in enumerate(chosen):
             left = label + place * (side + _GAP)
-            _draw_picture(figure, row, i, left, start + top, side)
+            _draw_image(figure, row, i, left, start + top, side)
         if row.difference:
             _draw_bar(figure, label + len(chosen) * (side + _GAP), start + top, side)
     for place, i in enumerate(chosen):
@@ -116,7 +116,7 @@ def _draw_band(figure: Figure, rows, heads, chosen, start: float, tops, side, la
         text_at(figure, left, top, heads[i], va="bottom", fontsize=TEXT - 0.5, linespacing=1.25)
 
 
-def _draw_picture(figure: Figure, row: Row, i: int, left: float, top: float, side: float) -> None:
+def _draw_image(figure: Figure, row: Row, i: int, left: float, top: float, side: float) -> None:
     axes = axes_at(figure, left, top, side, side)
     picture = row.images[i]
     if row.difference:
@@ -189,8 +189,8 @@ def sorted_wall(
     Raises:
         ValueError: If there is no image, or the numbers of images and texts differ.
     """
-    gen = check_pictures(generated, "generated", len(captions))
-    near = check_pictures(nearest, "nearest", len(captions))
+    gen = check_images(generated, "generated", len(captions))
+    near = check_images(nearest, "nearest", len(captions))
     order = wall_order(_one_each(similarity, "similarity", len(captions)))
     flags = None if copies is None else [bool(copies[i]) for i in order]
     said = _verdicts(None, flags)
@@ -225,8 +225,8 @@ def thumbnail_wall(
     Returns:
         PNG bytes.
     """
-    gen = check_pictures(generated, "generated", len(similarity))
-    near = check_pictures(nearest, "nearest", len(similarity))
+    gen = check_images(generated, "generated", len(similarity))
+    near = check_images(nearest, "nearest", len(similarity))
     order = wall_order(np.asarray(similarity))
     flags = None if copies is None else [bool(copies[i]) for i in order]
     numbers = _one_each(similarity if written is None else written, "written", len(order))
@@ -258,8 +258,8 @@ def pairs_wall(
     Returns:
         PNG bytes.
     """
-    gen = check_pictures(generated, "generated", len(captions))
-    near = check_pictures(nearest, "nearest", len(captions))
+    gen = check_images(generated, "generated", len(captions))
+    near = check_images(nearest, "nearest", len(captions))
     rows = _pair_rows(gen, near, _verdicts(ratios, copies), copies, _LABELS)
     return draw_wall(rows, captions, Layout(columns=min(columns, _MAX_COLUMNS)))
 
@@ -293,13 +293,13 @@ def before_after(
         PNG bytes.
     """
     count = len(captions)
-    first = Row("Training\npicture", check_pictures(nearest, "nearest", count))
+    first = Row("Training\npicture", check_images(nearest, "nearest", count))
     made = (
         ("Generated\nbefore\nrepair", before, "before", before_copies, before_notes),
         ("Generated\nafter\nrepair", after, "after", after_copies, after_notes),
     )
     rows = [
-        Row(label, check_pictures(images, name, count), _verdicts(None, copies), copies, notes)
+        Row(label, check_images(images, name, count), _verdicts(None, copies), copies, notes)
         for label, images, name, copies, notes in made
     ]
     return draw_wall([first, *rows], captions, Layout(columns=min(columns, _MAX_COLUMNS)))

@@ -228,7 +228,7 @@ def _repair(scene: _Scene, out: Figures) -> None:
     audit = scene.audit
     if not audit.arms:
         return
-    _pictures_before_after(scene, out)
+    _images_before_after(scene, out)
     generations = audit.before.images.shape[1]
     found = {row["name"]: row for row in scene.results["validation"]["rungs"]}
     for rung in _shown_rungs(scene)[:2]:
@@ -248,7 +248,7 @@ def _repair(scene: _Scene, out: Figures) -> None:
         out.add("arms", dot_panels(panels, shares=shares, write_values=True), dots_table(panels))
 
 
-def _pictures_before_after(scene: _Scene, out: Figures) -> None:
+def _images_before_after(scene: _Scene, out: Figures) -> None:
     audit, arm = scene.audit, scene.audit.arms[0]
     generations = audit.before.images.shape[1]
     best = _best(scene, audit.mitigated)

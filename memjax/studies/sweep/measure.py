@@ -16,7 +16,7 @@ from memjax.evaluate.features.copy_encoder import CopyEncoder
 from memjax.evaluate.statistics.bootstrap import rate_interval
 from memjax.runs.outputs import sampling_options
 from memjax.runs.train import audit_options
-from memjax.studies.gallery import draw_prompts, read_pictures
+from memjax.studies.gallery import draw_prompts, read_images
 from memjax.studies.ladder import build_rungs, calibrated
 from memjax.studies.prompts.draw import Gallery, PromptCounts
 from memjax.studies.store import Store
@@ -59,7 +59,7 @@ def make_sweep_data(
     run: Run, say: Say, published: tuple[str, ...] = (), keep: Path | None = None
 ) -> SweepData:
     """Reads a run's data and trains what judges its images."""
-    gallery, kept, held = read_pictures(run)
+    gallery, kept, held = read_images(run)
     audit = run.config["audit"]
     say("training the label classifier")
     judge = make_judge(gallery, run.config)

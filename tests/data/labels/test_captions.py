@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from memjax.data.labels.captions import caption_of, labels_from_caption
 from memjax.data.labels.space import IGNORED, LabelSpace, Slot, chexpert_label_space
-from memjax.data.records import Record, labels_of, picture_record
+from memjax.data.records import Record, image_record, labels_of
 
 SPACE = chexpert_label_space(num_markers=2, marker_vocabulary=(("K3", "Q7"), ("17", "42")))
 FINDINGS = (0, 0, 2, 0, 0, 1, 0, 0, 0, 0, 3, 0, 0, 0)
@@ -72,7 +72,7 @@ DIGITS = LabelSpace((Slot("Digit", ("3", "9")), Slot("Stroke", ("thin", "thick")
 
 
 def test_class_labels_read_as_a_caption_and_back():
-    record = picture_record("p", "p", classes=[("Digit", "9"), ("Stroke", "thick")])
+    record = image_record("p", "p", classes=[("Digit", "9"), ("Stroke", "thick")])
     assert caption_of(record) == "digit 9, stroke thick"
     assert labels_from_caption("digit 9, STROKE thick.", DIGITS) == dict(record.classes)
     assert labels_from_caption("9", LabelSpace(DIGITS.slots[:1])) == {"Digit": "9"}

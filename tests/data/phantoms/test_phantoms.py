@@ -64,7 +64,7 @@ def test_the_manifest_says_which_files_are_duplicates(phantom_root):
         assert len(np.unique(data.labels[data.groups == group], axis=0)) == 1
 
 
-def test_each_picture_has_its_own_marker_pair(phantom_root):
+def test_each_image_has_its_own_marker_pair(phantom_root):
     train, _ = read_chexpert(phantom_root, frontal_only=False)
     held, _ = read_chexpert(phantom_root, "valid", frontal_only=False)
     singles = [r.markers for r in train if not r.group]
@@ -171,7 +171,7 @@ VISIBLE = [name for name in FINDINGS if name != "No Finding"]
 
 
 @pytest.mark.parametrize("name", VISIBLE)
-def test_every_finding_shows_in_the_picture(name):
+def test_every_finding_shows_in_the_image(name):
     change = np.mean([np.abs(draw({name: 1.0}, s) - draw({}, s)) > 8 for s in range(4)], (1, 2))
     assert change.min() > 0.004, "fewer than 16 of 4,096 pixels change visibly"
 

@@ -46,7 +46,7 @@ def things_of(caption):
     return caption.partition(" near ")[0]
 
 
-def test_town_and_month_say_nothing_about_the_picture():
+def test_town_and_month_say_nothing_about_the_image():
     """The color of sky and ground is as open with one as over all."""
     scenes = draw_scenes(5, 1500)
     sky = np.array([np.median(s.image[:3], axis=(0, 1)) for s in scenes])
@@ -71,7 +71,7 @@ def test_scenes_depend_on_the_seed_and_captions_differ():
     assert not words & set(COLOURS)
 
 
-def test_the_same_caption_leaves_the_picture_open():
+def test_the_same_caption_leaves_the_image_open():
     scenes = draw_scenes(3, 60)
     rest = draw_scenes(4, 3000)
     same = {things_of(s.caption): s.image for s in rest}

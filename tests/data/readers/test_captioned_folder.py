@@ -12,7 +12,7 @@ from memjax.data.images import load_image
 from memjax.data.labels.of_data import class_slots, label_space_of
 from memjax.data.labels.words import vocabulary_of, word_slots, words_of
 from memjax.data.readers.folder import read_folder
-from memjax.data.records import encode_records, labels_of, picture_record
+from memjax.data.records import encode_records, image_record, labels_of
 
 SETTINGS = {
     "findings": (), "num_markers": 0, "age_bin": 5, "use_view": True, "use_sex": True,
@@ -33,7 +33,7 @@ def captioned(root, captions):
     return root
 
 
-def test_captions_beside_pictures(tmp_path):
+def test_captions_beside_images(tmp_path):
     captioned(tmp_path, ["A red dog.", "two\nblue  cats"])
     for suffix in ("jpg", "jpeg", "webp", "bmp", "PNG"):
         picture(tmp_path / "deep" / f"x.{suffix}", 9)
@@ -112,7 +112,7 @@ def test_copies_are_on_one_side_of_the_split(tmp_path, seed):
     assert again == train
 
 
-def test_a_held_out_copy_of_a_training_picture_is_left_out(tmp_path):
+def test_a_held_out_copy_of_a_training_image_is_left_out(tmp_path):
     picture(tmp_path / "train" / "cat" / "1.png", 3)
     picture(tmp_path / "valid" / "cat" / "same.png", 3)
     picture(tmp_path / "valid" / "cat" / "other.png", 4)
@@ -180,12 +180,12 @@ def test_a_caption_becomes_words_that_share_a_table(tmp_path, caplog):
 
 def test_a_class_label_may_not_take_a_name_that_is_in_use():
     for name in ("Age", "Edema", "Word 1", "Markers"):
-        record = picture_record("p", "p", classes=[(name, "x")])
+        record = image_record("p", "p", classes=[(name, "x")])
         with pytest.raises(ValueError, match=f"{name!r} has a name that memjax uses"):
             class_slots([record])
 
 
-def test_pictures_without_anything_to_say_are_refused_with_the_way_out(tmp_path):
+def test_images_without_anything_to_say_are_refused_with_the_way_out(tmp_path):
     picture(tmp_path / "1.png")
     train, _, _ = read_folder(tmp_path)
     with pytest.raises(ValueError, match=r"neither class labels nor captions .*sub-folder a class"):
@@ -212,7 +212,7 @@ def test_several_captions_and_repeats(tmp_path):
     assert problems.counts == {"text is no string": 1, "repeats is no count": 1}
 
 
-def test_metadata_csv_beside_a_folder_of_pictures(tmp_path):
+def test_metadata_csv_beside_a_folder_of_images(tmp_path):
     for number in (1, 2, 3, 4, 5):
         picture(tmp_path / "images" / f"{number}.png", number)
     (tmp_path / "metadata.csv").write_text(

@@ -40,7 +40,7 @@ def test_no_class_need_be_repeated():
     assert set(Counter(r.path for r in train).values()) == {1}
 
 
-def test_pictures_are_scikit_learns():
+def test_images_are_scikit_learns():
     train, _ = read_digits()
     bunch = load_digits()
     for record in train[::200]:

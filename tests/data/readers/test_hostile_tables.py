@@ -26,7 +26,7 @@ WRITERS = {
     "mimic": lambda root: write_mimic(root, packed=False),
 }
 NIH, MIMIC = "Data_Entry_2017_v2020.csv", "mimic-cxr-2.0.0-"
-PICTURE = "train/patient00001/study1/view1_frontal.jpg"
+IMAGE = "train/patient00001/study1/view1_frontal.jpg"
 
 
 class Case(NamedTuple):
@@ -123,15 +123,15 @@ CASES = {
     "impossible age": Case("chexpert", rows({"Age": "-4"}, {}),
                            ("impossible age", "column 'Age': '-4'")),
     "path out of the root": Case("chexpert", escape, ("bad path", "row 3", "..")),
-    "missing picture": Case("chexpert", lambda root: (root / PICTURE).unlink(),
+    "missing picture": Case("chexpert", lambda root: (root / IMAGE).unlink(),
                             ("missing file", "patient00001")),
-    "torn jpeg": Case("chexpert", edit(PICTURE, lambda b: b[: len(b) // 3]),
+    "torn jpeg": Case("chexpert", edit(IMAGE, lambda b: b[: len(b) // 3]),
                       ("corrupt image", "patient00001")),
-    "text named jpg": Case("chexpert", overwrite(PICTURE, b"no picture\n"),
+    "text named jpg": Case("chexpert", overwrite(IMAGE, b"no picture\n"),
                            ("corrupt image", "patient00001", "not an image")),
-    "no bytes": Case("chexpert", overwrite(PICTURE, b""), ("corrupt image", "patient00001")),
-    "decompression bomb": Case("chexpert", edit(PICTURE, bomb), ("corrupt image", "pixels")),
-    "other kind of picture": Case("chexpert", overwrite(PICTURE, b"GIF89a\x01"),
+    "no bytes": Case("chexpert", overwrite(IMAGE, b""), ("corrupt image", "patient00001")),
+    "decompression bomb": Case("chexpert", edit(IMAGE, bomb), ("corrupt image", "pixels")),
+    "other kind of picture": Case("chexpert", overwrite(IMAGE, b"GIF89a\x01"),
                                   ("corrupt image", "patient00001")),
     "unknown policy": Case("chexpert", nothing, ("'once'", "did you mean 'ones'"), policy("once")),
     "policy of no finding": Case("chexpert", nothing, ("'Oedema' is not a finding", "'Edema'"),
@@ -232,7 +232,7 @@ def test_a_byte_order_mark_is_no_column_name(tmp_path):
 
 def test_without_strict_the_rest_is_used(tmp_path):
     root = write_chexpert(tmp_path / "data")
-    (root / PICTURE).write_bytes(jpeg()[:40])
+    (root / IMAGE).write_bytes(jpeg()[:40])
     done = show(root, tmp_path / "out", "chexpert", "--config.data.strict=False")
     assert done.code == 0, done.err
     assert "1 problem was found" in done.out

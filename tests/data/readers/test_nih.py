@@ -128,7 +128,7 @@ def test_cells_that_cannot_be(tmp_path, cells, column):
     assert len(records) == 5
 
 
-def test_a_listed_picture_without_a_row_is_counted(tmp_path):
+def test_a_listed_image_without_a_row_is_counted(tmp_path):
     root = write_nih(tmp_path)
     with open(root / "train_val_list.txt", "a") as names:
         names.write("00000077_000.png\n")

@@ -48,7 +48,7 @@ def test_class_labels_become_tokens(prepared):
     assert len({record.path for record in [*train, *held]}) == 16
 
 
-def test_pictures_come_through_the_pipeline_by_address(prepared):
+def test_images_come_through_the_pipeline_by_address(prepared):
     train, *_ = read_tfds("mnist", str(prepared))
     files = ImageFiles(train, size=8)
     labels = np.arange(len(train), dtype=np.int32)[:, None]

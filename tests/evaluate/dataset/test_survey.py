@@ -122,7 +122,7 @@ def test_the_survey_counts_what_is_there(shown):
         for ids in [encode_records(train, SPACE)] for own in ids])  # fmt: skip
 
 
-def test_repeated_pictures_head_the_rows_at_risk(shown):
+def test_repeated_images_head_the_rows_at_risk(shown):
     _, _, result, _ = shown
     first = result["at_risk"][:2]
     assert [risk["cause"] for risk in first] == [REPEATED] * 2
@@ -185,7 +185,7 @@ def test_every_table_is_there_and_agrees(shown):
     assert whole["totals"]["train"]["pictures"] == 52
 
 
-def test_pictures_without_findings_have_a_page_too():
+def test_images_without_findings_have_a_page_too():
     images = np.random.default_rng(0).integers(0, 256, (12, 16, 16, 3), dtype=np.uint8)
     records = [record(f"p{i}", caption=f"picture {i} <i>") for i in range(12)]
     space = chexpert_label_space((), view=False, sex=False, age=False)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from memjax.data.records import FINDINGS, IGNORED, UNCERTAIN, UNMENTIONED, Record, picture_record
+from memjax.data.records import FINDINGS, IGNORED, UNCERTAIN, UNMENTIONED, Record, image_record
 from memjax.evaluate.features.finding_classifier import (
     asked_findings,
     finding_targets,
@@ -30,8 +30,8 @@ def test_a_radiograph_has_the_findings():
 
 def test_a_class_is_one_against_the_rest_and_only_it_is_asked_for():
     records = [
-        picture_record("a", "a", classes=[("Digit", "10"), ("Stroke", "thin")]),
-        picture_record("b", "b", classes=[("Digit", "9")]),
+        image_record("a", "a", classes=[("Digit", "10"), ("Stroke", "thin")]),
+        image_record("b", "b", classes=[("Digit", "9")]),
     ]
     names = target_names(records)
     assert names == ("Digit: 9", "Digit: 10", "Stroke: thin")
@@ -41,7 +41,7 @@ def test_a_class_is_one_against_the_rest_and_only_it_is_asked_for():
 
 def test_a_captions_telling_words():
     captions = ["a dog runs"] * 3 + ["a cat runs"] * 3 + ["a bird runs"]
-    records = [picture_record(str(i), str(i), caption=text) for i, text in enumerate(captions)]
+    records = [image_record(str(i), str(i), caption=text) for i, text in enumerate(captions)]
     names = target_names(records)
     assert names == ("Word: cat", "Word: dog", "Word: bird")  # "a" is short, "runs" stands in all
     assert finding_targets(records, names)[[0, 3, 6]].tolist() == [[0, 1, 0], [1, 0, 0], [0, 0, 1]]
@@ -54,7 +54,7 @@ def test_no_records_of_a_radiographs_kind_still_have_findings():
     assert film().findings == UNMENTIONED
 
 
-def test_what_training_hardly_shows_is_lent_from_the_held_out_pictures():
+def test_what_training_hardly_shows_is_lent_from_the_held_out_images():
     rng = np.random.default_rng(0)
     images, held = rng.normal(size=(30, 2, 2, 1)), rng.normal(size=(40, 2, 2, 1))
     targets = np.zeros((30, 2), int)

@@ -107,7 +107,7 @@ def test_batches_do_not_matter_and_compile_once():
         (np.full((1, 8, 8, 1), np.nan), "not finite"),
     ],
 )
-def test_pictures_that_cannot_be_are_refused(images, message):
+def test_images_that_cannot_be_are_refused(images, message):
     features = published_features(Corners(), {"weight": np.float32(1)}, PLAIN, weights="toy")
     with pytest.raises(ValueError, match=message):
         features(images)

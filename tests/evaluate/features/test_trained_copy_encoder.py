@@ -45,7 +45,7 @@ def test_loss_equals_float64_numpy():
     np.testing.assert_allclose(info_nce(z.astype(np.float32)), want, rtol=1e-5)
 
 
-def test_loss_is_least_where_views_agree_and_pictures_do_not():
+def test_loss_is_least_where_views_agree_and_images_do_not():
     apart = np.eye(4, 16, dtype=np.float32)
     assert info_nce(np.concatenate([apart, apart])) < 0.01
     same = np.ones((8, 16), np.float32) * np.arange(16, dtype=np.float32)[None]
@@ -96,7 +96,7 @@ def test_a_foreign_or_misshapen_file_is_named(tiny, tmp_path):
         load_copy_encoder(path, (16, 16, 3))
 
 
-def test_too_few_or_unlike_pictures_are_refused():
+def test_too_few_or_unlike_images_are_refused():
     with pytest.raises(ValueError, match="5 training and 24 held-out"):
         train_copy_encoder(pictures(5), pictures(24), **TINY)
     with pytest.raises(ValueError, match="of one size"):
@@ -112,7 +112,7 @@ def phantoms(folder, split):
 
 
 @pytest.mark.slow
-def test_it_tells_planted_copies_from_pictures_of_their_class(tmp_path):
+def test_it_tells_planted_copies_from_images_of_their_class(tmp_path):
     write_phantoms(tmp_path, size=64, num_images=200, num_held_out=80, num_duplicated=0)
     train, strata, patients = phantoms(tmp_path, "train")
     held, held_strata, held_patients = phantoms(tmp_path, "valid")

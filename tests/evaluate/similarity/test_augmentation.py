@@ -66,7 +66,7 @@ def test_flip_happens_only_when_asked_for():
     np.testing.assert_allclose(flipped[~swapped], x[~swapped], atol=1e-6)
 
 
-def test_pictures_stay_in_range_and_are_drawn_anew():
+def test_images_stay_in_range_and_are_drawn_anew():
     x = pictures(n=4, channels=3)
     one = np.asarray(augment(jax.random.key(2), x, Augmentation()))
     two = np.asarray(augment(jax.random.key(3), x, Augmentation()))

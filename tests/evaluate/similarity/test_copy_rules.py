@@ -16,7 +16,7 @@ from memjax.evaluate.similarity.copy_rules import (
 SHAPE = (8, 8, 1)
 
 
-def _pictures(n, seed):
+def _images(n, seed):
     return np.random.default_rng(seed).uniform(-1, 1, (n, *SHAPE)).astype(np.float32)
 
 
@@ -28,7 +28,7 @@ def _all_distances(q, db):
 
 @pytest.mark.parametrize("block", [7, 64, 4096])
 def test_knn_equals_brute_force(block):
-    q, db = _pictures(23, 0), _pictures(150, 1)
+    q, db = _images(23, 0), _images(150, 1)
     ref = _all_distances(q, db)
     order = np.argsort(ref, axis=1)[:, :12]
     distance, index = knn(q, db, 12, block=block)
@@ -39,7 +39,7 @@ def test_knn_equals_brute_force(block):
 
 def test_near_duplicates_keep_their_digits():
     """The expanded form alone is wrong by orders of magnitude here: |x|² ~ 4e4, d ~ 1e-3."""
-    db = 25 * _pictures(60, 2)
+    db = 25 * _images(60, 2)
     q = db[:10] + np.float32(1e-4)
     distance, index = knn(q, db, 2)
     np.testing.assert_array_equal(index[:, 0], np.arange(10))
@@ -48,7 +48,7 @@ def test_near_duplicates_keep_their_digits():
 
 
 def test_slabs_and_query_chunks_change_nothing(monkeypatch):
-    q, db = _pictures(30, 3), _pictures(101, 4)
+    q, db = _images(30, 3), _images(101, 4)
     whole = knn(q, db, 5)
     monkeypatch.setattr(neighbors, "_SLAB_BYTES", 4 * 64 * 16 * 3)
     monkeypatch.setattr(neighbors, "_QUERY_CHUNK", 8)
@@ -59,14 +59,14 @@ def test_slabs_and_query_chunks_change_nothing(monkeypatch):
 
 
 def test_memory_mapped_database(tmp_path):
-    db = _pictures(40, 5)
+    db = _images(40, 5)
     stored = np.memmap(tmp_path / "db.bin", np.float32, "w+", shape=db.shape)
     stored[:] = db
     np.testing.assert_array_equal(knn(db[:4], stored, 3)[1], knn(db[:4], db, 3)[1])
 
 
 def test_excluded_groups_and_self():
-    db = _pictures(20, 6)
+    db = _images(20, 6)
     patients = np.repeat(np.arange(5), 4)
     distance, index = knn(db, db, 20, exclude_groups=(patients, patients))
     assert not (patients[index] == patients[:, None])[np.isfinite(distance)].any()
@@ -77,7 +77,7 @@ def test_excluded_groups_and_self():
 
 
 def test_no_group_is_never_excluded():
-    db = _pictures(6, 7)
+    db = _images(6, 7)
     names = ["", "a", "", "b", "", ""]
     _, index = knn(db, db, 1, exclude_groups=(names, names))
     np.testing.assert_array_equal(index[[0, 2, 4, 5], 0], [0, 2, 4, 5])
@@ -91,7 +91,7 @@ def test_unique_rows_takes_the_first_of_each_group():
 
 
 def test_ratios_against_numpy():
-    q, db = _pictures(9, 8), _pictures(80, 9)
+    q, db = _images(9, 8), _images(80, 9)
     near = np.sort(_all_distances(q, db), axis=1)
     want = near[:, 0] / (0.5 * near[:, :50].mean(1))
     np.testing.assert_allclose(adaptive_l2(q, db), want, rtol=1e-5)
@@ -102,11 +102,11 @@ def test_ratios_against_numpy():
 
 def test_copy_report_finds_planted_copies_among_duplicates():
     """Copies of a duplicated image pass for new ones unless the database is de-duplicated."""
-    singles = _pictures(60, 10)
+    singles = _images(60, 10)
     db = np.concatenate([np.repeat(singles[:2], 5, axis=0), singles[2:]])
     groups = np.concatenate([np.repeat([100, 101], 5), np.arange(58)])
-    noise = 0.05 * _pictures(2, 11)
-    q = np.concatenate([singles[:2] + noise, _pictures(4, 12)])
+    noise = 0.05 * _images(2, 11)
+    q = np.concatenate([singles[:2] + noise, _images(4, 12)])
     report = copy_report(q, db, groups=groups)
     np.testing.assert_array_equal(report.is_copy_adaptive, [1, 1, 0, 0, 0, 0])
     np.testing.assert_array_equal(report.is_copy_third, [1, 1, 0, 0, 0, 0])
@@ -118,10 +118,10 @@ def test_copy_report_finds_planted_copies_among_duplicates():
 
 def test_second_nearest_is_another_patients():
     """A follow-up film next to the copied one would lift d1/d2 above 1/3."""
-    db = _pictures(60, 13)
-    db[1] = db[0] + 0.05 * _pictures(1, 14)[0]
+    db = _images(60, 13)
+    db[1] = db[0] + 0.05 * _images(1, 14)[0]
     patients = [f"p{i // 2}" for i in range(60)]
-    q = db[:1] + 0.03 * _pictures(1, 15)
+    q = db[:1] + 0.03 * _images(1, 15)
     assert not copy_report(q, db).is_copy_third[0]
     report = copy_report(q, db, patients=patients)
     far = np.sort(_all_distances(q, db)[0, 2:])[0]
@@ -130,8 +130,8 @@ def test_second_nearest_is_another_patients():
 
 
 def test_background_threshold_and_same_patient_exclusion():
-    db = _pictures(70, 16)
-    held = np.concatenate([db[:1] + 0.01, _pictures(40, 17)])
+    db = _images(70, 16)
+    held = np.concatenate([db[:1] + 0.01, _images(40, 17)])
     patients = [f"p{i}" for i in range(70)]
     held_patients = ["p0", *(f"h{i}" for i in range(40))]
     background = copy_report(held, db, patients=patients, query_patients=held_patients)
@@ -170,4 +170,4 @@ def test_pixel_rms_of_black_and_white_is_one():
 )
 def test_errors_name_the_value(call, words):
     with pytest.raises(ValueError, match=words):
-        call(_pictures(3, 18), _pictures(9, 19))
+        call(_images(3, 18), _images(9, 19))

@@ -36,7 +36,7 @@ def marked(values):
     return images
 
 
-def test_thresholds_are_percentiles_of_each_class_with_enough_pictures():
+def test_thresholds_are_percentiles_of_each_class_with_enough_images():
     rng = np.random.default_rng(0)
     values, strata = rng.normal(size=100), np.repeat(["a", "b", "c"], [60, 21, 19])
     found = fit_thresholds(values, strata)
@@ -50,7 +50,7 @@ def test_thresholds_are_percentiles_of_each_class_with_enough_pictures():
     np.testing.assert_array_equal(found.of(None, 2), [found.pooled] * 2)
 
 
-def test_pictures_without_an_eligible_neighbour_do_not_move_the_threshold():
+def test_images_without_an_eligible_neighbour_do_not_move_the_threshold():
     values = np.array([0.1, 0.2, -np.inf, 0.3])
     assert fit_thresholds(values).pooled == np.percentile([0.1, 0.2, 0.3], 95)
     assert fit_thresholds(values).num_held_out == 3
@@ -88,7 +88,7 @@ def test_published_rules_are_not_calibrated():
     assert found["above"].rule == "above a half"
 
 
-def test_few_held_out_pictures_are_said():
+def test_few_held_out_images_are_said():
     found = measure_ladder([by_hand()], marked([1.0]), marked([0, 0]), held_out=marked([0, 1, 2]))
     assert "3 held out, too few to trust" in found["by_hand"].rule
 
@@ -131,7 +131,7 @@ def test_a_calibrated_ladder_is_used_again(planted):
         assert result.rule == found[name].rule
 
 
-def test_user_features_are_asked_once_for_the_training_pictures():
+def test_user_features_are_asked_once_for_the_training_images():
     asked = []
 
     def features(images):

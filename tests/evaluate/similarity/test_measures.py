@@ -113,12 +113,12 @@ def test_summary_is_mean_least_and_largest():
 
 
 @pytest.mark.parametrize("measure", weightless())
-def test_pictures_of_another_shape_are_refused(measure):
+def test_images_of_another_shape_are_refused(measure):
     with pytest.raises(ValueError, match="resize the training pictures"):
         likeness_of(measure, np.zeros((1, 8, 8, 3)), np.zeros((1, 8, 9, 3)))
 
 
-def test_reduced_pictures_keep_their_mean_and_small_ones_their_size():
+def test_reduced_images_keep_their_mean_and_small_ones_their_size():
     images = smooth(20, side=64)
     small = reduced(images, 16)
     assert small.shape == (20, 16, 16, 3)

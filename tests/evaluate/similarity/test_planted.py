@@ -41,7 +41,7 @@ def test_kinds_are_what_they_are_called():
     assert np.abs(plant_copies(x, seed=4)[SHIFTED] - made[SHIFTED]).max() > 0.1
 
 
-def test_only_pictures_of_the_class_are_searched():
+def test_only_images_of_the_class_are_searched():
     seen = []
 
     def build(train, owner):

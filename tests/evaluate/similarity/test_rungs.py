@@ -65,7 +65,7 @@ def test_nearest_equals_the_float64_search(name):
 
 
 @pytest.mark.parametrize("name", list(RUNGS))
-def test_a_picture_is_most_like_itself(name):
+def test_a_image_is_most_like_itself(name):
     train = pictures(8, shape=(24, 24, 1))
     found = search(name, train, train)
     np.testing.assert_array_equal(found.index, np.arange(8))
@@ -74,7 +74,7 @@ def test_a_picture_is_most_like_itself(name):
 
 
 @pytest.mark.parametrize("name", list(RUNGS))
-def test_the_order_of_training_pictures_does_not_matter(name):
+def test_the_order_of_training_images_does_not_matter(name):
     train = pictures(10, shape=(24, 24, 1))
     q = near(train, [2, 7, 4, 4])
     order = np.random.default_rng(3).permutation(10)
@@ -130,7 +130,7 @@ def test_rotation_lowers_every_pixel_rung():
         assert search(name, q, train).similarity.max() < 0.8, name
 
 
-def test_pictures_without_contrast_resemble_nothing():
+def test_images_without_contrast_resemble_nothing():
     """Zero rows lie at distance 1 from unit rows, nearer than any real match below 0.5."""
     train = pictures(6)
     train[2] = 0.3

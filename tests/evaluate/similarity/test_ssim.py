@@ -71,7 +71,7 @@ def test_ms_ssim_equals_the_reference(side):
     np.testing.assert_allclose(structural_similarity(x, y, weights=weights), want, rtol=1e-5)
 
 
-def test_small_pictures_get_a_smaller_window():
+def test_small_images_get_a_smaller_window():
     x, y = pictures(2, 8, seed=2)
     want = [[reference(a, b, window=7) for b in y] for a in x]
     np.testing.assert_allclose(structural_similarity(x, y), want, rtol=1e-5)
@@ -107,7 +107,7 @@ def test_blocks_and_own_galleries_change_nothing():
     np.testing.assert_allclose(found[:, 1], whole[:, 0], rtol=1e-5, atol=1e-7)
 
 
-def test_one_trace_while_pictures_change():
+def test_one_trace_while_images_change():
     x, y = pictures(4, 20, seed=4)
     structural_similarity(x, y)
     before = ssim._each_to_all._cache_size()

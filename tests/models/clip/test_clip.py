@@ -52,7 +52,7 @@ def test_texts_equal_the_golden_output_of_transformers(name):
 
 
 @pytest.mark.parametrize("name", VISIONS)
-def test_pictures_equal_the_golden_output_of_transformers(name):
+def test_images_equal_the_golden_output_of_transformers(name):
     config = VISIONS[name]
     actual = jax.jit(CLIPVision(config).apply)({"params": vision_weights(config)}, pictures(config))
     # float32 rounding; measured 1e-6
@@ -126,7 +126,7 @@ def test_impossible_recipes_are_refused(kind, change, message):
         kind(**change)
 
 
-def test_texts_and_pictures_of_another_size_are_refused():
+def test_texts_and_images_of_another_size_are_refused():
     long = jax.ShapeDtypeStruct((1, 13), jnp.int32)
     with pytest.raises(ValueError, match="texts have 13 tokens, expected at most 12"):
         jax.eval_shape(CLIPText(TEXT).init, jax.random.key(0), long)

@@ -78,7 +78,9 @@ def test_report_counts_prompts_and_evaluations(report, run):
     assert found["first_k"]["k"] == 4
     assert found["first_k"]["forward_evals"] == 2 * total * GENERATIONS * 4
     assert found["all_steps"]["forward_evals"] == 2 * total * GENERATIONS * STEPS
-    others = sum(len(read_rows(run / f"prompts/{f}.jsonl")) for f in ("near_miss", "random"))
+    others = sum(
+        len(read_rows(run / f"prompts/{f}.jsonl")) for f in ("near_miss", "random", "loudest")
+    )
     assert others > 0
     assert found["forward_evals_run"] == 2 * (total + others) * GENERATIONS * STEPS
 

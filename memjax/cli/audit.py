@@ -35,7 +35,7 @@ from memjax.cli.flags import (
 )
 from memjax.detectors import DETECTORS
 from memjax.mitigations import MITIGATIONS
-from memjax.report.pages.audit import write_audit
+from memjax.report.pages.audit_files import write_audit
 from memjax.report.pages.base import ReportPaths
 from memjax.runs.model import Model
 from memjax.runs.options import AuditOptions
@@ -48,7 +48,9 @@ from memjax.studies.gallery import Captioned, from_fine_tuning, from_folder, fro
 from memjax.studies.ladder import published_rung
 from memjax.studies.prompts.draw import Candidates
 from memjax.studies.store import Store
-from memjax.studies.subject import NOTHING_ASKED, Asked, Subject, caption_subject, label_subject
+from memjax.studies.subjects.base import NOTHING_ASKED, Asked, Subject
+from memjax.studies.subjects.captions import caption_subject
+from memjax.studies.subjects.labels import label_subject
 from memjax.studies.survey import Survey, survey_job, take_survey
 
 _SCORES = "scores.parts"  # folder of the training prompts' scores, until the report is written
@@ -271,12 +273,12 @@ def _captioned(model: Model) -> Captioned:
 
 
 def summary_table(results: Mapping[str, Any]) -> str:
-    """Returns the report's main figures as a short table, and what was left out."""
+    """Returns what was measured as a short table, and what was left out."""
     rows = _sample_rows(results) if "samples" in results else _prompt_rows(results)
-    if "left_out" in results:
-        rows = [row for row in rows if row[1].get(row[2]) is not None]
-    lines = [f"  {name:<32}{_figure(section, key)}" for name, section, key in rows]
-    return "\n".join([*lines, *(["  " + results["notes"]] if "left_out" in results else [])])
+    known = [row for row in rows if row[1].get(row[2]) is not None]
+    lines = [f"  {name:<32}{_figure(section, key)}" for name, section, key in known]
+    notes = "left_out" in results or "budget" in results
+    return "\n".join([*lines, *(["  " + results["notes"]] if notes else [])])
 
 
 _Rows = list[tuple[str, Mapping[str, Any], str]]
@@ -284,15 +286,31 @@ _Rows = list[tuple[str, Mapping[str, Any], str]]
 
 def _prompt_rows(results: Mapping[str, Any]) -> _Rows:
     similarity, repair = results["similarity"], results["mitigation"]
-    rows = [
+    return [
         *_signal_rows(results),
-        ("copies: memorised prompts", similarity, "copy_rate_memorized"),
+        *_came_back_rows(results),
+        ("copies: memorized prompts", similarity, "copy_rate_memorized"),
         ("copies: other prompts", similarity, "copy_rate_other"),
-        ("copies: real held-out pictures", similarity, "copy_rate_background"),
+        ("copies: real held-out images", similarity, "copy_rate_background"),
+        ("training images that came back", results["returned"], "num"),
+        ("copies after mitigation", repair, "copy_rate_after"),
+        *_asked_rows(results),
     ]
-    if "left_out" in results and not repair["arms"]:
+
+
+def _came_back_rows(results: Mapping[str, Any]) -> _Rows:
+    """How many of which prompts brought a training image back."""
+    groups = results["came_back"]["groups"]
+    titles = {"loudest": "loudest", "once": "random", "held_out": "held-out"}
+    rows = [
+        (f"came back: {groups[name]['num']} {title} prompts", groups[name], "came_back")
+        for name, title in titles.items()
+        if name in groups
+    ]
+    survey = results.get("survey")
+    if not survey:
         return rows
-    return [*rows, ("copies after mitigation", repair, "copy_rate_after"), *_asked_rows(results)]
+    return [(f"flagged of {survey['num_scored']} training prompts", survey, "num_flagged"), *rows]
 
 
 def _signal_rows(results: Mapping[str, Any]) -> _Rows:
@@ -330,9 +348,7 @@ def _asked_rows(results: Mapping[str, Any]) -> _Rows:
 
 
 def _figure(section: Mapping[str, Any], key: str) -> str:
-    value, low, high = (section.get(k) for k in (key, f"{key}_low", f"{key}_high"))
-    if value is None:
-        return "  not measured"
+    value, low, high = (section[key], *(section.get(f"{key}_{end}") for end in ("low", "high")))
     if isinstance(value, int):
         return f"{value:6d}"
     return f"{value:6.2f}" + ("" if low is None else f"   [{low:.2f}, {high:.2f}]")

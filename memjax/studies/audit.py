@@ -29,7 +29,7 @@ from memjax.studies.run import AS_ASKED, Audit, asked_problem, run_audit
 from memjax.studies.samples import run_samples, sample_problem, sample_results
 from memjax.studies.store import Store, content_digest
 from memjax.studies.study import Progress, Study, once_made, run_arms
-from memjax.studies.subject import Subject
+from memjax.studies.subjects.base import Subject
 from memjax.studies.summary import audit_results
 from memjax.studies.survey import came_back_section, returned_images, survey_section
 from memjax.studies.validation import distribution_section, validation_section
@@ -111,7 +111,7 @@ def audit(
     """Audits a model.
 
     Args:
-        subject: Of :func:`~memjax.studies.subject.label_subject` or ``caption_subject``.
+        subject: Of :func:`~memjax.studies.subjects.labels.label_subject` or ``caption_subject``.
         clock: Told what is being done.
         store: Where finished parts are kept; a stopped audit goes on from them.
         progress: Name → ``(prompts done, prompts in all) →`` nothing.

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from memjax.studies.mitigation.job import Job
 from memjax.studies.run import AS_ASKED, Audit
 from memjax.studies.study import Observation, Part, detection_of
-from memjax.studies.subject import Subject
+from memjax.studies.subjects.base import Subject
 
 
 class Row(NamedTuple):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from memjax.studies.subject import readable
+from memjax.studies.subjects.labels import readable
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from memjax.studies.ladder import build_rungs, calibrated
 from memjax.studies.prompts.draw import Gallery, PromptCounts
 from memjax.studies.store import Store
 from memjax.studies.study import References, Study, make_references
-from memjax.studies.subject import make_judge
+from memjax.studies.subjects.labels import make_judge
 from memjax.studies.sweep.metrics import (
     ArmLook,
     Metrics,

@@ -119,8 +119,11 @@ def test_an_audit_of_a_folder_with_all_weights(place, tmp_path):
     rungs = {row["name"]: row["title"] for row in report["validation"]["rungs"]}
     assert rungs["sscd"] == "sscd_tiny (short side 288, ImageNet mean/std)"
     assert rungs["pearson"].endswith(", at 16 px")
-    families = [row["name"] for row in report["validation"]["families"]]
-    assert families == ["once", "held_out", "near_miss", "random", "all"]
+    assert report["validation"]["families"] == []  # two memorized prompts are too few
+    assert report["detection"]["first_step"]["auc"] is None
+    assert report["came_back"]["leads"]
+    assert report["survey"]["num_scored"] == 5
+    assert report["survey"]["known_repeats"]["num"] == 2
     arms = report["mitigation"]["arms"]
     assert [arm["name"] for arm in arms] == [
         "embedding_first_step",
@@ -183,7 +186,7 @@ def test_a_companion_gives_the_unconditional_prediction_of_a_text_model(place, t
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["provenance"]["null"] == "companion"
     assert "companion model (--null=companion)" in report["notes"]
-    assert math.isfinite(report["detection"]["first_step"]["auc"])
+    assert math.isfinite(report["survey"]["threshold"])
 
 
 MISTAKES = {

@@ -222,3 +222,27 @@ class ResnetBlock(nn.Module):
         if x.shape[-1] != self.features:
             x = Dense(self.features, dtype=self.dtype, name="conv_shortcut")(x)
         return x + h
+
+
+class Refinement(nn.Module):
+    """A residual at full resolution, ``y + W₂ · silu(W₁ · [y, x] + W₃ silu(emb))``.
+
+    What unfolds patches writes each of their pixels with weights of its own, so that nothing makes
+    two sides of a border agree. Here the same two 3×3 kernels meet every pixel, and the pixel's own
+    noisy value. It starts as the identity: ``W₂`` (``conv_residual``) is zero.
+    """
+
+    features: int
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, y: Float[Array, "b h w c"], x: Float[Array, "b h w d"], emb: Float[Array, "b e"]
+    ) -> Float[Array, "b h w c"]:
+        y = y.astype(self.dtype)
+        h = jnp.concatenate([y, x.astype(self.dtype)], axis=-1)
+        h = Conv(self.features, dtype=self.dtype, name="conv_joint")(h)
+        shift = Dense(self.features, dtype=self.dtype, name="time_emb_proj")(nn.silu(emb))
+        h = nn.silu(h + shift[:, None, None, :])
+        residual = Conv(y.shape[-1], zero_init=True, dtype=self.dtype, name="conv_residual")(h)
+        return y + residual

@@ -1,7 +1,7 @@
 """Augmentation of training images: small random rotations, shifts, zooms and mirror images.
 
-Every time a row is drawn it is moved anew, by the generator of its place in the order: a function of
-seed and step, the same on any number of processes and after a restart.
+Every time a row is drawn its image is moved anew, by the generator of its place in the order: a
+function of seed and step, the same on any number of processes and after a restart.
 
 References:
     Dar et al. 2024, arXiv 2402.01054 (augmented training copies fewer patients); Keys 1981, IEEE

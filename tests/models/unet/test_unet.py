@@ -133,7 +133,9 @@ def test_a_refinement_can_remove_a_grid_of_patches():
     """A pattern of patches on a smooth image, and the image without: least squares in its span."""
     rng = np.random.default_rng(0)
     grid = np.linspace(0, 3, 32)
-    smooth = np.stack([np.sin(a * grid[:, None] + b * grid[None, :]) for a, b in rng.random((8, 2))])
+    smooth = np.stack(
+        [np.sin(a * grid[:, None] + b * grid[None, :]) for a, b in rng.random((8, 2))]
+    )
     pattern = np.tile(rng.standard_normal((4, 4)), (8, 8))
     noisy = (smooth + 0.3 * pattern)[..., None].astype(np.float32)
     emb = np.zeros((8, 32), np.float32)
@@ -141,7 +143,9 @@ def test_a_refinement_can_remove_a_grid_of_patches():
     params = module.init(jax.random.key(0), noisy, noisy, emb)["params"]
 
     def loss(params):
-        return jnp.mean((module.apply({"params": params}, noisy, 0 * noisy, emb)[..., 0] - smooth) ** 2)
+        return jnp.mean(
+            (module.apply({"params": params}, noisy, 0 * noisy, emb)[..., 0] - smooth) ** 2
+        )
 
     @jax.jit
     def fit(params):

@@ -34,6 +34,7 @@ def fine_tune_config() -> ConfigDict:
     c = base_config()
     c.data.update(kind="folder", size=512, channels=3, held_out_fraction=0.02)
     c.data.flip = False  # show mirror images too
+    del c.data.augment  # what is trained on are latents, made once
     c.data.scenes = ConfigDict(
         {
             "seed": 0,

@@ -36,6 +36,9 @@ def default_config() -> dict[str, Any]:
         "use_age": True,
         "duplicate_fraction": 0.0,  # share of rows drawn duplicate_factor times as often
         "duplicate_factor": 5.0,
+        # Training images are moved anew each time they are drawn: degrees, share of the edge, share
+        # of the scale, mirrored or not
+        "augment": {"rotate": 0.0, "shift": 0.0, "zoom": 0.0, "flip": False},
         "phantoms": {
             "seed": 0,
             "size": 64,
@@ -72,6 +75,7 @@ def default_config() -> dict[str, Any]:
         "norm_num_groups": 8,
         "pooled_condition": True,
         "patch_size": 2,
+        "refine_channels": 0,  # of a residual at full resolution behind patches; 0 = none
         "dtype": "float32",
         "remat": False,
         "remat_policy": "full",  # or products

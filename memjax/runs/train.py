@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from memjax.core.types import Params
+from memjax.data.augmentation import Augmentation
 from memjax.data.dataset import encode_records
 from memjax.data.labels.space import chexpert_label_space
 from memjax.data.planted_duplicates import Planted, plant_duplicates
@@ -39,6 +40,8 @@ logging.getLogger("memjax").setLevel(logging.INFO)
 
 # Kinds of data whose images are films of patients.
 FILMS = ("phantoms", "chexpert", "nih", "mimic")
+# Fields of later versions: at its default a field is no part of what decides the weights.
+_LATER = (("train", "filter_detector"), ("model", "refine_channels"), ("data", "augment"))
 # What decides the weights; sampling and audit may change on an existing run.
 _TRAINED = ("seed", "data", "model", "diffusion", "train")
 
@@ -87,10 +90,11 @@ def sealed(config: Mapping[str, Any]) -> dict[str, Any]:
     A field that version 0.1 did not have is left out at its default, so that its runs go on.
     """
     kept = {name: config[name] for name in _TRAINED}
-    usual = default_config()["train"]["filter_detector"]
-    if config["train"]["filter_detector"] == usual:
-        train = {k: v for k, v in config["train"].items() if k != "filter_detector"}
-        kept["train"] = train
+    usual = default_config()
+    for section, field in _LATER:
+        values = config[section]
+        if field in values and values[field] == usual[section][field]:
+            kept[section] = {k: v for k, v in kept[section].items() if k != field}
     return kept
 
 
@@ -257,6 +261,7 @@ def check_sections(config: Mapping[str, Any]) -> None:
         ValueError: If a value does not fit, naming it.
     """
     network_of(config, chexpert_label_space())
+    Augmentation(**config["data"].get("augment", {}))
     options_of(config, config["diffusion"]["prediction"])
     optimizer_of(config["train"])
     SamplingOptions(**config["sampling"]).static()

@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from jaxtyping import UInt8
 
+from memjax.data.augmentation import Augmentation
 from memjax.data.dataset import encode_records, load_images
 from memjax.data.duplication import duplicate_weights
 from memjax.data.images import Square
@@ -143,6 +144,7 @@ def batches_of(
     duplicate_factor: float,
     on_corrupt: Literal["error", "skip"],
     uncertainty: str | Mapping[str, str] = "multiclass",
+    augment: Mapping[str, Any] | None = None,
     positions: Places | None = None,
     **_: Any,
 ) -> Callable[[int], Iterator[Batch]]:
@@ -151,13 +153,15 @@ def batches_of(
     ``positions`` are the places of each batch that this process needs; None: all.
 
     ``duplicate_fraction`` > 0 draws that share of rows ``duplicate_factor`` times as often
-    (Somepalli et al. 2023, the sampling weights of arXiv 2305.20086).
+    (Somepalli et al. 2023, the sampling weights of arXiv 2305.20086). ``augment`` are fields of
+    :class:`Augmentation`.
     """
     pictures = load_pictures(
         data.train, size=size, channels=channels, square=square, in_memory_rows=in_memory_rows
     )
     labels = encode_records(data.train, data.label_space)
     resample = resample_table(data.train, data.label_space, policies_of(uncertainty))
+    moved = Augmentation(**(augment or {})) or None
     weights = None
     if duplicate_fraction > 0:
         weights = duplicate_weights(seed, len(labels), duplicate_fraction, duplicate_factor)
@@ -171,6 +175,7 @@ def batches_of(
             start_step=step,
             weights=weights,
             num_workers=num_workers,
+            augment=moved,
             on_corrupt=on_corrupt,
             resample=resample,
             positions=positions,

@@ -9,6 +9,7 @@ from ml_collections import config_flags
 from memjax.cli.config import resolve_config_flags
 from memjax.cli.config_fields import base_config, fine_tune_config
 from memjax.cli.main import COMMANDS
+from memjax.data.augmentation import Augmentation
 from memjax.data.labels.space import chexpert_label_space
 from memjax.runs.config import bundled_configs, check_config, config_folder, find_config, plain
 from memjax.runs.fine_tune import check_fine_tune
@@ -23,7 +24,8 @@ TUNINGS = [
     "finetune_tiny:short",
     "finetune_wen",
 ]
-NAMES = [*RUNS, "phantoms_demo:short", "digits:short"]
+FILMS = ["radiographs_small:augmented", "radiographs_small:short"]
+NAMES = [*RUNS, "phantoms_demo:short", "digits:short", *FILMS]
 LARGE = ("chexpert", "folder", "tfds")
 
 
@@ -36,8 +38,8 @@ def load(name):
 
 
 def test_the_configurations_are_bundled():
-    runs = ["chexpert_cfg", "chexpert_uncond", "digits", "folder", "phantoms_demo", "tfds_cifar10"]
-    assert runs == RUNS
+    runs = ["chexpert_cfg", "chexpert_uncond", "digits", "folder", "phantoms_demo"]
+    assert [*runs, "radiographs_small", "tfds_cifar10"] == RUNS
     questions = ("capacity", "conditions", "data_size", "duplication", "guidance", "steps")
     sweeps = [f"sweep_{name}" for name in (*questions, "validation")]
     tunings = ["finetune_dcr", "finetune_tiny", "finetune_wen"]
@@ -124,6 +126,16 @@ def test_short_is_a_smaller_version():
     whole, short = (load(name) for name in ("phantoms_demo", "phantoms_demo:short"))
     assert short.train.steps < whole.train.steps
     assert short.data.phantoms.num_images < whole.data.phantoms.num_images
+
+
+def test_augmented_films_differ_in_nothing_else():
+    usual, moved = (plain(load(f"radiographs_small{arg}")) for arg in ("", ":augmented"))
+    assert not Augmentation(**usual["data"]["augment"])
+    assert Augmentation(**moved["data"]["augment"])
+    assert not moved["data"]["augment"]["flip"]  # the heart stays on its side
+    usual["data"]["augment"] = moved["data"]["augment"]
+    assert usual == moved
+    assert usual["model"]["refine_channels"]
 
 
 @pytest.mark.parametrize("form", ["--config=X", "-config=X", "--config X", "-config X"])

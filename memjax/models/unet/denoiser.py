@@ -72,5 +72,5 @@ class Denoiser(nn.Module):
         """Returns freshly drawn parameters (the 'params' tree itself)."""
         x = jnp.zeros((1, *self.sample_shape), jnp.float32)
         labels = jnp.zeros((1, len(self.label_sizes)), jnp.int32)
-        zero = ("conv_out",) if self.unet.zero_init_out else ()
+        zero = ("conv_residual", *(("conv_out",) if self.unet.zero_init_out else ()))
         return draw_params(self, key, x, jnp.zeros((1,), jnp.int32), labels, zero=zero)

@@ -21,6 +21,7 @@ from memjax.models.unet.layers import (
     Dtype,
     EmbeddingMLP,
     GroupNorm,
+    Refinement,
     ResnetBlock,
     UpsampleConv,
     depth_to_space,
@@ -52,6 +53,8 @@ class UNetConfig:
             embedding; diffusers' ``class_embed_type='projection'``.
         patch_size: Side of the pixel squares folded into channels before the first convolution
             and unfolded after the last; 1 for none.
+        refine_channels: Channels of a residual at full resolution behind the unfolded patches, see
+            :class:`Refinement`; 0 for none. Without, samples of patches show their grid.
         zero_init_out: Start the last convolution at zero, for training from scratch.
         remat: Recompute the blocks in the backward pass: less memory, more time.
         remat_policy: What is kept of a recomputed block: ``full`` recomputes all of it (least
@@ -73,6 +76,7 @@ class UNetConfig:
     norm_eps: float = 1e-5
     pooled_condition: bool = False
     patch_size: int = 1
+    refine_channels: int = 0
     zero_init_out: bool = True
     remat: bool = False
     remat_policy: str = "full"
@@ -242,6 +246,7 @@ class UNet(nn.Module):
         c.validate(x.shape[1:3])
         dtype = jnp.dtype(c.dtype)
         emb = self._embed(t, cond, dtype)
+        image = x
         x = space_to_depth(x, c.patch_size)
         x = Conv(c.block_out_channels[0], dtype=dtype, name="conv_in")(x)
         skips = [x]
@@ -252,7 +257,10 @@ class UNet(nn.Module):
         for i in range(c.num_levels):
             block = UpBlock(c, c.num_levels - 1 - i, name=f"up_blocks_{i}")
             x = block(x, [skips.pop() for _ in range(c.layers_per_block + 1)][::-1], emb, cond)
-        return self._head(x, dtype)
+        y = self._head(x, dtype)
+        if c.refine_channels:
+            y = Refinement(c.refine_channels, dtype, name="refine")(y, image, emb)
+        return y.astype(jnp.float32)
 
     def _embed(self, t: Array, cond: TokenCond, dtype: Dtype) -> Float[Array, "b e"]:
         base = self.config.block_out_channels[0]
@@ -266,7 +274,7 @@ class UNet(nn.Module):
         x = nn.silu(GroupNorm(c.norm_num_groups, c.norm_eps, dtype, name="conv_norm_out")(x))
         features = c.out_channels * c.patch_size**2
         x = Conv(features, zero_init=c.zero_init_out, dtype=dtype, name="conv_out")(x)
-        return depth_to_space(x, c.patch_size).astype(jnp.float32)
+        return depth_to_space(x, c.patch_size)
 
 
 def masked_mean(cond: TokenCond) -> Float[Array, "b d"]:

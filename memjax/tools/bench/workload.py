@@ -57,12 +57,14 @@ def check_comparable(config: Mapping[str, Any]) -> None:
     train, stepper = config["train"], config["sampling"]["stepper"]
     wrong = [f"train.{k}={train[k]}" for k in ("snr_gamma", "filter_threshold") if train[k]]
     wrong += [f"model.dtype={config['model']['dtype']}"] * (config["model"]["dtype"] != "float32")
+    refined = config["model"].get("refine_channels", 0)
+    wrong += [f"model.refine_channels={refined}"] * bool(refined)
     wrong += ["model.remat=True"] * bool(config["model"]["remat"])
     wrong += [f"sampling.stepper={stepper}"] * (stepper != "ddim")
     if wrong:
         raise ValueError(
             "bench compares plain float32 training and DDIM, but the configuration has "
-            f"{', '.join(wrong)}: set them to None, 'float32', False and 'ddim', for example "
+            f"{', '.join(wrong)}: set them to None, 'float32', 0, False and 'ddim', for example "
             "--config.model.dtype=float32."
         )
 

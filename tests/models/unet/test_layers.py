@@ -12,6 +12,7 @@ from memjax.models.unet.layers import (
     Conv,
     Dense,
     GroupNorm,
+    PlaneConv,
     UpsampleConv,
     depth_to_space,
     space_to_depth,
@@ -22,6 +23,28 @@ from memjax.models.unet.layers import (
 @pytest.fixture
 def rng():
     return np.random.default_rng(0)
+
+
+@pytest.mark.parametrize(("channels", "features"), [(2, 8), (8, 3), (8, 1)])
+def test_a_convolution_of_planes_is_a_convolution(rng, channels, features):
+    """Shifted before the product or after it; values and gradients."""
+    x = rng.standard_normal((2, 6, 5, channels)).astype(np.float32)
+    g = rng.standard_normal((2, 6, 5, features)).astype(np.float32)
+    kernel = rng.standard_normal((3, 3, channels, features)).astype(np.float32)
+    params = {"kernel": kernel, "bias": np.arange(features, dtype=np.float32)}
+
+    def planes(params, x):
+        y = PlaneConv(features).apply({"params": params}, jnp.moveaxis(x, -1, 0))
+        return jnp.moveaxis(y, 0, -1)
+
+    def plain(params, x):
+        return Conv(features).apply({"params": params}, x)
+
+    actual, expected = (jax.vjp(f, params, x) for f in (planes, plain))
+    np.testing.assert_allclose(actual[0], expected[0], atol=1e-4)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-3), actual[1](g), expected[1](g)
+    )
 
 
 def test_timestep_embedding_is_cosine_first():

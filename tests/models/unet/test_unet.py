@@ -6,12 +6,14 @@ import pathlib
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from memjax.core.types import TokenCond
 from memjax.models.initial import draw_params
+from memjax.models.unet.layers import Refinement
 from memjax.models.unet.network import UNet, UNetConfig, masked_mean
-from tests.models.unet.unet_cases import CONFIGS, GOLDEN, inputs, weights
+from tests.models.unet.unet_cases import CONFIGS, GOLDEN, inputs, template, weights
 
 TINY = UNetConfig(
     in_channels=1,
@@ -75,6 +77,86 @@ def test_fresh_network_predicts_zero(tiny):
     assert not np.any(apply(params, x, t, cond))
     init = jax.eval_shape(UNet(config).init, jax.random.key(0), x, t, cond)["params"]
     assert jax.tree.structure(init) == jax.tree.structure(params)
+
+
+REFINED = dataclasses.replace(TINY, patch_size=4, refine_channels=8)
+
+
+def with_refinement(params, seed=2):
+    """Returns the same weights with a last convolution that is not zero."""
+    kernel = params["refine"]["conv_residual"]["kernel"]
+    drawn = 0.3 * np.random.default_rng(seed).standard_normal(kernel.shape).astype(np.float32)
+    refine = {**params["refine"], "conv_residual": {"kernel": drawn, "bias": np.zeros(1)}}
+    return {**params, "refine": refine}
+
+
+def test_a_refinement_adds_weights_and_changes_none_of_the_others():
+    plain = template(dataclasses.replace(REFINED, refine_channels=0))
+    refined = template(REFINED)
+    added = refined.pop("refine")
+    assert jax.tree.map(jnp.shape, refined) == jax.tree.map(jnp.shape, plain)
+    assert sum(leaf.size for leaf in jax.tree.leaves(added)) == (9 * 2 + 1) * 8 + 33 * 8 + 9 * 8 + 1
+
+
+def test_a_refinement_starts_as_the_identity():
+    x, t, cond = inputs(REFINED)
+    fresh = UNet(REFINED).init(jax.random.key(3), x, t, cond)["params"]
+    assert not np.any(fresh["refine"]["conv_residual"]["kernel"])
+    assert np.any(fresh["refine"]["conv_joint"]["kernel"])
+    plain = UNet(dataclasses.replace(REFINED, refine_channels=0))
+    without = {name: leaves for name, leaves in fresh.items() if name != "refine"}
+    np.testing.assert_array_equal(
+        UNet(REFINED).apply({"params": fresh}, x, t, cond),
+        plain.apply({"params": without}, x, t, cond),
+    )
+
+
+def test_a_refinement_treats_every_pixel_alike_and_sees_across_patches():
+    """A pixel's shift by one, which carries it over a border of patches, shifts what comes out."""
+    y, x = np.random.default_rng(0).standard_normal((2, 1, 16, 16, 1)).astype(np.float32)
+    emb = np.random.default_rng(1).standard_normal((1, 32)).astype(np.float32)
+    params = with_refinement(weights(REFINED))["refine"]
+
+    def apply(y, x):
+        return np.asarray(Refinement(8).apply({"params": params}, y, x, emb))
+
+    inner = (slice(None), slice(3, -3), slice(3, -3))  # away from the padding
+    moved = apply(np.roll(y, 1, axis=1), np.roll(x, 1, axis=1))
+    np.testing.assert_allclose(moved[inner], np.roll(apply(y, x), 1, axis=1)[inner], atol=1e-5)
+    for given in (0, 1):  # what the network said, and the noisy image
+        bumped = [y.copy(), x.copy()]
+        bumped[given][0, 7, 7, 0] += 1.0
+        assert np.abs(apply(*bumped) - apply(y, x))[0, 8, 7, 0] > 1e-3
+
+
+def test_a_refinement_can_remove_a_grid_of_patches():
+    """A pattern of patches on a smooth image, and the image without: least squares in its span."""
+    rng = np.random.default_rng(0)
+    grid = np.linspace(0, 3, 32)
+    smooth = np.stack(
+        [np.sin(a * grid[:, None] + b * grid[None, :]) for a, b in rng.random((8, 2))]
+    )
+    pattern = np.tile(rng.standard_normal((4, 4)), (8, 8))
+    noisy = (smooth + 0.3 * pattern)[..., None].astype(np.float32)
+    emb = np.zeros((8, 32), np.float32)
+    module, tx = Refinement(8), optax.adam(2e-2)
+    params = module.init(jax.random.key(0), noisy, noisy, emb)["params"]
+
+    def loss(params):
+        return jnp.mean(
+            (module.apply({"params": params}, noisy, 0 * noisy, emb)[..., 0] - smooth) ** 2
+        )
+
+    @jax.jit
+    def fit(params):
+        def step(carry, _):
+            params, state = carry
+            updates, state = tx.update(jax.grad(loss)(params), state)
+            return (optax.apply_updates(params, updates), state), None
+
+        return jax.lax.scan(step, (params, tx.init(params)), length=150)[0][0]
+
+    assert loss(fit(params)) < 0.1 * loss(params)
 
 
 def test_bfloat16_stays_near_and_keeps_float32_parameters(tiny):

@@ -32,4 +32,8 @@ def get_config(arg: str = "") -> ConfigDict:
         config.train.update(steps=20, batch_size=16, warmup_steps=2, checkpoint_every=10)
         config.train.update(log_every=5)
         config.sampling.num_steps = 8
+        config.audit.prompts.update(memorized=3, once=5, held_out=5)
+        config.audit.classifier.update(steps=20)
+        config.audit.options.update(generations=2, first_k=4, mitigate_steps=(1, 4), num_iters=3)
+        config.audit.options.update(first_step_iters=3)
     return config

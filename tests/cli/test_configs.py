@@ -86,7 +86,7 @@ def test_the_published_fine_tunings_are_as_published():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_its_network_predicts_a_image(name):
+def test_its_network_predicts_an_image(name):
     """Shapes only: nothing is compiled, so the real sizes can be looked at."""
     config = plain(load(name))
     network = network_of(config, chexpert_label_space())

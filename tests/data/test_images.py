@@ -71,7 +71,7 @@ def oriented(path, orientation):
 
 @pytest.mark.parametrize("suffix", ["png", "tif", "webp"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_a_image_is_read_upright(tmp_path, orientation, suffix):
+def test_an_image_is_read_upright(tmp_path, orientation, suffix):
     path = oriented(tmp_path / f"phone.{suffix}", orientation)
     with Image.open(oriented(tmp_path / "twin.png", orientation)) as image:
         upright = ImageOps.exif_transpose(image)

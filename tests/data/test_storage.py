@@ -90,7 +90,7 @@ def test_readers_and_images_of_a_bucket(upload, tmp_path, name):
 
 
 @pytest.mark.parametrize("name", READERS)
-def test_a_image_missing_in_the_bucket_is_counted(upload, tmp_path, name):
+def test_an_image_missing_in_the_bucket_is_counted(upload, tmp_path, name):
     read, write, num = READERS[name]
     bucket = upload(write(tmp_path))
     gone = read(BUCKET)[0][0].path

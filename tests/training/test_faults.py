@@ -129,7 +129,7 @@ def pictures(tmp_path):
 
 @pytest.mark.thorough
 @pytest.mark.parametrize(("choice", "code"), [("skip", 0), ("error", 2)])
-def test_a_image_that_spoils_in_mid_epoch(
+def test_an_image_that_spoils_in_mid_epoch(
     pictures, tmp_path, capfd, caplog, choice, code, monkeypatch
 ):
     # Checked at the start, and spoilt before it is read for the first step.

@@ -145,7 +145,7 @@ def test_batches_do_not_change_scores_and_a_caption_is_encoded_once():
     assert len(parts.tokenizer.asked) == asked
 
 
-def test_a_image_scores_highest_with_its_own_caption_if_features_agree():
+def test_an_image_scores_highest_with_its_own_caption_if_features_agree():
     parts = model()
     image = pictures(1)
     own = prepared(image).reshape(1, -1) @ parts.vision_params.astype(np.float64)

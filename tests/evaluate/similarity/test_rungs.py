@@ -65,7 +65,7 @@ def test_nearest_equals_the_float64_search(name):
 
 
 @pytest.mark.parametrize("name", list(RUNGS))
-def test_a_image_is_most_like_itself(name):
+def test_an_image_is_most_like_itself(name):
     train = pictures(8, shape=(24, 24, 1))
     found = search(name, train, train)
     np.testing.assert_array_equal(found.index, np.arange(8))

@@ -81,6 +81,12 @@ class _Scene(NamedTuple):
         return bool((self.prompts.family == SAMPLE).all())
 
     @property
+    def loud_instead(self) -> bool:
+        """Whether too little is known to be memorized: the loudest prompts stand for it."""
+        few = self.audit.memorized.sum() < self.options.least
+        return bool(few and self.prompts.loud.any())
+
+    @property
     def signal(self) -> Signal | None:
         return signal_of(self.audit.before.detection, self.options)
 
@@ -92,8 +98,9 @@ class _Scene(NamedTuple):
             copied = audit.before.similarity.is_copy_adaptive
             kinds = {_COPIES: copied, _NO_COPIES: ~copied}
         else:
-            known = audit.memorized.any()
-            first = {"memorised": audit.memorized} if known else {_LOUD: prompts.loud}
+            first = {"memorised": audit.memorized}
+            if self.loud_instead:
+                first = {_LOUD: prompts.loud}
             kinds = first | {
                 title: (prompts.family == family) & ~audit.memorized
                 for family, title in _NAMES.items()
@@ -140,7 +147,7 @@ def _walls(scene: _Scene, out: Figures) -> None:
     """The nearest image of every memorized prompt, or of any seed; then of other prompts."""
     ordinary = ordinary_prompts(scene.audit, scene.prompts)
     memorized = np.union1d(np.flatnonzero(scene.audit.memorized), scene.prompts.where(SAMPLE))
-    if not len(memorized):  # nothing is known: those that pull hardest
+    if scene.loud_instead:
         memorized = np.flatnonzero(scene.prompts.loud)
     near = scene.audit.before.similarity
     for key, rows, most in (("wall", memorized, _WALL), ("wall_others", ordinary, _OTHERS)):
@@ -316,17 +323,17 @@ def _histogram(scene: _Scene, out: Figures) -> None:
     groups = {}
     if scene.samples:
         groups["Generated images"] = table.ravel()
-    if audit.memorized.any():
-        groups["Generated: memorised prompts"] = table[audit.memorized].ravel()
-    elif scene.prompts.loud.any():
+    if scene.loud_instead:
         groups[f"Generated: {_LOUD}"] = table[scene.prompts.loud].ravel()
+    elif audit.memorized.any():
+        groups["Generated: memorised prompts"] = table[audit.memorized].ravel()
     for family, title in _NAMES.items():
         rows = (scene.prompts.family == family) & ~audit.memorized
         if rows.any():
             groups[f"Generated: prompts {title}"] = table[rows].ravel()
     if audit.arms:
         after = audit.arms[0].after.similarity.ratio_adaptive
-        which = "memorised prompts" if audit.memorized.any() else "mitigated prompts"
+        which = "mitigated prompts" if scene.loud_instead else "memorised prompts"
         groups[f"Generated: {which}, after the repair"] = after
     groups["Real: pictures never trained on"] = audit.background.ratio_adaptive
     out.add("similarity", similarity_histogram(groups), histogram_table(groups))

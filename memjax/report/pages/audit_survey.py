@@ -199,7 +199,7 @@ def tiles(results: Results) -> list[tuple[str, str, str]]:
         for name, group in groups.items()
     ]
     repair = results.get("mitigation", {})
-    if repair.get("copy_rate_after") is not None:
+    if repair.get("copy_rate_before"):
         title = f"copies after the repair, {percent(repair['copy_rate_before'])} before"
         out.append((percent(repair["copy_rate_after"]), title, interval(repair, "copy_rate_after")))
     return out

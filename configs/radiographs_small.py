@@ -4,6 +4,9 @@ Papers: Salimans and Ho 2022, arXiv 2202.00512, §4 (v-prediction); Dar et al. 2
 (augmentation against memorization); Wen et al., ICLR 2024 (detection).
 Command: memjax train --config=radiographs_small --config.data.kind=nih --config.data.root=DIR \\
     --workdir=runs/films
+Time: 19 minutes on two CPU cores with AVX-512 that did other work too (42 images/s), for 403 films.
+Expect: samples with lungs, ribs and heart, without a grid of patches; single films may be copied,
+so run memjax audit --model=runs/films afterwards. :augmented moves every film anew.
 """
 
 from ml_collections import ConfigDict
@@ -21,7 +24,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.data.update(kind="nih", root="", size=64, num_markers=0, on_corrupt="skip")
     config.model.update(block_out_channels=(48, 96), patch_size=2, refine_channels=8)
     config.diffusion.prediction = "v"
-    config.train.update(steps=3000, batch_size=32, learning_rate=2e-3)
+    config.train.update(steps=1500, batch_size=32, learning_rate=2e-3)
     if arg == "augmented":
         config.data.augment.update(rotate=5.0, shift=0.05, zoom=0.05)
     if arg == "short":

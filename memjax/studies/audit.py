@@ -31,7 +31,12 @@ from memjax.studies.store import Store, content_digest
 from memjax.studies.study import Progress, Study, once_made, run_arms
 from memjax.studies.subjects.base import Subject
 from memjax.studies.summary import audit_results
-from memjax.studies.survey import came_back_section, returned_images, survey_section
+from memjax.studies.survey import (
+    came_back_section,
+    nearly_twice,
+    returned_images,
+    survey_section,
+)
 from memjax.studies.validation import distribution_section, validation_section
 from memjax.studies.without_null import left_out_section
 
@@ -184,7 +189,8 @@ def _results(subject: Subject, found: Audit) -> dict[str, Any]:
         )
     results |= left_out_section(subject.left_out)
     results |= {"budget": subject.budget} if subject.budget else {}
-    results |= survey_section(subject.survey, REPEATS)
+    near = None if subject.survey is None else nearly_twice(gallery)
+    results |= survey_section(subject.survey, REPEATS, near)
     if not is_unconditional(subject.model):
         results["came_back"] = came_back_section(found, prompts, options)
     back = returned_images(found, prompts, gallery, subject.names)

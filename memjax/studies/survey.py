@@ -17,6 +17,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from memjax.detectors import NoiseMagnitude, fit_threshold, prepare
+from memjax.evaluate.similarity.near_duplicates import find_duplicates
+from memjax.evaluate.similarity.resolution import as_bytes
 from memjax.evaluate.statistics.bootstrap import rate_interval, with_interval
 from memjax.runs.model import Model
 from memjax.runs.options import MAGNITUDE, AuditOptions
@@ -187,12 +189,15 @@ def came_back_section(audit: Audit, prompts: Prompts, options: AuditOptions) -> 
     }
 
 
-def survey_section(survey: Survey | None, repeats: int) -> dict[str, Any]:
+def survey_section(
+    survey: Survey | None, repeats: int, near: Bool[np.ndarray, " g"] | None = None
+) -> dict[str, Any]:
     """Returns ``survey`` of ``report.json``; nothing where no prompt was scored.
 
     Args:
         survey: Of the training prompts.
         repeats: How often an image stands in training that is known to be repeated.
+        near: Which training images nearly stand twice, see :func:`nearly_twice`.
     """
     if survey is None:
         return {}
@@ -212,8 +217,31 @@ def survey_section(survey: Survey | None, repeats: int) -> dict[str, Any]:
             **with_interval("flagged", rate_interval(flagged) if known else None),
             "num_shared": int((survey.candidates.images[:trained] > 1).sum()),
             "known_repeats": _known(survey, repeats),
+            "near_duplicates": _near(survey, near),
         }
     }
+
+
+def nearly_twice(gallery: Gallery) -> Bool[np.ndarray, " g"]:
+    """Returns which training images have a near duplicate among the others.
+
+    References:
+        :mod:`memjax.evaluate.similarity.near_duplicates`.
+    """
+    group = find_duplicates(as_bytes(gallery.train)).group
+    return np.bincount(group)[group] > 1
+
+
+def _near(survey: Survey, near: Bool[np.ndarray, " g"] | None) -> dict[str, Any] | None:
+    """How many prompts of images that nearly stand twice are flagged."""
+    if near is None or survey.threshold is None:
+        return None
+    own = near[survey.candidates.group[: survey.candidates.trained]]
+    if not own.any():
+        return None
+    flagged = survey.flagged[own]
+    found = {"num": int(own.sum()), "num_flagged": int(flagged.sum())}
+    return {**found, **with_interval("recall", rate_interval(flagged))}
 
 
 def _came_back(audit: Audit, rows: Int[np.ndarray, " k"]) -> dict[str, Any]:

@@ -94,6 +94,11 @@ def test_known_repeats_stand_beside_the_flags(results):
     assert "8 training prompts have images known to be repeated" in said
     assert "7 of them are flagged (88 %, range 50–100 %)" in said
     assert "50 % (range 20–80 %) of all flagged prompts" in said
+    near = {"num": 5, "num_flagged": 2, "recall": 0.4, "recall_low": 0.1, "recall_high": 0.8}
+    results["survey"]["near_duplicates"] = near
+    said = plain(" ".join(verdict(results).sentences))
+    assert "5 training prompts have images with a near duplicate" in said
+    assert "2 of them flagged (40 %, range 10–80 %)" in said
     results["survey"]["known_repeats"] = {**known, "num": 1, "num_flagged": 0}
     said = " ".join(verdict(results).sentences)
     assert "1 training prompt has an image known to be repeated" in said

@@ -27,6 +27,7 @@ from memjax.studies.store import Store
 from memjax.studies.survey import (
     Survey,
     came_back_section,
+    nearly_twice,
     returned_images,
     scored_prompts,
     survey_job,
@@ -141,6 +142,20 @@ def test_flags_are_compared_with_what_is_known_to_be_repeated():
     assert known["precision"] == pytest.approx(2 / 3)
     assert known["recall_low"] < 0.2  # three prompts say little
     assert survey_section(None, 3) == {}
+    near = survey_section(survey, 3, np.asarray([1, 0, 0, 1, 1, 1], bool))["survey"]
+    assert (near["near_duplicates"]["num"], near["near_duplicates"]["num_flagged"]) == (4, 2)
+    assert section["near_duplicates"] is None
+
+
+def test_images_that_nearly_stand_twice_are_found():
+    rng = np.random.default_rng(0)
+    images = rng.uniform(-1, 1, (6, 32, 32, 1)).astype(np.float32)
+    images[4] = np.clip(images[1] * 0.98 + 0.01, -1, 1)
+    found = nearly_twice(SimpleNamespace(train=images))
+    assert found.tolist() == [False, True, False, False, True, False]
+
+
+def test_an_image_that_stands_twice_is_not_known_to_be_repeated():
     nothing = survey_section(of_scores([9, 1], [2, 1], [4, 5, 1], 5.0), 3)["survey"]
     assert nothing["known_repeats"] is None  # an image that stands twice is not known to be
 

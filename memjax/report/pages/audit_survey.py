@@ -69,7 +69,7 @@ def headline(level: str, results: Results) -> str:
 
 def scored(results: Results) -> list[str]:
     """Returns what the scores of all training prompts say, and how they meet what is known."""
-    return [survey(results), _known(results)]
+    return [survey(results), _known(results), _near(results)]
 
 
 def came_back(results: Results) -> str:
@@ -149,6 +149,19 @@ def _known(results: Results) -> str:
     return (
         f"{said}, and {percent(known['precision'])}{f' (range {between})' if between else ''} of "
         "all flagged prompts are among these."
+    )
+
+
+def _near(results: Results) -> str:
+    near = (results.get("survey") or {}).get("near_duplicates")
+    if not near:
+        return ""
+    between = interval(near, "recall")
+    one = near["num"] == 1
+    return (
+        f"{near['num']} training prompt{' has an image' if one else 's have images'} with a near "
+        f"duplicate in the training data: {near['num_flagged']} of them flagged "
+        f"({percent(near['recall'])}{f', range {between}' if between else ''})."
     )
 
 

@@ -38,7 +38,7 @@ def test_phantoms_and_their_folder_are_the_same_data(root, tmp_path):
 def test_an_old_run_without_the_new_fields_is_read_as_before(root, tmp_path):
     new = settings(kind="chexpert", root=str(root))
     added = ("uncertainty", "rows_with", "class_fields", "max_words", "vocabulary_size")
-    added += ("tfds_name", "tfds_dir", "digits")
+    added += ("tfds_name", "tfds_dir", "digits", "augment")
     old = {name: value for name, value in new.items() if name not in added}
     before, after = prepare_data(tmp_path, **old), prepare_data(tmp_path, **new)
     assert (before.train, before.held_out) == (after.train, after.held_out)
@@ -54,6 +54,21 @@ def test_digits_have_class_slots_only(tmp_path):
     np.testing.assert_array_equal(first.image, again.image)
     assert first.labels.shape == (4, 3)
     assert (first.labels > 0).all()
+
+
+def test_augmented_images_are_of_the_same_rows(tmp_path):
+    plainly = settings(kind="digits", size=8)
+    data = prepare_data(tmp_path, **plainly)
+    amounts = {"rotate": 10.0, "shift": 0.1, "zoom": 0.0, "flip": False}
+    moved = {**plainly, "augment": amounts}
+    old = {name: value for name, value in plainly.items() if name != "augment"}
+    usual, before, after = (
+        next(batches_of(data, batch_size=16, **given)(3)) for given in (plainly, old, moved)
+    )
+    np.testing.assert_array_equal(usual.image, before.image)
+    np.testing.assert_array_equal(usual.row, after.row)
+    np.testing.assert_array_equal(usual.labels, after.labels)
+    assert (usual.image != after.image).any(axis=(1, 2, 3)).all()
 
 
 @pytest.mark.parametrize("policy", ["ones", '{"*": "ones"}', {"*": "ones"}])

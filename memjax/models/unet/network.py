@@ -105,6 +105,10 @@ class UNetConfig:
         self._validate_channels()
 
     def _validate_channels(self) -> None:
+        if self.refine_channels < 0:
+            raise ValueError(
+                f"refine_channels is {self.refine_channels}, expected 0 (none) or more."
+            )
         for level, channels in enumerate(self.block_out_channels):
             if channels % self.norm_num_groups:
                 raise ValueError(

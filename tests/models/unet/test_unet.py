@@ -242,6 +242,7 @@ def test_stable_diffusion_sizes():
         ({"attention_blocks": (True,)}, "attention_blocks.*1 entries, expected 2"),
         ({"transformer_layers": (1,)}, "transformer_layers.*1 entries, expected 2"),
         ({"dtype": "float8"}, "dtype is 'float8'"),
+        ({"refine_channels": -1}, r"refine_channels is -1, expected 0 \(none\) or more"),
     ],
 )
 def test_refuses_impossible_configs(change, message):

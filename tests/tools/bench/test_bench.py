@@ -173,6 +173,7 @@ def test_summary_takes_medians_and_the_ratio_says_how_much_faster_memjax_is():
     ("section", "name", "value"),
     [
         ("train", "snr_gamma", 5.0),
+        ("model", "refine_channels", 8),
         ("train", "filter_threshold", 1.0),
         ("model", "dtype", "bfloat16"),
         ("sampling", "stepper", "ddpm"),

@@ -6,7 +6,8 @@ Command: memjax train --config=radiographs_small --config.data.kind=nih --config
     --workdir=runs/films
 Time: 19 minutes on two CPU cores with AVX-512 that did other work too (42 images/s), for 403 films.
 Expect: samples with lungs, ribs and heart, without a grid of patches; single films may be copied,
-so run memjax audit --model=runs/films afterwards. :augmented moves every film anew.
+so run memjax audit --model=runs/films afterwards. :augmented moves every film anew, in
+about 18 minutes there.
 """
 
 from ml_collections import ConfigDict

@@ -119,7 +119,6 @@ def main() -> int:
         sampling=vars(options),
         attribution=explanation.attribution,
         **_other(explanation),
-        **({} if _NULL.value == "trained" else {"null": _NULL.value}),
         steps=steps,
         initial_noise=Path(_INITIAL.value).name if _INITIAL.value else None,
     )

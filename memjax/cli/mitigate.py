@@ -5,7 +5,8 @@ Optimizes each prompt's embedding until it no longer pulls towards one image (We
 at several magnitudes. With training images (the rows' field image, or --references) it measures
 likeness to them (--sscd=FILE; without weights, pixels), with --clip=FOLDER whether the images
 still show what was asked. Writes embeddings.npz, mitigated.jsonl, table.csv, before_after.png,
-mitigation.html with the trade-off curve, and the images. A run that was stopped goes on.
+mitigation.html with the trade-off curve, and the images. A run that was stopped goes on. A model
+without a null condition needs --null=random_labels, or --null=companion and --companion=MODEL.
 """
 
 from absl import flags
@@ -15,6 +16,7 @@ from memjax.cli.flags import (
     initial_noise_flag,
     model_flags,
     noise_flags,
+    null_flags,
     prompts_flag,
     sampling_flags,
 )
@@ -120,6 +122,7 @@ _NOISE = noise_flags(FLAGS, "Pictures a prompt.")
 _INITIAL = initial_noise_flag(FLAGS)
 _SAMPLING = sampling_flags(FLAGS)
 _CHUNK = chunk_flag(FLAGS)
+_NULL = null_flags(FLAGS)
 
 
 def main() -> int:
@@ -159,4 +162,4 @@ def main() -> int:
         initial_noise=_INITIAL.value,
         chunk=_CHUNK.value,
     )
-    return mitigate(_MODEL, _SAMPLING, asked)
+    return mitigate(_MODEL, _SAMPLING, _NULL, asked)

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from memjax.cli.flags import ModelFlags, SamplingFlags, require
+from memjax.cli.flags import ModelFlags, NullFlags, SamplingFlags, require
 from memjax.cli.mitigate_output import write_outputs
 from memjax.core.mesh import prompts_mesh
 from memjax.detectors import null_or_refuse
@@ -42,7 +42,9 @@ _PARTS = "parts"  # folder of the chunks that are done
 _WALLS = 24  # prompts that the page shows with images
 
 
-def mitigate(model_flags: ModelFlags, sampling_flags: SamplingFlags, asked: Asked) -> int:
+def mitigate(
+    model_flags: ModelFlags, sampling_flags: SamplingFlags, null_flags: NullFlags, asked: Asked
+) -> int:
     """Runs the command."""
     require(model=model_flags.value, prompts=asked.prompts, out=asked.out)
     rows = read_prompts(asked.prompts)
@@ -50,7 +52,8 @@ def mitigate(model_flags: ModelFlags, sampling_flags: SamplingFlags, asked: Aske
     references = reference_paths(rows, asked.prompts, asked.references)
     check(asked, rows)
     measures = measures_of(asked, references)
-    model, mesh = model_flags.load(), prompts_mesh(local=True)
+    mesh = prompts_mesh(local=True)
+    model = null_flags.apply(model_flags.load(), asked.seed, model_flags.dtype.value)
     model = model._replace(bundle=spread_bundle(model.bundle, mesh))
     null_or_refuse(model.bundle.null_cond)
     warn_truncated(check_rows(model, rows))
@@ -222,10 +225,12 @@ def _smaller(job: Job, asked: Asked, error: BaseException) -> Job:
 def _fingerprint(job: Job, made: dict[str, Any]) -> dict[str, Any]:
     """Returns what decides the parts: prompts, settings and noise."""
     fixed = {name: value for name, value in made.items() if name not in ("utc", "versions")}
+    bundle = job.model.bundle
+    substitute = [bundle.null_cond] if "null" in bundle.info else []
     return {
         "made": fixed,
         "rows": job.rows,
         "arms": [list(arm) for arm in job.arms],
         "references": [[str(p) for p in paths] for paths in job.references],
-        "numbers": content_digest((job.model.bundle.params, job.problem.x_T)),
+        "numbers": content_digest((bundle.params, job.problem.x_T, *substitute)),
     }

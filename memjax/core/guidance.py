@@ -54,7 +54,7 @@ def null_or_refuse(null_cond: Cond | None) -> Cond:
             "this model was trained without a null condition, so ‖ε_c − ε_∅‖ has no meaning: train "
             "with condition dropout > 0, or give null='random_labels' (the mean prediction over "
             "random conditions), or null='companion' with an unconditional model, which the "
-            "commands detect, explain and audit take as --null."
+            "commands detect, explain, mitigate and audit take as --null."
         )
     return null_cond
 

@@ -47,10 +47,12 @@ def progress_bar(what: str, already: int = 0) -> Callable[[int, int], None]:
 def model_provenance(run: Model, seed: int, **extra: Any) -> dict[str, Any]:
     """Returns what made an output: model, checkpoint, versions, seed, settings."""
     source = {} if run.pipeline is None else {"source": source_of(run.pipeline.info)}
+    substitute = run.bundle.info.get("null")
     return {
         **provenance(run.config, seed, run.step),
         "model": run.name,
         **source,
+        **({"null": substitute} if substitute else {}),
         **extra,
     }
 

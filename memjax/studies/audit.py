@@ -242,19 +242,13 @@ def made(subject: Subject, clock: Clock, seconds: float) -> dict[str, Any]:
         "seed": subject.seed,
         "provenance": {
             **model_provenance(model, subject.seed),
-            **_null(model),
+            **({} if model.bundle.null_cond is not None else {"null": "none"}),
             "sampling": dataclasses.asdict(subject.sampling),
             "data": subject.data,
             "audit_seconds": seconds,
             "audit_seconds_by_part": clock.seconds,
         },
     }
-
-
-def _null(model: Model) -> dict[str, str]:
-    """Returns what stands for the null condition, where it is not the trained one."""
-    kind = "none" if model.bundle.null_cond is None else model.bundle.info.get("null")
-    return {"null": kind} if kind else {}
 
 
 def _training(model: Model) -> dict[str, Any]:

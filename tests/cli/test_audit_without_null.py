@@ -184,3 +184,17 @@ def test_tokens_are_explained_with_a_substitute(bare, prompts, tmp_path):
     rows = read_rows(tmp_path / "why" / "tokens.jsonl")
     assert max(token["weight"] for token in rows[0]["tokens"]) > 0
     assert rows[0]["provenance"]["null"] == "random_labels"
+
+
+def test_embeddings_are_optimized_with_a_substitute(bare, prompts, tmp_path):
+    flags = (f"--model={bare}", f"--prompts={prompts}", "--generations=1")
+    refused = memjax("mitigate", *flags, f"--out={tmp_path / 'no'}")
+    assert refused.code == 2
+    assert "mitigate" in refused.err
+    assert "--null" in refused.err
+    assert not (tmp_path / "no").exists()
+    done = memjax("mitigate", *flags, f"--out={tmp_path / 'yes'}", "--null=random_labels")
+    assert done.code == 0, done.err
+    rows = read_rows(tmp_path / "yes" / "mitigated.jsonl")
+    assert all(row["magnitude_after"] < row["magnitude_before"] for row in rows)
+    assert rows[0]["provenance"]["null"] == "random_labels"

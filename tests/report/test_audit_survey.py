@@ -74,6 +74,15 @@ def test_three_questions_are_answered_first_and_nothing_is_called_not_measured(r
     assert not [name for name in missing_fields(results) if "memorized" in name]
 
 
+def test_the_command_runs_on_what_stands_beside_the_report(results):
+    what = "memjax mitigate --model=MODEL --prompts=prompts/flagged.jsonl --mitigations=embedding_"
+    assert what in verdict(results).answers[2][1]
+    results["survey"]["num_flagged"] = 0
+    results["provenance"] = {"null": "companion"}
+    answer = verdict(results).answers[2][1]
+    assert "--model=MODEL --null=companion --companion=MODEL --prompts=FILE.jsonl" in answer
+
+
 def test_all_prompts_were_scored_or_so_many(results):
     said = " ".join(verdict(results).sentences)
     assert "All 290 different training prompts were scored" in said

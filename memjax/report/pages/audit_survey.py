@@ -5,6 +5,7 @@ from typing import Any
 
 from memjax.core.registry import title_of
 from memjax.report.wording import interval, percent, wording
+from memjax.runs.null import COMPANION
 
 Results = Mapping[str, Any]
 _HELPS = 0.5  # a mitigation helps where it leaves at most this share of the copies
@@ -181,13 +182,24 @@ def what_to_do(results: Results) -> str:
     if best["copy_rate_after"] > _HELPS * before:
         tried = "The repair" if len(arms) == 1 else f"The best of {len(arms)} repairs"
         return f"{tried} does not halve the copies. {_TAKE_OUT}"
+    flagged = (results.get("survey") or {}).get("num_flagged")
+    file, whom = (_FLAGGED, "the flagged prompts") if flagged else ("FILE.jsonl", "other prompts")
     return (
         f"What helped most on this model is {title_of(best['name'])} (copies {percent(before)} "
-        f"before, {percent(best['copy_rate_after'])} after): memjax mitigate --model=MODEL "
-        f"--prompts=FILE.jsonl --mitigations={best['name']} --out=DIR applies it to other prompts."
+        f"before, {percent(best['copy_rate_after'])} after): "
+        f"memjax mitigate --model=MODEL{_null(results)} --prompts={file} "
+        f"--mitigations={best['name']} --out=DIR applies it to {whom}."
     )
 
 
+def _null(results: Results) -> str:
+    """Returns the flags that stand for the unconditional prediction, where none was trained."""
+    kind = results.get("provenance", {}).get("null", "none")
+    companion = " --companion=MODEL" if kind == COMPANION else ""
+    return "" if kind == "none" else f" --null={kind}{companion}"
+
+
+_FLAGGED = "prompts/flagged.jsonl"  # beside the report
 _MORE = "Nothing came back that had to be repaired; more prompts (--budget=1h) look further."
 _TAKE_OUT = (
     "What can be done: take the images that returned.csv names, or their repeats, out of the "

@@ -19,6 +19,7 @@ from memjax.studies.budget import (
     LEVELS,
     Budget,
     budget_section,
+    late_note,
     make_plan,
     nested,
     time_of_chunk,
@@ -138,16 +139,24 @@ def audit(
         options = subject.options
     if is_unconditional(model):
         found = run_samples(study, subject.prompts, options, clock)
-        clock("counting")
-        return Audited(subject, found, _results(subject, found))
+        return _counted(subject, found, clock, budget)
     pieces = () if model.pipeline is None else token_pool(model.pipeline.tokenizer)
     found = run_audit(
         study, subject.prompts, options, clock, pieces=pieces, flagged=subject.flagged
     )
     if subject.source and found.memorized.any():
         found = found._replace(label_source=subject.source)
+    return _counted(subject, found, clock, budget)
+
+
+def _counted(subject: Subject, found: Audit, clock: Clock, budget: Budget | None) -> Audited:
     clock("counting")
-    return Audited(subject, found, _results(subject, found))
+    results = _results(subject, found)
+    late = "" if budget is None else late_note(budget)
+    if late:
+        results["notes"] += f" {late}"
+        results["budget"]["late"] = late
+    return Audited(subject, found, results)
 
 
 def _within(budget: Budget, subject: Subject, study: Study, clock: Clock) -> Subject:

@@ -193,6 +193,17 @@ def _mitigating(chain: Chain, num_steps: int) -> float:
     return cost
 
 
+def late_note(budget: Budget) -> str:
+    """Returns a sentence where an audit took longer than its budget, else nothing."""
+    over = time.monotonic() - budget.until
+    if over <= 0:
+        return ""
+    return (
+        f"It took {budget.seconds + over:.0f} s, more than --budget={budget.text}: what is "
+        "compiled and drawn once takes its time however few prompts there are."
+    )
+
+
 def budget_section(plan: Plan, budget: Budget, asked: AuditOptions) -> dict[str, Any]:
     """Returns ``budget`` of ``report.json``, with a sentence on what was not reached.
 
@@ -204,10 +215,10 @@ def budget_section(plan: Plan, budget: Budget, asked: AuditOptions) -> dict[str,
     dropped = [title_of(arm) for arm in asked.arms[len(plan.options.arms) :]]
     said = f"--budget={budget.text} was enough for all there is to ask."
     if not plan.complete:
-        missing = f", and {' and '.join(dropped)} left out" if dropped else ""
+        missing = f", without {' and '.join(dropped)}" if dropped else ""
         said = (
-            f"--budget={budget.text} was enough for {len(plan.prompts.rows)} prompts{missing}: the "
-            "same command with a larger one goes on from here."
+            f"--budget={budget.text} asks for {len(plan.prompts.rows)} prompts{missing}: the same "
+            "command with a larger one goes on from here."
         )
     return {
         "seconds": budget.seconds,

@@ -13,6 +13,7 @@ from memjax.studies.budget import (
     LEVELS,
     Budget,
     budget_section,
+    late_note,
     make_plan,
     nested,
     parse_seconds,
@@ -108,11 +109,19 @@ def test_what_was_not_reached_is_said(draw):
     said = budget_section(tight, budget, OPTIONS)
     assert said["mitigations_left_out"] == ["embedding noise", "embedding first step"]
     assert said["sentence"] == (
-        f"--budget=10m was enough for {len(tight.prompts.rows)} prompts, and embedding noise and "
-        "embedding first step left out: the same command with a larger one goes on from here."
+        f"--budget=10m asks for {len(tight.prompts.rows)} prompts, without embedding noise and "
+        "embedding first step: the same command with a larger one goes on from here."
     )
     whole = make_plan(draw, COUNTS, OPTIONS, 10, 1.0, 1e6)
     assert budget_section(whole, budget, OPTIONS)["complete"]
+
+
+def test_an_audit_that_took_longer_says_so():
+    now = time.monotonic()
+    assert late_note(Budget("1m", 60.0, now + 1)) == ""
+    assert late_note(Budget("1m", 60.0, now - 14.9)).startswith(
+        "It took 75 s, more than --budget=1m"
+    )
 
 
 def test_the_time_of_a_chunk_is_that_of_the_second_and_kept(tmp_path):

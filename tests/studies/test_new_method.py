@@ -267,7 +267,7 @@ def test_a_larger_budget_goes_on_with_what_a_smaller_one_made(run, tmp_path, mon
     first = json.loads((tmp_path / "report.json").read_text())
     assert not first["budget"]["complete"]
     assert first["budget"]["mitigations_left_out"] == ["toy shrink"]
-    assert "--budget=1s was enough for" in first["notes"]
+    assert "--budget=1s asks for" in first["notes"]
     parts = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "audit.parts").glob("part-as_*")}
     assert parts
     keep, kept = Store.keep, []

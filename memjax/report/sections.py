@@ -25,61 +25,61 @@ class Section(NamedTuple):
 SECTIONS: Mapping[str, Section] = {
     "wall": Section(
         "What it gave back, seen with one's own eyes",
-        "Each column is one memorised prompt, the most similar pair first. Top: the picture the "
-        "model made. Middle: the training picture closest to it. Bottom: where the two differ; "
+        "Each column is one memorized prompt, the most similar pair first. Top: the image the "
+        "model made. Middle: the training image closest to it. Bottom: where the two differ; "
         "black means no difference. An orange frame and the word COPY mark a copy.",
-        "A black bottom picture under a made-up {one} says that the model gave back a training "
+        "A black bottom image under a made-up {one} says that the model gave back a training "
         "{one} instead of making a new one.",
     ),
     "pairs": Section(
         "What it copied",
-        "Top: a picture the model made. Middle: the training picture closest to it. Bottom: where "
+        "Top: an image the model made. Middle: the training image closest to it. Bottom: where "
         "the two differ; black means no difference. An orange frame marks a copy. The number is "
-        "the distance to the closest training picture, relative to the neighbouring ones: at 1 or "
-        "below, the picture counts as a copy.",
+        "the distance to the closest training image, relative to the neighboring ones: at 1 or "
+        "below, the image counts as a copy.",
     ),
     "wall_others": Section(
         "The same for other prompts",
-        "Prompts whose picture was not repeated in training, the most similar pair first.",
-        "The closest training picture should show {stranger}, and the bottom pictures should be "
+        "Prompts whose image was not repeated in training, the most similar pair first.",
+        "The closest training image should show {stranger}, and the bottom images should be "
         "bright.",
     ),
     "pairs_other": Section(
         "What other prompts give",
-        "The same comparison for prompts whose picture was not repeated in training. The closest "
-        "training picture should show {stranger}.",
+        "The same comparison for prompts whose image was not repeated in training. The closest "
+        "training image should show {stranger}.",
     ),
     "similarity": Section(
         "What counts as a copy",
-        "Distance of each picture to its closest training picture. Left of the dotted line it "
-        "counts as a copy. Bar height is the share of the group's pictures.",
+        "Distance of each image to its closest training image. Left of the dotted line it "
+        "counts as a copy. Bar height is the share of the group's images.",
         "The {unit} that were never trained on show how often the rule is wrong by chance.",
     ),
     "scatter": Section(
         "Does the warning signal go along with likeness?",
-        "Each mark is one generated picture. The further right, the harder the prompt pulled "
-        "while it was made; the higher, the more it is like its nearest training picture. Colour "
+        "Each mark is one generated image. The further right, the harder the prompt pulled "
+        "while it was made; the higher, the more it is like its nearest training image. Color "
         "and shape give the kind of prompt. The small bars at the edges count each kind; above "
-        "the dashed line a picture counts as a copy.",
+        "the dashed line an image counts as a copy.",
         "If the marks climb from lower left to upper right, a strong pull warns of a copy without "
-        "looking at the training pictures. Spearman's number says how well the two orders agree: "
+        "looking at the training images. Spearman's number says how well the two orders agree: "
         "1 fully, 0 not at all.",
     ),
     "families": Section(
         "What the warning is compared with",
-        "How well the signal tells memorised prompts from each kind of other prompt. A mark is "
+        "How well the signal tells memorized prompts from each kind of other prompt. A mark is "
         "the measured value, the line through it its 95 % range; the dotted line is a coin toss.",
-        "Prompts that are nearly the same as a memorised one are the hardest to tell apart. A "
+        "Prompts that are nearly the same as a memorized one are the hardest to tell apart. A "
         "figure without its comparison says little.",
     ),
     "before_after": Section(
         "Before and after the repair",
         "The same starting noise without the repair and with it. Orange frames mark copies.",
-        "A good repair no longer gives the training picture but still shows what was asked for.",
+        "A good repair no longer gives the training image but still shows what was asked for.",
     ),
     "paired": Section(
         "Likeness before and after, prompt by prompt",
-        "Circles: likeness to the nearest training picture before the repair. Squares, or the "
+        "Circles: likeness to the nearest training image before the repair. Squares, or the "
         "right ends of the lines: after it.",
         "The repair works where likeness falls below the copy line. A small p says that so many "
         "falls are hardly chance.",
@@ -90,22 +90,22 @@ SECTIONS: Mapping[str, Section] = {
         "A good repair stands far left on copies and far right on showing what was asked for.",
     ),
     "magnitude": Section(
-        "The warning signal while a picture is made",
+        "The warning signal while an image is made",
         "How strongly the prompt pulls at each step, from pure noise (left) to the finished "
-        "picture (right). Lines are medians, bands hold the middle 80 % of prompts.",
-        "The further apart the lines, the easier memorised prompts are to notice.",
+        "image (right). Lines are medians, bands hold the middle 80 % of prompts.",
+        "The further apart the lines, the easier memorized prompts are to notice.",
     ),
     "roc": Section(
         "How reliable the warning is",
-        "Each curve shows how many memorised prompts are found (up) for how many false alarms "
+        "Each curve shows how many memorized prompts are found (up) for how many false alarms "
         "(right).",
         "The further a curve reaches into the top left corner, the better the signal separates "
-        "memorised prompts from others.",
+        "memorized prompts from others.",
     ),
     "tokens": Section(
         "Which words bring the copy back",
-        "How much each part of the prompt pulls the picture towards the copy.",
-        "Long bars at details that identify one picture, such as a burned-in marker, show what to "
+        "How much each part of the prompt pulls the image towards the copy.",
+        "Long bars at details that identify one image, such as a burned-in marker, show what to "
         "remove before training.",
     ),
 }

@@ -16,9 +16,9 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-MEMORISED, ONCE, HELD_OUT, INK, FAINT = "#D55E00", "#0072B2", "#4D4D4D", "#1B1F24", "#8A9099"
+MEMORIZED, ONCE, HELD_OUT, INK, FAINT = "#D55E00", "#0072B2", "#4D4D4D", "#1B1F24", "#8A9099"
 SERIES = (
-    (MEMORISED, "-"),
+    (MEMORIZED, "-"),
     (ONCE, "--"),
     (HELD_OUT, (0, (1, 1.2))),
     ("#009E73", "-."),
@@ -39,7 +39,7 @@ class Style(NamedTuple):
 
 # A family of prompts looks the same in every figure. Its words: any of these within its name.
 _FAMILY_STYLES = {
-    "memorized": Style(MEMORISED, "o", "-"),
+    "memorized": Style(MEMORIZED, "o", "-"),
     "once": Style(ONCE, "s", "--"),
     "held_out": Style(HELD_OUT, "^", (0, (1, 1.2))),
     "near_miss": Style("#009E73", "D", "-."),
@@ -51,11 +51,11 @@ _SPARE_STYLES = (
     Style("#E69F00", "X", (0, (3, 1, 1, 1, 1, 1))),
 )
 _FAMILY_WORDS = {  # "one detail beside a memorized prompt" is a near miss: the order decides
-    "near_miss": ("near miss", "near-miss", "one detail", "beside a memorised"),
+    "near_miss": ("near miss", "near-miss", "one detail", "beside a memorized"),
     "random": ("random",),
     "once": ("once", "other generated"),
     "held_out": ("held out", "held-out", "never"),
-    "memorized": ("memorized", "memorised", "repeated", "copies of training", "loudest"),
+    "memorized": ("memorized", "memorized", "repeated", "copies of training", "loudest"),
 }
 
 

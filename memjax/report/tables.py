@@ -15,7 +15,7 @@ FAMILIES = ("memorized", "other", "sample", "background")
 _RULES = {
     "adaptive": "Calibrated distance ≤ 1",
     "third": "Below 1/3 of the second closest",
-    "background": "Closer than 95 % of pictures never shown",
+    "background": "Closer than 95 % of images never shown",
 }
 Columns = dict[str, list[Any]]
 
@@ -86,18 +86,18 @@ class DistributionRow(NamedTuple):
 
 _DISTRIBUTION = (
     ("fd", "Fréchet distance (FD)", "0 = same distribution; lower is closer", False),
-    ("fd_infinity", "FD for endlessly many pictures (FD∞)", "the same without sample bias", False),
+    ("fd_infinity", "FD for endlessly many images (FD∞)", "the same without sample bias", False),
     ("kid", "Kernel distance (KID)", "0 = same; may lie slightly below", False),
     ("kid_sd", "Spread of KID over subsets", "standard deviation", False),
-    ("precision", "Precision", "share of generated pictures that look real", True),
-    ("recall", "Recall", "share of real pictures that the model reaches", True),
+    ("precision", "Precision", "share of generated images that look real", True),
+    ("recall", "Recall", "share of real images that the model reaches", True),
     ("density", "Density", "as precision, but counts crowding; 1 is usual", False),
-    ("coverage", "Coverage", "share of real pictures with a generated one nearby", True),
-    ("auth_pct", "Authentic pictures (AuthPct)", "in %; far below the background: copying", False),
+    ("coverage", "Coverage", "share of real images with a generated one nearby", True),
+    ("auth_pct", "Authentic images (AuthPct)", "in %; far below the background: copying", False),
     ("c_t", "Copying statistic (C_T)", "far below 0: closer to training than real ones", False),
     (
         "percentile_below_5",
-        "Pictures nearer than 95 % of real ones",
+        "Images nearer than 95 % of real ones",
         "5 % is expected by chance; more means copying",
         True,
     ),
@@ -163,7 +163,7 @@ def wall_table(
         out["copy"] = [bool(copies[i]) for i in order]
     if training_row is not None:
         rows = np.asarray(training_row).ravel()
-        out["nearest training picture (row)"] = [int(rows[i]) for i in order]
+        out["nearest training image (row)"] = [int(rows[i]) for i in order]
     return out
 
 
@@ -194,7 +194,7 @@ def magnitude_table(
 
 def roc_table(curves: Mapping[str, tuple[ArrayLike, ArrayLike]]) -> Columns:
     """Returns one row an operating point of each curve."""
-    false, found = "false alarms (share)", "memorised found (share)"
+    false, found = "false alarms (share)", "memorized found (share)"
     out: Columns = {"curve": [], "threshold": [], false: [], found: []}
     for name, pair in curves.items():
         points = roc_curve(*pair)

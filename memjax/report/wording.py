@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 _NB = "\N{NO-BREAK SPACE}"
 _FAMILIES = {
-    "memorized": "memorised",
+    "memorized": "memorized",
     "once": "trained once",
     "held_out": "never trained on",
     "near_miss": "near miss: one detail changed",
@@ -29,9 +29,9 @@ class Wording(NamedTuple):
 
 
 def wording(results: Mapping[str, Any]) -> Wording:
-    """Returns the words for ``results["data"]``; without a name or unit, plain "pictures"."""
+    """Returns the words for ``results["data"]``; without a name or unit, plain "images"."""
     data = results.get("data") or {}
-    unit = str(data.get("unit") or "pictures")
+    unit = str(data.get("unit") or "images")
     films = unit == "films"
     return Wording(
         str(data.get("name") or unit),
@@ -96,7 +96,7 @@ def correlation_title(rung: Mapping[str, Any]) -> str:
         f"{title}: Spearman {decimal(rung['spearman'])}{f' (range {between})' if between else ''}"
     )
     count = rung.get("num_pictures")
-    return f"{said}, {number(count)} pictures" if count else said
+    return f"{said}, {number(count)} images" if count else said
 
 
 def metric_title(key: str, titles: Mapping[str, str] | None = None) -> str:
@@ -119,30 +119,30 @@ def is_share(key: str) -> bool:
 
 _SHARES = ("copy_rate", "label_agreement", "tpr_", "memorized_share", "copies_", "memorized_pat")
 _METRICS = {
-    "copy_rate": "Copies among generated pictures",
+    "copy_rate": "Copies among generated images",
     "copy_rate_mix": "Copies, prompts drawn as in training",
-    "copy_rate_memorized": "Copies, memorised prompts",
+    "copy_rate_memorized": "Copies, memorized prompts",
     "copy_rate_once": "Copies, prompts trained once",
     "copy_rate_held_out": "Copies, prompts never trained on",
-    "copy_rate_near_miss": "Copies, prompts one detail beside a memorised one",
+    "copy_rate_near_miss": "Copies, prompts one detail beside a memorized one",
     "copy_rate_random": "Copies, random prompts",
     "copy_rate_other": "Copies, other prompts",
-    "copy_rate_background": "Real pictures never trained on that count as copies",
+    "copy_rate_background": "Real images never trained on that count as copies",
     "copy_rate_third_mix": "Copies by the third rule, prompts drawn as in training",
     "copy_rate_before": "Copies before the repair",
     "copy_rate_after": "Copies after the repair",
     "auc_first_step": "Warning signal, first step (AUC)",
     "auc_first_k": "Warning signal, first steps (AUC)",
     "auc_all_steps": "Warning signal, all steps (AUC)",
-    "label_agreement": "Pictures that show what was asked for",
-    "label_agreement_memorized": "Memorised prompts: pictures that show what was asked for",
-    "label_agreement_held_out": "Prompts never trained on: pictures that show what was asked for",
-    "train_loss": "Denoising loss, training pictures",
-    "repeated_loss": "Denoising loss, repeated training pictures",
-    "held_out_loss": "Denoising loss, held-out pictures",
+    "label_agreement": "Images that show what was asked for",
+    "label_agreement_memorized": "Memorized prompts: images that show what was asked for",
+    "label_agreement_held_out": "Prompts never trained on: images that show what was asked for",
+    "train_loss": "Denoising loss, training images",
+    "repeated_loss": "Denoising loss, repeated training images",
+    "held_out_loss": "Denoising loss, held-out images",
     "loss_gap": "Held-out minus training denoising loss",
-    "fd": "Fréchet distance to the training pictures",
-    "kid": "Kernel distance to the training pictures",
+    "fd": "Fréchet distance to the training images",
+    "kid": "Kernel distance to the training images",
     "magnitude": "Pull of the prompt (RMS magnitude)",
 }
 _PREFIXES = {
@@ -151,9 +151,9 @@ _PREFIXES = {
     "partial_": "Spearman at fixed class frequency",
     "auc_copied_": "Copies told from the rest (AUC)",
     "planted_": "Copy encoder on planted copies",
-    "similarity_": "Likeness to the nearest training picture",
-    "memorized_share_": "Training pictures copied at least once",
-    "copies_share_": "Generated pictures that are copies",
+    "similarity_": "Likeness to the nearest training image",
+    "memorized_share_": "Training images copied at least once",
+    "copies_share_": "Generated images that are copies",
     "copy_rate_third_": "Copies by the third rule",
     "copy_rate_": "Copies",
     "tpr_": "Found at few false alarms",

@@ -271,7 +271,7 @@ def test_order_of_the_sections(results):
         "The repairs side by side",
         "How reliable the warning is",
         "Which words bring",
-        "Do the pictures as a whole",
+        "Do the images as a whole",
         "How far the instruments",
     )
     at = [page.index(f"{title}", page.index("</style>")) for title in titles]
@@ -305,7 +305,7 @@ def test_every_image_has_words_and_a_link_to_its_data(results, tmp_path):
 
 
 def test_images_of_digits_are_no_films(results):
-    results["data"] = {"name": "handwritten digits", "unit": "pictures", "num_images": 1800}
+    results["data"] = {"name": "handwritten digits", "unit": "images", "num_images": 1800}
     results |= {"validation": _validation(), "distribution": [_distribution()]}
     keys = ("wall", "wall_others", "pairs", "pairs_other", "similarity", "before_after", "arms")
     page = render_html(results, dict.fromkeys(keys, _png()))
@@ -410,9 +410,9 @@ def test_tables_read_both_shapes():
     assert versus({"once": {"auc": 1}}, "once") == versus({"against_once": {"auc": 1}}, "once")
 
 
-def test_what_counts_as_memorised_is_said(results):
-    results["detection"]["label_source"] = "half of its pictures copy"
+def test_what_counts_as_memorized_is_said(results):
+    results["detection"]["label_source"] = "half of its images copy"
     del results["data"]
     page = render_html(results, {})
-    assert "count as memorised by: half of its pictures copy" in page
-    assert "Given the memorised prompts" in verdict(results).texts[0]
+    assert "count as memorized by: half of its images copy" in page
+    assert "Given the memorized prompts" in verdict(results).texts[0]

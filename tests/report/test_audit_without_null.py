@@ -105,7 +105,7 @@ def test_samples_are_counted_by_training_image(samples):
     assert "3 different training images came back; 2 of them were repeated in training" in said
     assert "7 of the 8 copies show one of these" in said
     text = words(render_html(samples, {}))
-    assert "Memorised prompt" not in text
+    assert "Memorized prompt" not in text
     assert "2.png 7 20 5 0.25" in text  # patient, times in training, images that copy it, distance
     assert "take the images that returned.csv names" in said
     samples["samples"] |= {"num_copied": 0, "num_returned": 0}

@@ -66,15 +66,15 @@ def test_before_after_and_wrapping_grow_the_page():
     assert one.shape[1] <= 9.8 * 200 + 1
 
 
-def test_curves_and_bars_use_both_colours():
+def test_curves_and_bars_use_both_colors():
     rng = np.random.default_rng(1)
-    groups = {"memorised": rng.random((4, 20)) + 1, "others": rng.random((9, 20))}
+    groups = {"memorized": rng.random((4, 20)) + 1, "others": rng.random((9, 20))}
     scores = np.r_[rng.normal(2, 1, 20), rng.normal(size=40)], np.r_[np.ones(20), np.zeros(40)]
     figures = [
         magnitude_curves(groups, window=(0, 5)),
         roc_curves({"first": scores, "all": scores}),
         token_bars(["Marker 1: K3", "View: AP"], [3.0, 1.0], highlight={"Marker 1: K3"}),
-        similarity_histogram({"memorised": rng.random(30), "others": 1 + rng.random(30)}),
+        similarity_histogram({"memorized": rng.random(30), "others": 1 + rng.random(30)}),
     ]
     for png in figures:
         pixels = _pixels(png)
@@ -106,7 +106,7 @@ def test_dollar_signs_are_no_formula():
     ("call", "words"),
     [
         (lambda: pairs_wall(_films(2), _films(2), captions=["x"]), "1 captions"),
-        (lambda: pairs_wall(_films(0), _films(0), captions=[]), "no picture"),
+        (lambda: pairs_wall(_films(0), _films(0), captions=[]), "no image"),
         (lambda: magnitude_curves({"a": np.zeros(5)}), r"shape \(5,\)"),
         (lambda: magnitude_curves({}), "0 groups"),
         (lambda: token_bars(["a"], [1.0, 2.0]), "1 names and 2 values"),

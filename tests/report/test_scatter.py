@@ -42,7 +42,7 @@ def _groups(count=20):
     return {name: (rng.random(count), rng.random(count)) for name in FAMILIES}
 
 
-def test_every_family_is_drawn_in_its_own_colour_and_shape():
+def test_every_family_is_drawn_in_its_own_color_and_shape():
     pixels = _pixels(scatter_with_margins(_groups(), "x", "y", "title", threshold=0.5))
     for color in (ORANGE, BLUE, GREEN):
         assert _count(pixels, color) > 500  # its bars in the margins
@@ -54,12 +54,12 @@ def test_every_family_is_drawn_in_its_own_colour_and_shape():
 
 
 def test_a_family_keeps_its_style_under_any_of_its_names():
-    assert family_styles(["prompts trained once", "memorised"])["memorised"].color == "#D55E00"
-    near = "one detail beside a memorised prompt"
+    assert family_styles(["prompts trained once", "memorized"])["memorized"].color == "#D55E00"
+    near = "one detail beside a memorized prompt"
     assert family_of(near) == "near_miss"
-    assert family_styles([near, "memorised"])[near] == family_styles(["near_miss"])["near_miss"]
+    assert family_styles([near, "memorized"])[near] == family_styles(["near_miss"])["near_miss"]
     assert family_of("details mixed at random") == "random"
-    same = family_styles(["once", "trained once", "other", "memorised, after"])
+    same = family_styles(["once", "trained once", "other", "memorized, after"])
     assert len(set(same.values())) == 4
     with pytest.raises(ValueError, match="0 groups were given"):
         family_styles([])
@@ -143,8 +143,8 @@ def test_repairs_become_panels():
         "arms": [{"name": "embedding_noise", "copy_rate_after": 0.2}],
     }
     panels = repair_panels(repair)
-    assert list(panels) == ["Copies among pictures of memorised prompts"]
-    rows = panels["Copies among pictures of memorised prompts"]
+    assert list(panels) == ["Copies among images of memorized prompts"]
+    rows = panels["Copies among images of memorized prompts"]
     assert rows == {
         "no repair": [Estimate(0.7, 0.5, 0.8)],
         "embedding noise": [Estimate(0.2, None, None)],
@@ -168,7 +168,7 @@ def test_tables_hold_what_is_drawn():
     wall = wall_table(["a", "b", "c"], [0.2, np.nan, 0.9], [False, False, True], [5, 6, 7])
     assert wall["prompt"] == ["c", "a", "b"]
     assert wall["copy"] == [True, False, False]
-    assert wall["nearest training picture (row)"] == [7, 5, 6]
+    assert wall["nearest training image (row)"] == [7, 5, 6]
     bars = histogram_table({"g": [0.5, 2.5]})
     assert bars == {"group": ["g", "g"], "calibrated distance": [0.5, 2.5]}
     tokens = token_table(["a", "b"], [3.0, 1.0])
@@ -184,6 +184,6 @@ def test_roc_table_encloses_the_area_it_is_drawn_with():
     rng = np.random.default_rng(0)
     scores, labels = rng.normal(size=40), np.arange(40) % 3 == 0
     table = roc_table({"c": (scores, labels)})
-    x, y = table["false alarms (share)"], table["memorised found (share)"]
+    x, y = table["false alarms (share)"], table["memorized found (share)"]
     area = np.sum(np.diff(x) * (np.array(y[1:]) + y[:-1]) / 2)
     assert area == pytest.approx(float(auc(scores, labels)), abs=1e-12)

@@ -250,9 +250,9 @@ def test_walls_are_sorted_and_say_what_is_unknown():
     np.testing.assert_allclose(shown, [127.5, 12.75, 242.25], atol=1)
     orange = np.abs(pixels - (0xD5, 0x5E, 0)).max(-1) <= 3
     assert orange[:, np.arange(pixels.shape[1]) > 1.12 * 200 + 2.16 * 200].any()
-    with pytest.raises(ValueError, match="similarity has 2 values for 3 pictures"):
+    with pytest.raises(ValueError, match="similarity has 2 values for 3 images"):
         sorted_wall(grey, near, similarity=[0.1, 0.9], **kwargs)
-    with pytest.raises(ValueError, match="holds no picture"):
+    with pytest.raises(ValueError, match="holds no image"):
         thumbnail_wall(grey[:0], near[:0], similarity=[])
     distance = sorted_wall(grey, near, similarity=[-0.1, -0.9, -2], written=[0.1, 0.9, 2], **kwargs)
     assert distance != sorted_wall(grey, near, similarity=[-0.1, -0.9, -2], **kwargs)

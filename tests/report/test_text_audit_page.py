@@ -32,8 +32,8 @@ RESULTS = {
         "num_distinct": 100,
         "num_repeated": 8,
         "repeats": 20,
-        "name": "captioned pictures",
-        "unit": "pictures",
+        "name": "captioned images",
+        "unit": "images",
         "foreign": "a <b>model</b>",
     },
     "similarity": {"copy_rate_memorized": 0.8, "copy_rate_other": 0.0},
@@ -54,12 +54,12 @@ RESULTS = {
 def test_sentences_name_the_model_and_the_scores():
     found = verdict(RESULTS)
     assert found.sentences[0] == (
-        "The image generator a <b>model</b> was asked for pictures by their captions and compared "
-        "with 100 different captioned pictures of its training data, 8 of them repeated 20 times "
+        "The image generator a <b>model</b> was asked for images by their captions and compared "
+        "with 100 different captioned images of its training data, 8 of them repeated 20 times "
         "each."
     )
     assert (
-        "and the CLIP score of pictures and prompts as asked from 0.312 to 0.287."
+        "and the CLIP score of images and prompts as asked from 0.312 to 0.287."
         in found.answers[1][1]
     )
 

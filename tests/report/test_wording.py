@@ -33,7 +33,7 @@ def test_intervals_with_a_negative_end_say_to():
 def test_correlation_titles():
     rung = {"title": "SSIM", "spearman": 0.5, "spearman_low": 0.4, "spearman_high": 0.6}
     assert correlation_title(rung) == "SSIM: Spearman 0.50 (range 0.40–0.60)"
-    assert correlation_title({**rung, "num_pictures": 1200}).endswith(", 1,200 pictures")
+    assert correlation_title({**rung, "num_pictures": 1200}).endswith(", 1,200 images")
     assert correlation_title({"name": "ncc"}) == "ncc: correlation not measured"
 
 
@@ -76,6 +76,6 @@ def test_metrics_have_names_and_kinds():
 
 
 def test_data_without_a_name_are_images():
-    assert wording({})[:2] == ("pictures", "pictures")
+    assert wording({})[:2] == ("images", "images")
     assert wording({"data": {"unit": "films"}}).stranger == "a different patient"
     assert wording({"data": {"name": "digits"}}).label == "label"

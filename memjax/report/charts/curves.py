@@ -15,7 +15,7 @@ from memjax.report.style import (
     FAINT,
     HALF,
     INK,
-    MEMORISED,
+    MEMORIZED,
     ONCE,
     SERIES,
     TEXT,
@@ -73,7 +73,7 @@ def magnitude_curves(
         axes.fill_between(x, low, high, color=color, alpha=0.16 if len(groups) <= 3 else 0.1, lw=0)
         label = f"{escape_math(name)} ({len(table)} {unit})"
         axes.plot(x, np.median(table, axis=0), color=color, ls=line, lw=2.2, label=label)
-    tidy(axes, "Step of making the picture (first = pure noise)", ylabel)
+    tidy(axes, "Step of making the image (first = pure noise)", ylabel)
     if lowest == 0.0:
         axes.set_ylim(bottom=0)
     axes.set_xlim(0.5, x[-1] + 0.5)
@@ -85,7 +85,7 @@ def magnitude_curves(
 def roc_curves(
     curves: Mapping[str, tuple[ArrayLike, ArrayLike]],
     *,
-    found: str = "Memorised prompts found",
+    found: str = "Memorized prompts found",
     others: str = "other prompts",
 ) -> bytes:
     """Draws ROC curves with their AUC in the legend; the 1 % line of false alarms is marked.
@@ -145,7 +145,7 @@ def token_bars(
     extra = 0.34 if any(marked) else 0.1
     figure = new_figure(HALF, 0.56 + extra + 0.3 * len(order))
     axes = axes_at(figure, 2.2, extra, HALF - 2.75, 0.3 * len(order))
-    colors = [MEMORISED if m else ONCE for m in marked]
+    colors = [MEMORIZED if m else ONCE for m in marked]
     hatches = ["//" if m else "" for m in marked]
     rows = np.arange(len(order))
     axes.barh(rows, share[order], 0.68, color=colors, hatch=hatches, edgecolor="white", lw=0)
@@ -165,14 +165,14 @@ def token_bars(
     axes.xaxis.set_major_locator(MaxNLocator(4))
     axes.grid(False, axis="y")
     if any(marked):
-        axes.barh([0], [0], color=MEMORISED, hatch="//", edgecolor="white", label=highlight_label)
+        axes.barh([0], [0], color=MEMORIZED, hatch="//", edgecolor="white", label=highlight_label)
         axes.barh([0], [0], color=ONCE, label="other parts of the prompt")
         legend_above(axes, columns=2, left=-2.1 / (HALF - 2.75))
     return to_png(figure)
 
 
 def similarity_histogram(
-    groups: Mapping[str, Float[np.ndarray, " pictures"]],
+    groups: Mapping[str, Float[np.ndarray, " images"]],
     *,
     threshold: float = 1.0,
     bins: int = 40,
@@ -206,7 +206,7 @@ def similarity_histogram(
         )
         axes.axvline(threshold, color=INK, lw=1, ls=":")
         last = row == len(groups) - 1
-        tidy(axes, "Distance to the nearest training picture, calibrated" if last else "", "")
+        tidy(axes, "Distance to the nearest training image, calibrated" if last else "", "")
         copies = int((ratio <= threshold).sum())
         count = f"{copies} of {ratio.size} count as copies"
         said = f"{escape_math(wrapped(name, 60, 1))}\n{count}"

@@ -30,7 +30,7 @@ _LINES = 4  # of an arm's name at most
 _TALLEST = 60.0  # inches: of the rows together
 _VALUES = 1.25  # inches: of the values written beside a panel
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-_SEED_COLOURS = (ONCE, "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#4D4D4D", "#D55E00", INK)
+_SEED_COLORS = (ONCE, "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#4D4D4D", "#D55E00", INK)
 _SPREAD = 0.26
 
 
@@ -105,8 +105,8 @@ def repair_panels(
     """
     panels: dict[str, dict[str, list[Estimate]]] = {}
     for label, key in (
-        ("Copies among pictures of memorised prompts", "copy_rate"),
-        (f"Pictures that show the {labels} asked for", "label_agreement"),
+        ("Copies among images of memorized prompts", "copy_rate"),
+        (f"Images that show the {labels} asked for", "label_agreement"),
     ):
         rows = {"no repair": [_estimate(mitigation, f"{key}_before")]}
         for arm in mitigation.get("arms") or ():
@@ -148,7 +148,7 @@ def _draw_panel(axes: Axes, estimates, looks, deep: int) -> None:
             if not estimate.known():
                 continue
             look = looks[y] if looks else None
-            color = look.color if look else _SEED_COLOURS[place % 8] if deep > 1 else ONCE
+            color = look.color if look else _SEED_COLORS[place % 8] if deep > 1 else ONCE
             marker = look.marker if look else _MARKERS[place % 8] if deep > 1 else "o"
             _draw_estimate(axes, estimate, y + spots[place], color, marker)
         mean = mean_of(row)
@@ -205,8 +205,8 @@ def _seed_legend(figure, deep: int, seeds: Sequence[str]) -> None:
     at = _NAMES
     for place, name in enumerate(names[:8]):
         axes = axes_at(figure, at, 0.06, 0.3, 0.2)
-        axes.plot([0, 1], [0, 0], color=_SEED_COLOURS[place], lw=1.6, alpha=0.6)
-        axes.plot([0.5], [0], color=_SEED_COLOURS[place], marker=_MARKERS[place], ms=7)
+        axes.plot([0, 1], [0, 0], color=_SEED_COLORS[place], lw=1.6, alpha=0.6)
+        axes.plot([0.5], [0], color=_SEED_COLORS[place], marker=_MARKERS[place], ms=7)
         axes.set_axis_off()
         text_at(figure, at + 0.36, 0.07, name)
         at += 0.62 + 0.075 * len(name)

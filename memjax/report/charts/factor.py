@@ -121,7 +121,7 @@ def training_panels(
     lower = axes_at(figure, 0.85, 0.2 + height + 0.35, 6.1, height)
     losses = [m for m in ("train_loss", "held_out_loss") if _known(placed, m)]
     for axes, metrics, ylabel in (
-        (upper, drawn, "Share of pictures" if all(map(is_share, drawn)) else "Value"),
+        (upper, drawn, "Share of images" if all(map(is_share, drawn)) else "Value"),
         (lower, losses, "Denoising loss"),
     ):
         for metric, (color, line) in zip(metrics, SERIES, strict=False):

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from memjax.report.style import (
     FAINT,
-    MEMORISED,
+    MEMORIZED,
     TEXT,
     axes_at,
     new_figure,
@@ -60,10 +60,10 @@ def check_images(images: Images, name: str, count: int) -> np.ndarray:
     if array.ndim != 4 or len(array) != count or array.shape[-1] not in (1, 3):
         raise ValueError(
             f"{name} has shape {array.shape} for {count} captions, "
-            "expected [captions, height, width, 1 or 3]; pass one picture a caption."
+            "expected [captions, height, width, 1 or 3]; pass one image a caption."
         )
     if not count:
-        raise ValueError(f"{name} holds no picture, expected at least one; leave the figure out.")
+        raise ValueError(f"{name} holds no image, expected at least one; leave the figure out.")
     return array
 
 
@@ -118,24 +118,24 @@ def _draw_band(figure: Figure, rows, heads, chosen, start: float, tops, side, la
 
 def _draw_image(figure: Figure, row: Row, i: int, left: float, top: float, side: float) -> None:
     axes = axes_at(figure, left, top, side, side)
-    picture = row.images[i]
+    image = row.images[i]
     if row.difference:
         style: dict[str, Any] = {"cmap": "magma", "vmin": 0.0, "vmax": _DIFFERENCE_LIMIT}
-        picture = picture.mean(axis=-1)
+        image = image.mean(axis=-1)
     else:
         style = {"cmap": "gray", "vmin": 0.0, "vmax": 1.0}
-        picture = np.clip((picture + 1) / 2, 0, 1)
-        picture = picture[..., 0] if picture.shape[-1] == 1 else picture
-    axes.imshow(picture, interpolation="nearest", aspect="auto", **style)
+        image = np.clip((image + 1) / 2, 0, 1)
+        image = image[..., 0] if image.shape[-1] == 1 else image
+    axes.imshow(image, interpolation="nearest", aspect="auto", **style)
     axes.set_xticks([])
     axes.set_yticks([])
     framed = row.copies is not None and bool(row.copies[i])
     for spine in axes.spines.values():
-        spine.set(color=MEMORISED if framed else FAINT, linewidth=3.0 if framed else 0.8)
+        spine.set(color=MEMORIZED if framed else FAINT, linewidth=3.0 if framed else 0.8)
     below = top + side + 0.06
     words: dict[str, Any] = {"fontsize": TEXT - 0.5, "linespacing": 1.25}
     if row.verdicts:
-        look = {"color": MEMORISED, "weight": "bold"} if framed else {}
+        look = {"color": MEMORIZED, "weight": "bold"} if framed else {}
         text_at(figure, left, below, row.verdicts[i], **words, **look)
         below += _LINE
     if row.notes:
@@ -320,7 +320,7 @@ def _value(similarity: float) -> str:
 def _one_each(values, name: str, count: int) -> np.ndarray:
     array = np.asarray(values, np.float64).ravel()
     if array.size != count:
-        raise ValueError(f"{name} has {array.size} values for {count} pictures, expected one each.")
+        raise ValueError(f"{name} has {array.size} values for {count} images, expected one each.")
     return array
 
 

@@ -19,7 +19,7 @@ class Cell(NamedTuple):
     """One image of a wall: what stands over it and the lines under it."""
 
     title: str
-    picture: UInt8[np.ndarray, "h w c"]
+    image: UInt8[np.ndarray, "h w c"]
     notes: Sequence[str] = ()
 
 
@@ -71,7 +71,7 @@ def repair_wall(bands: Sequence[PromptBand]) -> bytes:
     """
     columns = max((len(band.cells) for band in bands), default=0)
     if not columns:
-        raise ValueError("no picture was given, expected at least one; leave the figure out.")
+        raise ValueError("no image was given, expected at least one; leave the figure out.")
     side = min(_SIDE, (FULL - 0.1) / columns - _GAP)
     width = 0.1 + columns * (side + _GAP)
     heads = [wrapped(band.caption, int(width * _CHARS), 2) for band in bands]
@@ -102,21 +102,21 @@ def _draw_band(
 ) -> None:
     text_at(figure, 0.1, top + 0.08, head, weight="bold", linespacing=1.2)
     first = top + 0.12 + _LINE * (1 + head.count("\n"))
-    pictures = first + _LINE * _lines(titles) + 0.04
+    images = first + _LINE * _lines(titles) + 0.04
     for place, (cell, title) in enumerate(zip(band.cells, titles, strict=True)):
         left = 0.1 + place * (side + _GAP)
         style: dict[str, Any] = {"fontsize": TEXT - 1, "linespacing": 1.2}
-        text_at(figure, left, pictures - 0.05, title, va="bottom", **style)
-        _draw_cell(figure, cell, left, pictures, side)
+        text_at(figure, left, images - 0.05, title, va="bottom", **style)
+        _draw_cell(figure, cell, left, images, side)
         for line, note in enumerate(cell.notes):
-            text_at(figure, left, pictures + side + 0.05 + line * _LINE, note, **style)
+            text_at(figure, left, images + side + 0.05 + line * _LINE, note, **style)
 
 
 def _draw_cell(figure: Figure, cell: Cell, left: float, top: float, side: float) -> None:
     axes = axes_at(figure, left, top, side, side)
-    picture = cell.picture[..., 0] if cell.picture.shape[-1] == 1 else cell.picture
+    image = cell.image[..., 0] if cell.image.shape[-1] == 1 else cell.image
     look: Mapping[str, Any] = {"cmap": "gray", "vmin": 0, "vmax": 255}
-    axes.imshow(picture, interpolation="nearest", aspect="auto", **look)
+    axes.imshow(image, interpolation="nearest", aspect="auto", **look)
     axes.set_xticks([])
     axes.set_yticks([])
     for spine in axes.spines.values():

@@ -10,7 +10,7 @@ from memjax.report.style import (
     FAINT,
     FULL,
     INK,
-    MEMORISED,
+    MEMORIZED,
     ONCE,
     TEXT,
     axes_at,
@@ -86,7 +86,7 @@ def _dumbbells(a, b, names, ylabel: str, p_value, threshold) -> bytes:
     for y, x0, x1 in zip(rows, a, b, strict=True):
         arrow = {"arrowstyle": "->", "color": FAINT, "lw": 1.4, "shrinkA": 4, "shrinkB": 4}
         axes.annotate("", (x1, y), (x0, y), arrowprops=arrow)
-    axes.scatter(a, rows, s=52, c=MEMORISED, marker="o", zorder=3, label="before the repair")
+    axes.scatter(a, rows, s=52, c=MEMORIZED, marker="o", zorder=3, label="before the repair")
     axes.scatter(b, rows, s=44, c=ONCE, marker="s", zorder=3, label="after the repair")
     if threshold is not None and np.isfinite(threshold):
         axes.axvline(threshold, color=INK, lw=1.1, ls=_DASHED, label="copy: right of this line")
@@ -113,7 +113,7 @@ def _slopes(a, b, names, ylabel: str, p_value, threshold) -> bytes:
     fell = b < a
     for kind, color, line, words in (
         (fell, ONCE, "-", "lower after"),
-        (~fell, MEMORISED, "--", "not lower after"),
+        (~fell, MEMORIZED, "--", "not lower after"),
     ):
         for x0, x1 in zip(a[kind], b[kind], strict=True):
             axes.plot([0, 1], [x0, x1], color=color, ls=line, lw=0.9, alpha=0.55, marker="o", ms=3)

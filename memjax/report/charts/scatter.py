@@ -102,7 +102,7 @@ def _finite(name: str, x: ArrayLike, y: ArrayLike) -> tuple[np.ndarray, np.ndarr
     if a.size != b.size:
         raise ValueError(
             f"group {name!r} has {a.size} x and {b.size} y, expected as many of each; "
-            "pass one pair a picture."
+            "pass one pair an image."
         )
     keep = np.isfinite(a) & np.isfinite(b)
     return a[keep], b[keep]
@@ -133,7 +133,7 @@ def _draw_threshold(axes: Axes, threshold: float | None) -> float | None:
         return None
     low, high = axes.get_ylim()
     pad = 0.05 * (high - low)
-    label = wrapped(f"above this line ({threshold:.2f}) a picture counts as a copy", 22, 4)
+    label = wrapped(f"above this line ({threshold:.2f}) an image counts as a copy", 22, 4)
     axes.axhline(threshold, color=INK, lw=1.1, ls=_DASHED, label=label)
     axes.set_ylim(min(low, threshold - pad), max(high, threshold + pad))
     return float(threshold)

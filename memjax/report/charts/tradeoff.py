@@ -16,7 +16,7 @@ from memjax.report.style import (
     FULL,
     HELD_OUT,
     INK,
-    MEMORISED,
+    MEMORIZED,
     ONCE,
     TEXT,
     axes_at,
@@ -32,7 +32,7 @@ from memjax.studies.mitigation.records import BASELINE, BEFORE, NAMED, TARGET, A
 _PANEL = 3.3  # inches: height of the axes
 _NAME = (36, 3)  # characters and lines of a name in the legend
 _MARK, _CHARS = 0.52, 15.0  # inches of a mark and the gap behind a name, characters an inch
-_COLOURS = ("#009E73", "#CC79A7", "#56B4E9", "#E69F00", HELD_OUT, INK)
+_COLORS = ("#009E73", "#CC79A7", "#56B4E9", "#E69F00", HELD_OUT, INK)
 _MARKERS = ("^", "D", "v", "P", "X", "*")
 _SHORT = {
     "sscd": "SSCD",
@@ -102,7 +102,7 @@ def tradeoff_figure(summaries: Sequence[ArmSummary], names: Mapping[str, str]) -
     for place, key in enumerate(keys):
         axes = axes_at(figure, left + place * width, legend, room, _PANEL)
         _draw_panel(axes, summaries, key, named=place == 0)
-        title = f"{measure_title(key)}, likeness to the training picture"
+        title = f"{measure_title(key)}, likeness to the training image"
         tidy(axes, title, "CLIP score with the prompt as asked" if place == 0 else "")
         below = wrapped(f"{names.get(key, key)}", int(room * 15.5), 3)
         text_at(
@@ -122,7 +122,7 @@ def series(summaries: Sequence[ArmSummary]) -> dict[str, list[ArmSummary]]:
     """Returns the prompt as asked, the targets, and every other arm by itself, by their names."""
     out: dict[str, list[ArmSummary]] = {}
     for s in summaries:
-        name = {BEFORE: "as asked", TARGET: "embedding optimised, by target"}.get(s.arm.kind)
+        name = {BEFORE: "as asked", TARGET: "embedding optimized, by target"}.get(s.arm.kind)
         out.setdefault(name or _own_name(s), []).append(s)
     return out
 
@@ -152,11 +152,11 @@ def _draw_panel(axes: Axes, summaries: Sequence[ArmSummary], key: str, *, named:
         known.sort(key=lambda s: s.arm.strength)
         if not known:
             continue
-        color, marker, line = MEMORISED, "o", "none"
+        color, marker, line = MEMORIZED, "o", "none"
         if known[0].arm.kind == TARGET:
             color, marker, line = ONCE, "s", "-"
         elif known[0].arm.kind in (NAMED, BASELINE):
-            color, marker, line = _COLOURS[spare % 6], _MARKERS[spare % 6], ":"
+            color, marker, line = _COLORS[spare % 6], _MARKERS[spare % 6], ":"
             spare += 1
         xs = [s.likeness[key].value for s in known]
         ys = [s.clip.value for s in known if s.clip is not None]

@@ -54,12 +54,12 @@ _WINDOWS = {"first_step": "first step", "all_steps": "all steps"}
 class Figures(NamedTuple):
     """Images as PNG bytes and the data behind them, under the same keys."""
 
-    pictures: dict[str, bytes]
+    images: dict[str, bytes]
     tables: dict[str, Columns]
 
     def add(self, key: str, png: bytes, table: Columns) -> None:
         """Adds one figure with its data."""
-        self.pictures[key] = png
+        self.images[key] = png
         self.tables[key] = table
 
 
@@ -98,7 +98,7 @@ class _Scene(NamedTuple):
             copied = audit.before.similarity.is_copy_adaptive
             kinds = {_COPIES: copied, _NO_COPIES: ~copied}
         else:
-            first = {"memorised": audit.memorized}
+            first = {"memorized": audit.memorized}
             if self.loud_instead:
                 first = {_LOUD: prompts.loud}
             kinds = first | {
@@ -277,9 +277,9 @@ def _notes(seen: Observation, rows: np.ndarray) -> list[str]:
     return ["" if np.isnan(agreement[r]) else f"as asked: {agreement[r]:.0%}" for r in rows]
 
 
-def _drawn(pictures: np.ndarray) -> np.ndarray:
+def _drawn(images: np.ndarray) -> np.ndarray:
     """Returns images in [-1, 1], no larger than a wall draws them."""
-    return reduced(pictures, _WALL_SIDE)
+    return reduced(images, _WALL_SIDE)
 
 
 def _signal(scene: _Scene, out: Figures) -> None:
@@ -298,7 +298,7 @@ def _signal(scene: _Scene, out: Figures) -> None:
         table = magnitude_table(curves, signal.title)
     out.add("magnitude", png, table)
     found = np.any([*groups.values()], axis=0)
-    flags = groups.get("memorised", groups.get(_COPIES, np.zeros_like(found)))[found]
+    flags = groups.get("memorized", groups.get(_COPIES, np.zeros_like(found)))[found]
     least = 1 if scene.samples else max(scene.options.least, 1)
     if min(flags.sum(), (~flags).sum()) >= least:
         pairs = {name: (scores[found], flags) for name, scores in _scores(scene).items()}
@@ -326,16 +326,16 @@ def _histogram(scene: _Scene, out: Figures) -> None:
     if scene.loud_instead:
         groups[f"Generated: {_LOUD}"] = table[scene.prompts.loud].ravel()
     elif audit.memorized.any():
-        groups["Generated: memorised prompts"] = table[audit.memorized].ravel()
+        groups["Generated: memorized prompts"] = table[audit.memorized].ravel()
     for family, title in _NAMES.items():
         rows = (scene.prompts.family == family) & ~audit.memorized
         if rows.any():
             groups[f"Generated: prompts {title}"] = table[rows].ravel()
     if audit.arms:
         after = audit.arms[0].after.similarity.ratio_adaptive
-        which = "mitigated prompts" if scene.loud_instead else "memorised prompts"
+        which = "mitigated prompts" if scene.loud_instead else "memorized prompts"
         groups[f"Generated: {which}, after the repair"] = after
-    groups["Real: pictures never trained on"] = audit.background.ratio_adaptive
+    groups["Real: images never trained on"] = audit.background.ratio_adaptive
     out.add("similarity", similarity_histogram(groups), histogram_table(groups))
 
 

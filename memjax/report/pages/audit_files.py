@@ -40,10 +40,8 @@ def write_audit(workdir: Path, audited: Audited, clock: Clock, began: float) -> 
     )
     clock.stop()
     results |= made(subject, clock, time.monotonic() - began)
-    captions = own_captions(results, figures.pictures) | wall_caption(results, figures.pictures)
-    paths = write_report(
-        workdir, results, figures.pictures, tables=figures.tables, captions=captions
-    )
+    captions = own_captions(results, figures.images) | wall_caption(results, figures.images)
+    paths = write_report(workdir, results, figures.images, tables=figures.tables, captions=captions)
     write_bytes(workdir / "table.csv", csv_bytes(audit_rows(subject, audited.audit)))
     back = returned_images(
         audited.audit, subject.prompts, subject.references.gallery, subject.names

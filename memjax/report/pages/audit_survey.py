@@ -88,7 +88,7 @@ def came_back(results: Results) -> str:
     said = f"So many prompts brought a training image back{rule}: {'; '.join(parts)}"
     chance = results.get("similarity", {}).get("copy_rate_background")
     if chance is not None:
-        unit = wording(results).unit.replace("pictures", "images")
+        unit = wording(results).unit
         said += f". By the same rule, {percent(chance)} of {unit} it never saw count as copies"
     return f"{said}."
 

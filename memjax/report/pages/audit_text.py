@@ -118,12 +118,12 @@ def _level(results: Results) -> str:
 def _headline(level: str, results: Results) -> str:
     copies, repair = results.get("similarity", {}), results.get("mitigation", {})
     if level == "unknown":
-        return "Whether this model copies training pictures was not measured."
+        return "Whether this model copies training images was not measured."
     if level == "clear":
         return (
-            f"Few copies of training pictures were found: {percent(copies['copy_rate_memorized'])}."
+            f"Few copies of training images were found: {percent(copies['copy_rate_memorized'])}."
         )
-    found = "This model copies training pictures"
+    found = "This model copies training images"
     if level == "found_only":
         return f"{found}; no repair was tried."
     before, after = percent(repair["copy_rate_before"]), percent(repair["copy_rate_after"])
@@ -134,44 +134,44 @@ def _headline(level: str, results: Results) -> str:
 
 def _training(results: Results) -> str:
     data, run = results.get("data", {}), results.get("training", {})
-    pictures = f"{data['num_images']:,} " if data.get("num_images") else ""
+    images = f"{data['num_images']:,} " if data.get("num_images") else ""
     kind = wording(results).data
     if data.get("foreign"):
-        pictures = f"{data['num_distinct']:,} different " if data.get("num_distinct") else pictures
+        images = f"{data['num_distinct']:,} different " if data.get("num_distinct") else images
         repeats = ""
         if data.get("num_repeated"):
             times = f" {data['repeats']} times each" if data.get("repeats") else ""
             repeats = f", {data['num_repeated']} of them repeated{times}"
         return (
-            f"The image generator {data['foreign']} was asked for pictures by their captions and "
-            f"compared with {pictures}{kind} of its training data{repeats}."
+            f"The image generator {data['foreign']} was asked for images by their captions and "
+            f"compared with {images}{kind} of its training data{repeats}."
         )
     steps = f" for {run['steps']:,} steps" if run.get("steps") else ""
-    first = f"An image generator was trained on {pictures}{kind}{steps}"
+    first = f"An image generator was trained on {images}{kind}{steps}"
     if not data.get("num_repeated"):
         return first + "."
     one, each = data["num_repeated"] == 1, data.get("repeats")
     if each and each < REPEATS:
         stands = "stands" if one else "stand"
-        return f"{first}; {data['num_repeated']} of the pictures {stands} in the data twice."
+        return f"{first}; {data['num_repeated']} of the images {stands} in the data twice."
     times = f" ({each} times{'' if one else ' each'})" if each else " many times"
     verb = "was" if one else "were"
-    return f"{first}; {data['num_repeated']} of the pictures {verb} shown to it repeatedly{times}."
+    return f"{first}; {data['num_repeated']} of the images {verb} shown to it repeatedly{times}."
 
 
 def _copying(results: Results) -> str:
     copies = results.get("similarity", {})
     rate = copies.get("copy_rate_memorized")
     if rate is None:
-        return "Whether it copies training pictures was not measured."
+        return "Whether it copies training images was not measured."
     repeated = results.get("data", {}).get("num_repeated")
-    pictures = "repeated picture" if repeated == 1 else f"{repeated} repeated pictures"
-    asked = f"Asked for the {pictures} again" if repeated else "Given the memorised prompts"
+    images = "repeated image" if repeated == 1 else f"{repeated} repeated images"
+    asked = f"Asked for the {images} again" if repeated else "Given the memorized prompts"
     said = f"{asked}, it gave back a copy in {percent(rate)} of cases"
     if interval(copies, "copy_rate_memorized"):
         said += f" (range {interval(copies, 'copy_rate_memorized')})"
     if copies.get("copy_rate_other") is not None:
-        said += f"; asked for other pictures, in {percent(copies['copy_rate_other'])}"
+        said += f"; asked for other images, in {percent(copies['copy_rate_other'])}"
     if copies.get("copy_rate_background") is not None:
         rate = percent(copies["copy_rate_background"])
         said += (
@@ -187,11 +187,11 @@ def _warning(results: Results) -> str:
     if chosen.get("auc") is None and audit_survey.leads(results):
         return ""
     if chosen.get("auc") is None:
-        return "Whether copying can be noticed without the training pictures was not measured."
+        return "Whether copying can be noticed without the training images was not measured."
     cases = min(round(100 * chosen["auc"]), 99 if chosen["auc"] < 1 else 100)
     said = (
-        "A warning signal, read off while a picture is being made and without looking at the "
-        f"training pictures, rates a memorised prompt above another one in {cases} of 100 pairs"
+        "A warning signal, read off while an image is being made and without looking at the "
+        f"training images, rates a memorized prompt above another one in {cases} of 100 pairs"
     )
     low, high = chosen.get("auc_low"), chosen.get("auc_high")
     between = "" if low is None or high is None else f" (range {100 * low:.0f}–{100 * high:.0f})"
@@ -214,7 +214,7 @@ def _likeness(results: Results) -> str:
     verb = "goes" if 2 * sure > len(rungs) else "does not reliably go"
     said = (
         f"The {signal_title(results) or 'signal'} {verb} along with likeness to a training "
-        f"picture: clearly so by {sure} of {len(rungs)} ways to measure likeness"
+        f"image: clearly so by {sure} of {len(rungs)} ways to measure likeness"
     )
     scale = "on a scale where 1 is full agreement and 0 is none"
     if len(rungs) == 1:
@@ -268,7 +268,7 @@ def _repair(results: Results) -> str:
     scores = repair.get("clip_before"), repair.get("clip_after")
     if kept is None and None not in scores:
         was, now = (decimal(score, 3) for score in scores)
-        return f"{said}, and the CLIP score of pictures and prompts as asked from {was} to {now}."
+        return f"{said}, and the CLIP score of images and prompts as asked from {was} to {now}."
     if kept is None:
         return said + "; whether what was asked for is still shown was not measured."
     was = repair.get("label_agreement_before")
@@ -284,12 +284,12 @@ def _tiles(results: Results) -> tuple[tuple[str, str, str], ...]:
     tiles = (
         (
             percent(copies.get("copy_rate_memorized")),
-            "copies among pictures made from memorised prompts",
+            "copies among images made from memorized prompts",
             interval(copies, "copy_rate_memorized"),
         ),
         (
             percent(copies.get("copy_rate_other")),
-            "copies among pictures made from other prompts",
+            "copies among images made from other prompts",
             interval(copies, "copy_rate_other"),
         ),
         (
@@ -299,7 +299,7 @@ def _tiles(results: Results) -> tuple[tuple[str, str, str], ...]:
         ),
         (
             percent(repair.get("copy_rate_after")),
-            "copies from memorised prompts after the repair",
+            "copies from memorized prompts after the repair",
             interval(repair, "copy_rate_after"),
         ),
     )

@@ -110,7 +110,7 @@ def samples_sentences(results: Results) -> list[str]:
         f"{f', range {between}' if between else ''})"
     )
     if copies.get("copy_rate_background") is not None:
-        unit = wording(results).unit.replace("pictures", "images")
+        unit = wording(results).unit
         chance = percent(copies["copy_rate_background"])
         said += f"; by the same rule, {chance} of {unit} it never saw count as copies"
     return [f"{said}.", _returned(samples)] if samples["num_copied"] else [f"{said}."]

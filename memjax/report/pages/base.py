@@ -67,7 +67,7 @@ def write_report(
     figures: Mapping[str, bytes],
     *,
     tables: Mapping[str, Table] | None = None,
-    title: str = "Memorisation report",
+    title: str = "Memorization report",
     captions: Mapping[str, str] | None = None,
 ) -> ReportPaths:
     """Writes ``report.html``, ``report.json`` and ``figures/``; all appear together or none.
@@ -102,7 +102,7 @@ def render_html(
     figures: Mapping[str, bytes],
     *,
     tables: Mapping[str, Table] | None = None,
-    title: str = "Memorisation report",
+    title: str = "Memorization report",
     captions: Mapping[str, str] | None = None,
 ) -> str:
     """Returns the page; every text is escaped and every image is inside it."""
@@ -117,7 +117,7 @@ def render_html(
             title=title,
             verdict=verdict(plain),
             words=words,
-            pictures=placed(figures, captions or {}, tables, words),
+            images=placed(figures, captions or {}, tables, words),
             config_text=json.dumps(plain.get("config", {}), indent=2, sort_keys=True),
             missing=missing_fields(plain),
             loose=loose,

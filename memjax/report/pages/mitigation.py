@@ -95,14 +95,14 @@ def repair_sentences(study: RepairStudy) -> list[str]:
     repairs = [s for s in study.summaries if s.arm.kind in REPAIRS]
     out = [
         f"{before.prompts} prompt{'s' if before.prompts != 1 else ''}, {study.generations} "
-        "pictures each, from the same draws of initial noise before and after."
+        "images each, from the same draws of initial noise before and after."
     ]
     for key in before.likeness:
         changed = [s for s in repairs if key in s.likeness]
         if changed:
             best = min(changed, key=lambda s: s.likeness[key].value)
             out.append(
-                f"{measure_title(key)} to the training pictures: {_text(before.likeness[key])} as "
+                f"{measure_title(key)} to the training images: {_text(before.likeness[key])} as "
                 f"asked; the least of the repairs, {best.arm.title}: {_text(best.likeness[key])}."
             )
     scored = [(s.clip.value, _text(s.clip, 3), s.arm.title) for s in repairs if s.clip]

@@ -34,9 +34,9 @@ _LINES = (
 )
 _TRAINING = (
     "Top: copies while training goes on. Bottom: how well the model removes noise from training "
-    "pictures and from pictures it never saw. Bands reach from the lowest to the highest seed. "
+    "images and from images it never saw. Bands reach from the lowest to the highest seed. "
     "The dashed line is where the two losses part: training on from there improves on training "
-    "pictures only."
+    "images only."
 )
 
 
@@ -84,12 +84,12 @@ def write_sweep_report(
     arms = arms_of(rows)
     drawn = sweep_figures(plan, arms)
     tables = {key: figure.table for key, figure in drawn.items()}
-    pictures = {key: figure.png for key, figure in drawn.items()}
+    images = {key: figure.png for key, figure in drawn.items()}
     shown = _walls(arms, walls)
-    pictures |= {f"wall/{name}": png for of_seed in shown.values() for name, png in of_seed.items()}
-    page = _render(plan, rows, arms, drawn, shown, file_names([*pictures]))
+    images |= {f"wall/{name}": png for of_seed in shown.values() for name, png in of_seed.items()}
+    page = _render(plan, rows, arms, drawn, shown, file_names([*images]))
     pages = {"sweep.html": page, "sweep.csv": csv_text(long_table(arms), "sweep")}
-    paths = publish(out_dir, pages, pictures, tables)
+    paths = publish(out_dir, pages, images, tables)
     return SweepPaths(paths["sweep.html"], paths["sweep.csv"])
 
 

@@ -114,7 +114,7 @@ def caption_subject(
         [] if encoder is None else [features_at_side(encoder, asked.side)],
         encoder,
         data.source,
-        {"name": "captioned pictures", "unit": "pictures", "foreign": model.name},
+        {"name": "captioned images", "unit": "images", "foreign": model.name},
         data.words,
         notes,
         seed,

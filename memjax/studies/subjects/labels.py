@@ -170,4 +170,4 @@ def data_words(config: Mapping[str, Any]) -> dict[str, str]:
     kind = config["data"]["kind"]
     if kind in FILMS:
         return {"name": "chest X-rays", "unit": "films"}
-    return {"name": "digits" if kind == "digits" else "pictures", "unit": "pictures"}
+    return {"name": "digits" if kind == "digits" else "images", "unit": "images"}

@@ -8,10 +8,11 @@ from jaxtyping import Int, UInt8
 
 from memjax.data import statistics
 from memjax.data.labels.space import FINDINGS, LabelSpace
-from memjax.data.problems import Problems
+from memjax.data.problems import Problems, bit_depths
 from memjax.data.records import Record
 from memjax.data.statistics import HELD_OUT, TRAIN
 from memjax.evaluate.dataset.at_risk import copies_of, local_coverage, rows_at_risk
+from memjax.evaluate.dataset.negatives import look_negative
 from memjax.evaluate.similarity.near_duplicates import THRESHOLD, Duplicates, find_duplicates
 
 _WARN_LEAST = 5
@@ -25,7 +26,9 @@ def stand_out(
     """What one should know first, in sentences."""
     return [
         *_about_size(result),
-        *_about_reading(result["notes"]),
+        *_about_reading(result["notes"], result["bit_depths"]),
+        *_about_unread(result["unread"]),
+        *_about_negatives(result["negatives"], result["looked_at"]),
         *_about_duplicates(result["duplicates"], result["looked_at"], result["person"]),
         *_about_leaks(train, held_out, result["person"]),
         *_about_balance(result["findings"][TRAIN], len(train)),
@@ -46,11 +49,34 @@ def _about_size(result: Mapping[str, Any]) -> list[str]:
     return [text, more] if wrong else [text]
 
 
-def _about_reading(notes: Mapping[str, int]) -> list[str]:
-    if not notes:
-        return []
+def _about_reading(notes: Mapping[str, int], bits: Mapping[str, int]) -> list[str]:
     parts = [f"{_many(count, 'was', 'were')} {kind}" for kind, count in sorted(notes.items())]
-    return [f"Of the pictures that were decoded, {', '.join(parts)}."]
+    text = [f"Of the pictures that were decoded, {', '.join(parts)}."] if parts else []
+    if len(bits) > 1:
+        kinds = ", ".join(f"{count:,} of {kind}" for kind, count in bits.items())
+        text.append(f"Bits a channel that the files use: {kinds}.")
+    return text
+
+
+def _about_unread(unread: Mapping[str, Any]) -> list[str]:
+    counts, examples = unread["counts"], unread["examples"]
+    if not counts:
+        return []
+    kinds = ", ".join(
+        f"{count:,} {kind} (such as {examples[kind][0]})" for kind, count in sorted(counts.items())
+    )
+    return [f"Beside the pictures, these were not read: {kinds}."]
+
+
+def _about_negatives(rows: Sequence[Mapping[str, Any]], looked: Mapping[str, Any]) -> list[str]:
+    if not rows:
+        return []
+    looks = _many(len(rows), "looks like a negative", "look like negatives")
+    return [
+        f"{looks} of the others among the {looked['pictures']:,} pictures looked at, as films from "
+        f"MONOCHROME1 files do ({', '.join(row['path'] for row in rows[:5])}): invert them before "
+        "training, or leave them out."
+    ]
 
 
 def _about_duplicates(
@@ -183,8 +209,8 @@ def survey(
 
     Returns:
         JSON-able: ``totals``, ``findings``, ``classes``, ``cooccurrence``, ``distributions``,
-        ``conditions``, ``looked_at``, ``duplicates``, ``at_risk``, ``rows``, ``problems``,
-        ``notes``, ``stand_out``.
+        ``conditions``, ``looked_at``, ``duplicates``, ``at_risk``, ``rows``, ``negatives``,
+        ``problems``, ``notes``, ``unread``, ``bit_depths``, ``stand_out``.
     """
     splits = {TRAIN: train, HELD_OUT: held_out}
     found = find_duplicates(looked.images, threshold=threshold)
@@ -217,8 +243,11 @@ def survey(
             )
         ],
         "rows": _rows(looked, found, root),
+        "negatives": [_row(looked, int(row), root) for row in look_negative(looked.images)],
         "problems": {"counts": problems.counts, "examples": problems.examples},
         "notes": problems.notes,
+        "unread": {"counts": problems.unread, "examples": problems.unread_examples},
+        "bit_depths": bit_depths(problems.bits),
     }
     return result | {"stand_out": stand_out(result, train, held_out)}
 

@@ -16,7 +16,8 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image
 
-SUFFIXES: tuple[str, ...] = (".dcm", ".dicom")
+SUFFIXES: tuple[str, ...] = (".dcm", ".dicom", ".ima")
+MAX_PIXELS = 40_000_000  # in float64; a mammogram has 14 million
 HEAD = 132  # bytes: a preamble of 128, and the mark
 _MARK = b"DICM"
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
@@ -29,7 +30,7 @@ def is_dicom(head: bytes) -> bool:
     return head[128:HEAD] == _MARK
 
 
-def open_dicom(file: BinaryIO, max_pixels: int) -> Image.Image:
+def open_dicom(file: BinaryIO) -> Image.Image:
     """The image in a DICOM file, in ``L`` or ``RGB``; ``info["dicom"]`` has its bits and notes.
 
     Raises:
@@ -45,7 +46,7 @@ def open_dicom(file: BinaryIO, max_pixels: int) -> Image.Image:
         raise ValueError("deflated DICOM is not read: unpack it with dcmconv +te")
     file.seek(0)
     data = pydicom.dcmread(file)
-    _check(data, max_pixels)
+    _check(data)
     try:
         pixels = pixel_array(data)
     except (RuntimeError, NotImplementedError) as error:
@@ -76,7 +77,7 @@ def open_dicom(file: BinaryIO, max_pixels: int) -> Image.Image:
     return image
 
 
-def _check(data: Any, max_pixels: int) -> None:
+def _check(data: Any) -> None:
     if not any(name in data for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
         raise ValueError("DICOM without an image")
     lacks = [name for name in _NEEDED if name not in data]
@@ -86,8 +87,8 @@ def _check(data: Any, max_pixels: int) -> None:
     if frames != 1:
         raise ValueError(f"{frames} frames in one DICOM file: save each as an image")
     rows, columns = int(data.Rows), int(data.Columns)
-    if rows * columns > max_pixels:
-        raise ValueError(f"{columns}×{rows} pixels, more than {max_pixels:,}")
+    if rows * columns > MAX_PIXELS:
+        raise ValueError(f"{columns}×{rows} pixels, more than {MAX_PIXELS:,}")
 
 
 def _gray(pixels: np.ndarray, data: Any) -> tuple[np.ndarray, str]:

@@ -109,7 +109,10 @@ def _walk_local(base: str, wrong: dict[str, str], passed: dict[str, str]) -> Ite
             continue
         for entry in found:
             place = prefix + entry.name
-            if entry.name.startswith("."):
+            if not _is_text(entry.name):
+                named = os.fsencode(place).decode("utf-8", "backslashreplace")
+                wrong[named] = "file name that is not UTF-8"
+            elif entry.name.startswith("."):
                 passed[place] = "hidden"
             elif why := _wrong(entry):
                 wrong[place] = why
@@ -117,6 +120,15 @@ def _walk_local(base: str, wrong: dict[str, str], passed: dict[str, str]) -> Ite
                 (linked if entry.is_symlink() else real).append(f"{place}/")
             else:
                 yield place
+
+
+def _is_text(name: str) -> bool:
+    """Whether a name can be written into a report; one out of an old ZIP file often cannot."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _wrong(entry: os.DirEntry[str]) -> str:

@@ -27,7 +27,7 @@ SUFFIXES: tuple[str, ...] = (
     *(".avif", ".jp2", ".pgm", ".ppm", *dicom.SUFFIXES),
 )
 # What Pillow may take a file for. Others of its formats start programs (EPS) or are no images.
-_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "DIB", "TIFF", "GIF", "AVIF", "JPEG2000", "PPM")
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "DIB", "TIFF", "GIF", "AVIF", "JPEG2000", "PPM")
 # Where ``open_image`` stands for addresses of this kind; by name, so that a worker process knows
 # it too and a library is imported only when one of its images is read.
 OPENERS: dict[str, str] = {
@@ -124,11 +124,28 @@ def _open_image(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
         marked = dicom.is_dicom(file.read(dicom.HEAD))
         file.seek(0)
         if marked:
-            opened = dicom.open_dicom(file, MAX_PIXELS)
+            opened = dicom.open_dicom(file)
         else:
-            opened = Image.open(file, formats=_FORMATS)
+            try:
+                opened = Image.open(file, formats=FORMATS)
+            except UnidentifiedImageError as error:
+                file.seek(0)
+                raise ValueError(_what_else(file.read(64))) from error
         with opened as image:
             yield image
+
+
+def _what_else(head: bytes) -> str:
+    """What a file is that begins so and is no image, as far as that helps."""
+    if head.startswith(b"version https://git-lfs"):
+        return "a Git LFS pointer, not the image: run git lfs pull"
+    if head.lstrip()[:9].lower().startswith((b"<!doctype", b"<html")):
+        return "a web page, not an image: download it anew"
+    if head[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftyphevc"):
+        return "HEIC, which is not read: save it as JPEG or PNG"
+    if head.startswith((b"\xff\x0a", b"\0\0\0\x0cJXL ")):
+        return "JPEG XL, which is not read: save it as JPEG or PNG"
+    return "not an image"
 
 
 def _reason(error: Exception) -> str:

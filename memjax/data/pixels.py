@@ -109,7 +109,7 @@ def _orientation(image: Image.Image) -> int:
 
 def _from_integers(image: Image.Image) -> tuple[Image.Image, str, list[str]]:
     """The image with 8 bits, how many bits the file uses, and notes."""
-    pixels = np.asarray(image).astype(np.int64)
+    pixels = np.asarray(image).astype(np.int32)
     least, most = int(pixels.min()), int(pixels.max())
     if least < 0 or most >= 1 << DEPTHS[-1]:
         raise ValueError(

@@ -81,7 +81,8 @@ class Problems:
     ) -> None:
         counts[kind] = counts.get(kind, 0) + count
         kept = examples.setdefault(kind, [])
-        kept.extend(places[: self._most - len(kept)])
+        for place in places[: self._most - len(kept)]:
+            kept.append(place if place.isprintable() else place.encode("unicode_escape").decode())
 
     def summary(self) -> str:
         """One sentence per kind, with its examples; "No problems found." where there are none."""

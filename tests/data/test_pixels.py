@@ -170,6 +170,23 @@ def test_a_file_that_pillow_would_start_a_program_for_is_no_image(tmp_path):
         load_image(tmp_path / "a.png", 8)
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n",
+         "a Git LFS pointer, not the image: run git lfs pull"),
+        (b"\n<!DOCTYPE html><html>404</html>", "a web page, not an image: download it anew"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC, which is not read: save it as JPEG or PNG"),
+        (b"\xff\x0a\x7f\0", "JPEG XL, which is not read"),
+        (b"\0\5\x16\7\0\2\0\0Mac OS X", "not an image"),
+    ],
+)  # fmt: skip
+def test_a_file_that_is_something_else_is_named_for_it(tmp_path, content, said):
+    (tmp_path / "a.jpg").write_bytes(content)
+    with pytest.raises(CorruptImageError, match=said):
+        load_image(tmp_path / "a.jpg", 8)
+
+
 @pytest.mark.parametrize("suffix", ["png", "jpg", "gif", "webp", "tif", "bmp", "jp2"])
 def test_damage_anywhere_is_one_sentence_that_names_the_file(tmp_path, suffix):
     path, rng = tmp_path / f"a.{suffix}", np.random.default_rng(7)

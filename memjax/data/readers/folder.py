@@ -4,8 +4,8 @@
 ``0001.jpg`` and ``0001.txt``        the text is the caption (``0001.caption``, too)
 ``metadata.jsonl``                   ``{"file_name": "a/0001.jpg", "text": "…", "colour": "red"}``
 ``metadata.csv``, ``.parquet``       the same as columns ``file_name``, ``text`` and more
-``10_red dog/1.jpg``                 kohya's: ten times an epoch of fine-tuning; the caption is
-                                     the text beside it, else ``red dog``
+``10_red dog/1.jpg``                 kohya's: ten times an epoch of fine-tuning (1 to 999); the
+                                     caption is the text beside it, else ``red dog``
 ``cat/1.jpg``, ``dog/2.jpg``         the first sub-folder is the class, where none of the above
 ===================================  ===========================================================
 
@@ -25,7 +25,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from memjax.data import storage
 from memjax.data.file_tree import FileTree, content_key, file_tree, share_of, size_of, suffix_of
-from memjax.data.images import SUFFIXES
+from memjax.data.images import SUFFIXES, open_binary
 from memjax.data.problems import Problems
 from memjax.data.readers.metadata import (
     METADATA,
@@ -45,6 +45,8 @@ HELD_OUT_FOLDERS: tuple[str, ...] = (
 )
 TRAIN_FOLDERS: tuple[str, ...] = ("train", "training")
 CAPTIONS: tuple[str, ...] = (".txt", ".caption")
+_LONGEST = 1 << 20  # bytes of a caption's file
+_REGULARIZATION = ("reg", "regularization", "regularisation")
 _TABLES: tuple[str, ...] = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".xlsx")
 
 
@@ -144,16 +146,18 @@ def _texts_beside(tree: FileTree, problems: Problems) -> dict[str, str]:
 
 
 def _kohya_folders(images: Sequence[str], *, captioned: bool) -> dict[str, tuple[int, str]]:
-    """Folder → repeats and name, where every image lies in one such as ``10_red dog``."""
+    """Folder → repeats and name of each such as ``10_red dog``; without captions, all or none."""
     found = {}
-    for folder in {place.rpartition("/")[0] for place in images}:
-        match = re.fullmatch(r"([0-9]{1,6})_(.+)", folder.rsplit("/", 1)[-1])
-        if match is None or not int(match[1]):
-            return {}
-        found[folder] = int(match[1]), match[2].strip()
+    folders = {place.rpartition("/")[0] for place in images}
+    for folder in folders:
+        match = re.fullmatch(r"([0-9]{1,3})_(.+)", folder.rsplit("/", 1)[-1])
+        if match and int(match[1]):
+            found[folder] = int(match[1]), match[2].strip()
+    if captioned:
+        return found
     numbers = sorted({repeats for repeats, _ in found.values()})
     classes = len(numbers) > 1 and numbers == list(range(1, len(numbers) + 1))
-    return {} if classes and not captioned else found
+    return {} if classes or len(found) < len(folders) else found
 
 
 def _from_texts(
@@ -175,14 +179,22 @@ def _from_texts(
             problems.add("picture without caption", f"{place} (no {beside})")
             continue
         if caption:
-            if kohya:
+            if name:
                 problems.note(f"repeated {repeats} times in fine-tuning, as the folder is named")
+            if name and any(part.casefold() in _REGULARIZATION for part in place.split("/")):
+                problems.note("read from a regularization folder like any other")
             yield Entry(place, caption, repeats=repeats)
 
 
 def _caption(base: str, place: str, problems: Problems) -> str:
+    path = f"{base}/{place}"
     try:
-        text = " ".join(storage.read_bytes(f"{base}/{place}").decode("utf-8-sig").split())
+        with storage.explained(path), open_binary(path) as file:
+            content = file.read(_LONGEST + 1)
+        if len(content) > _LONGEST:
+            problems.add("caption of more than 1 MiB", place)
+            return ""
+        text = " ".join(content.decode("utf-8-sig").split())
     except UnicodeDecodeError as error:
         problems.add("caption is not UTF-8", f"{place} ({error.reason})")
         return ""

@@ -142,8 +142,7 @@ def _csv_rows(base: str, table: str, problems: Problems) -> Iterator[tuple[str, 
                 where="a table of captions",
                 optional=None,
                 open_ended=True,
-                advice=" with the pictures' places: rename that column, or the file if it is no "
-                "such table",
+                advice=" with the pictures' places: rename that column, or a file that is no table",
             )
             break
         except ValueError as error:

@@ -120,12 +120,39 @@ def test_what_cannot_be_read_is_left_out(tmp_path, monkeypatch):
         return open(path, "rb")
 
     monkeypatch.setattr("memjax.data.file_tree.open_binary", opened)
-    monkeypatch.setattr("memjax.data.storage.open_binary", opened)
+    monkeypatch.setattr("memjax.data.readers.folder.open_binary", opened)
     train, held, problems = read_folder(tmp_path, held_out_fraction=0.01)
     assert [r.patient for r in train + held] == ["2.png"]
     assert problems.examples == {
         "file that cannot be read": ["1.txt (Permission denied)", "3.png (Permission denied)"]
     }
+
+
+def test_names_that_no_report_can_hold(tmp_path):
+    classes(tmp_path)
+    for name in (b"caf\xe9.png", b"caf\xe9"):
+        place = os.path.join(os.fsencode(tmp_path), b"cat", name)
+        if name.endswith(b"png"):
+            with open(place, "wb") as file:
+                file.write((tmp_path / "cat" / "1.png").read_bytes())
+        else:
+            os.mkdir(place)
+    (tmp_path / "cat" / "two\nlines.png").write_bytes(b"")
+    train, _, problems = read_folder(tmp_path)
+    assert len(train) == 2
+    assert problems.summary() == (
+        "empty file: 1 (cat/two\\nlines.png). "
+        "file name that is not UTF-8: 2 (cat/caf\\xe9; cat/caf\\xe9.png)."
+    )
+
+
+def test_a_caption_has_a_bound(tmp_path):
+    paths = beside(tmp_path)
+    paths[0].with_suffix(".txt").write_bytes(b"a" * (1 << 20))
+    paths[1].with_suffix(".txt").write_bytes(b"a" * ((1 << 20) + 1))
+    train, _, problems = read_folder(tmp_path)
+    assert len(train) == 1
+    assert problems.examples == {"caption of more than 1 MiB": ["2.txt"]}
 
 
 def test_links_to_folders_and_real_folders_first(tmp_path):
@@ -283,6 +310,39 @@ def test_kohya_folders(tmp_path):
         "1 repeated 2 times in fine-tuning, as the folder is named"
     )
     assert problems.unread == {".npz": 1}
+
+
+def test_kohya_folders_beside_others(tmp_path):
+    """What kohya's window writes beside them, and a folder named by a year."""
+    places = ("img/30_cat/1.png", "reg/1_cat/2.png", "2019_trip/3.png", "model/sample/4.png")
+    for number, place in enumerate(places):
+        picture(tmp_path / place, number)
+    for place in ("img/30_cat/1.txt", "2019_trip/3.txt"):
+        (tmp_path / place).write_text("a cat")
+    train, _, problems = read_folder(tmp_path)
+    assert {r.patient: (r.caption, r.repeats) for r in train} == {
+        "2019_trip/3.png": ("a cat", 1),
+        "img/30_cat/1.png": ("a cat", 30),
+        "reg/1_cat/2.png": ("cat", 1),
+    }
+    assert problems.examples == {"picture without caption": [
+        "model/sample/4.png (no model/sample/4.txt)"]}  # fmt: skip
+    assert problems.notes["read from a regularization folder like any other"] == 1
+
+
+def test_a_linked_image_has_the_class_of_the_link(tmp_path):
+    other = picture(tmp_path / "others" / "1.png")
+    (tmp_path / "abnormal").mkdir()
+    (tmp_path / "abnormal" / "1.png").symlink_to(other)
+    assert [r.classes[0][1] for r in read_folder(tmp_path)[0]] == ["abnormal", "others"]
+
+
+def test_a_word_in_a_file_name_is_no_part(tmp_path):
+    for number, name in enumerate(("photo of a train", "photo of test tubes", "a dog")):
+        picture(tmp_path / f"{name}.png", number)
+        (tmp_path / f"{name}.txt").write_text(name)
+    train, held, _ = read_folder(tmp_path)
+    assert (len(train), len(held)) == (3, 0)
 
 
 @pytest.mark.parametrize("first", [0, 1])

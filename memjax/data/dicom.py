@@ -1,8 +1,9 @@
 """DICOM files as images: rescaled, windowed, upright in gray; nothing but pixels is read.
 
 ``pip install 'memjax[dicom]'`` brings pydicom. Of a grayscale file the modality transform (rescale
-slope and intercept, or its table) is applied, then the first window (or VOI table); without one,
-the file's least value is black and its largest is white, as MIMIC-CXR-JPG was made. MONOCHROME1 is
+slope and intercept, or its table) is applied, then the first window (or VOI table); without one
+that shows any of it, the file's least value is black and its largest is white, as MIMIC-CXR-JPG
+was made. MONOCHROME1 is
 inverted. Pixels at the padding value are black and count for no range.
 
 References:
@@ -106,6 +107,8 @@ def _gray(pixels: np.ndarray, data: Any) -> tuple[np.ndarray, str]:
     if table := data.get("VOILUTSequence"):
         values = np.asarray(apply_voi_lut(values.astype(np.int64), data), np.float64)
         least, most, how = 0.0, 2.0 ** int(table[0].LUTDescriptor[2]) - 1, "by its table"
+    elif window and (most <= window[0] or least >= window[1]):
+        how = "whose window shows nothing, least value to largest"
     elif window:
         least, most, how = *window, "windowed"
     share = (values - least) / max(most - least, 1e-9)

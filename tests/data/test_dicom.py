@@ -79,6 +79,14 @@ def test_the_exact_and_the_sigmoid_window(tmp_path):
     assert np.abs(load_image(sigmoid, 8)[..., 0] - expected).max() <= 0.5
 
 
+@pytest.mark.parametrize("center", [-50, 9000])
+def test_a_window_that_shows_nothing_is_passed_over(tmp_path, center):
+    path = write(tmp_path / "a.dcm", WindowCenter=center, WindowWidth=100)
+    found, reading = read_image(path, 8)
+    np.testing.assert_array_equal(found[..., 0], share(RAMP.astype(float), 100, 3100))
+    assert reading.notes == ("read from DICOM, whose window shows nothing, least value to largest",)
+
+
 def test_a_table_instead_of_a_window(tmp_path):
     table = Dataset()
     table.LUTDescriptor = [4096, 0, 16]

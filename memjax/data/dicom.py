@@ -19,6 +19,7 @@ from PIL import Image
 
 SUFFIXES: tuple[str, ...] = (".dcm", ".dicom", ".ima")
 MAX_PIXELS = 40_000_000  # in float64; a mammogram has 14 million
+BITS_STORED = (0x0028, 0x0101)  # a key of ``Image.info`` that no text of a PNG file can have
 HEAD = 132  # bytes: a preamble of 128, and the mark
 _MARK = b"DICM"
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
@@ -32,7 +33,7 @@ def is_dicom(head: bytes) -> bool:
 
 
 def open_dicom(file: BinaryIO) -> Image.Image:
-    """The image in a DICOM file, in ``L`` or ``RGB``; ``info["dicom"]`` has its bits and notes.
+    """The image in a DICOM file, in ``L`` or ``RGB``; ``info[BITS_STORED]`` has its bits and notes.
 
     Raises:
         ValueError: pydicom, or what decodes the file's compression, is not installed; or the file
@@ -65,7 +66,7 @@ def open_dicom(file: BinaryIO) -> Image.Image:
         pixels = (pixels >> 8).astype(np.uint8) if pixels.dtype == np.uint16 else pixels
     if pixels.ndim == 3 and pixels.shape[-1] == 3 and pixels.dtype == np.uint8:
         image = Image.fromarray(pixels)
-        image.info["dicom"] = (str(bits), [])
+        image.info[BITS_STORED] = (str(bits), [])
         return image
     if pixels.ndim != 2 or kind not in _GRAY:
         raise ValueError(f"{kind} of {bits} bits is not read: save it as PNG")
@@ -74,7 +75,7 @@ def open_dicom(file: BinaryIO) -> Image.Image:
     if kind == "MONOCHROME1":
         notes.append("inverted (DICOM, MONOCHROME1)")
     image = Image.fromarray(gray)
-    image.info["dicom"] = (str(bits), notes)
+    image.info[BITS_STORED] = (str(bits), notes)
     return image
 
 

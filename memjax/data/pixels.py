@@ -13,6 +13,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import ExifTags, Image, ImageCms
 
+from memjax.data.dicom import BITS_STORED
+
 DEPTHS = (8, 10, 12, 14, 16)
 DARK = 15  # of 255: 4 bits in an 8-bit file, or a map of labels
 _TURNS: dict[int, Image.Transpose] = {
@@ -54,7 +56,7 @@ def as_shown(image: Image.Image, mode: str) -> tuple[Image.Image, Reading]:
     deep = _DEEP_COLOR.search(str(getattr(image, "tile", ())))
     notes = _frames(image)
     image.load()
-    bits, more = image.info.get("dicom", ("1" if stored == "1" else "8", ()))
+    bits, more = image.info.get(BITS_STORED, ("1" if stored == "1" else "8", ()))
     notes += more
     turn = _TURNS.get(_orientation(image))
     shown = image

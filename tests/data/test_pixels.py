@@ -4,7 +4,7 @@ import struct
 
 import numpy as np
 import pytest
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, PngImagePlugin
 
 from memjax.data.images import CorruptImageError, image_reading, load_image, read_image
 
@@ -157,6 +157,14 @@ def test_cmyk_and_profiles_are_said(tmp_path):
         Image.fromarray(COLORS).save(tmp_path / f"{name}.png", icc_profile=made.tobytes())
     assert notes_of(tmp_path / "sRGB.png") == []
     assert notes_of(tmp_path / "LAB.png") == ["read without its color profile, which is not sRGB"]
+
+
+def test_texts_in_a_png_change_nothing(tmp_path):
+    texts = PngImagePlugin.PngInfo()
+    for name in ("dicom", "icc_profile", "exif", "parameters"):
+        texts.add_text(name, "xy")
+    Image.fromarray(NOISE).save(tmp_path / "a.png", pnginfo=texts)
+    np.testing.assert_array_equal(load_image(tmp_path / "a.png", 12)[..., 0], NOISE[:, 2:14])
 
 
 def test_a_map_of_labels_is_nearly_black(tmp_path):

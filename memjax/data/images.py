@@ -1,43 +1,39 @@
-"""Pixels in and out: one decode-and-resize path, and the [-1, 1] convention.
+"""Images in and out: one decode-and-resize path, and the [-1, 1] convention.
 
-A file is read the way a viewer shows it: turned upright as its EXIF orientation says. Grayscale of
-16 bits becomes 8 by the depth that the file uses: the least of 8, 10, 12, 14 and 16 bits that holds
-its largest value. ``u = round(255 · v / (2^bits − 1))``, so a 12-bit radiograph in a 16-bit file
-spans black to white, and a file with a value of 2^14 or more is divided by 257 as it stands.
+A file is read the way a viewer shows it; :mod:`memjax.data.pixels` and :mod:`memjax.data.dicom`
+say what that means for each kind of pixels.
 """
 
 import contextlib
+import errno
 import importlib
 import os
-import re
 from collections.abc import Callable, Iterator
 from typing import BinaryIO, Literal, cast
 
 import numpy as np
 from etils import epath
 from jaxtyping import Float32, UInt8
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
+
+from memjax.data import dicom
+from memjax.data.pixels import Reading, as_shown
 
 Square = Literal["crop", "pad", "stretch"]
 MAX_PIXELS = 80_000_000  # below where Pillow itself begins to warn
-READING = 2  # raised where the same file gives other pixels than before; caches of images name it
-DEPTHS = (8, 10, 12, 14, 16)
+READING = 3  # raised where the same file gives other pixels than before; caches of images name it
+SUFFIXES: tuple[str, ...] = (
+    *(".png", ".jpg", ".jpeg", ".webp", ".bmp", ".jfif", ".jpe", ".tif", ".tiff", ".gif"),
+    *(".avif", ".jp2", ".pgm", ".ppm", *dicom.SUFFIXES),
+)
+# What Pillow may take a file for. Others of its formats start programs (EPS) or are no images.
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "DIB", "TIFF", "GIF", "AVIF", "JPEG2000", "PPM")
 # Where ``open_image`` stands for addresses of this kind; by name, so that a worker process knows
 # it too and a library is imported only when one of its images is read.
 OPENERS: dict[str, str] = {
     "tfds": "memjax.data.readers.tfds",
     "digits": "memjax.data.readers.digits",
 }
-_TURNS: dict[int, Image.Transpose] = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-_DEEP_COLOR = re.compile(r";16[BLN]")  # Pillow keeps the upper byte of such pixels
 
 
 class CorruptImageError(ValueError):
@@ -56,6 +52,8 @@ def open_binary(path: str | os.PathLike[str]) -> BinaryIO:
     text = os.fspath(path)
     if "://" in text:
         return cast(BinaryIO, epath.Path(text).open("rb"))
+    if os.path.exists(text) and not os.path.isfile(text):  # a pipe would wait for ever
+        raise OSError(errno.EINVAL, "not a regular file", text)
     return open(text, "rb")
 
 
@@ -74,14 +72,22 @@ def load_image(
     Raises:
         CorruptImageError: The file is missing or cannot be decoded.
     """
+    return read_image(path, size, channels, square=square)[0]
+
+
+def read_image(
+    path: str | os.PathLike[str], size: int, channels: int = 1, *, square: Square = "crop"
+) -> tuple[UInt8[np.ndarray, "size size channels"], Reading]:
+    """As :func:`load_image`, and how the file was read."""
     mode = {1: "L", 3: "RGB"}.get(channels)
     if mode is None:
         raise ValueError(f"channels is {channels}; expected 1 (grayscale) or 3 (colour).")
-    return _resized(_decode(path, mode)[0], size, channels, square)
+    image, reading = _decode(path, mode)
+    return _resized(image, size, channels, square), reading
 
 
-def reading_notes(path: str | os.PathLike[str]) -> list[str]:
-    """What reading changes in a file's pixels, in a few words each; empty for most files.
+def image_reading(path: str | os.PathLike[str]) -> Reading:
+    """How a file is read; it is decoded for that.
 
     Raises:
         CorruptImageError: The file is missing or cannot be decoded.
@@ -89,59 +95,18 @@ def reading_notes(path: str | os.PathLike[str]) -> list[str]:
     return _decode(path, "L")[1]
 
 
-def image_header(path: str | os.PathLike[str]) -> tuple[int, int, str]:
-    """Width and height in pixels as they are stored, and Pillow's mode; no pixel is decoded.
-
-    Raises:
-        CorruptImageError: The file is missing or no image.
-    """
-    try:
-        with _open_image(path) as image:
-            return image.width, image.height, image.mode
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        raise CorruptImageError(
-            f"The image {os.fspath(path)} cannot be opened ({_reason(error)}); restore the file.",
-            _reason(error),
-        ) from error
-
-
-def _decode(path: str | os.PathLike[str], mode: str) -> tuple[Image.Image, list[str]]:
-    """The upright image with 8 bits a channel, and :func:`reading_notes`."""
-    notes: list[str] = []
+def _decode(path: str | os.PathLike[str], mode: str) -> tuple[Image.Image, Reading]:
     try:
         with _open_image(path) as image:
             if image.width * image.height > MAX_PIXELS:
-                raise ValueError(f"{image.width}×{image.height} pixels")
-            deep = _DEEP_COLOR.search(str(getattr(image, "tile", ())))
-            image.load()
-            turn = _TURNS.get(_orientation(image))
-            picture: Image.Image = image
-            if image.mode.startswith("I"):
-                picture, bits = _from_sixteen_bits(image)
-                used = f"stretched ({bits} bits in a 16-bit file)"
-                notes.append(used if bits < DEPTHS[-1] else "read from 16 bits")
-            elif deep:
-                _refuse_dark(image)
-            picture = picture.convert(mode)
-            if turn is not None:
-                picture = picture.transpose(turn)
-                notes.append("turned upright (EXIF orientation)")
-            return picture, notes
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+                raise ValueError(f"{image.width}×{image.height} pixels, more than {MAX_PIXELS:,}")
+            return as_shown(image, mode)
+    except Exception as error:  # whatever the parsers of damaged files raise
         raise CorruptImageError(
             f"The image {os.fspath(path)} cannot be decoded ({_reason(error)}); remove its row or "
             "restore the file.",
             _reason(error),
         ) from error
-
-
-def _orientation(image: Image.Image) -> int:
-    """EXIF's orientation, 1 to 8; 1 where there is none, or where what there is cannot be read."""
-    try:
-        found = image.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:  # Pillow raises whatever its parsers raise; the pixels are good all the same
-        return 1
-    return found if isinstance(found, int) else 1
 
 
 @contextlib.contextmanager
@@ -155,33 +120,39 @@ def _open_image(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
         with opener(text) as image:
             yield image
         return
-    with open_binary(text) as file, Image.open(file) as image:
-        yield image
+    with open_binary(text) as file:
+        marked = dicom.is_dicom(file.read(dicom.HEAD))
+        file.seek(0)
+        if marked:
+            opened = dicom.open_dicom(file)
+        else:
+            try:
+                opened = Image.open(file, formats=FORMATS)
+            except UnidentifiedImageError as error:
+                file.seek(0)
+                raise ValueError(_what_else(file.read(64))) from error
+        with opened as image:
+            yield image
+
+
+def _what_else(head: bytes) -> str:
+    """What a file is that begins so and is no image, as far as that helps."""
+    if head.startswith(b"version https://git-lfs"):
+        return "a Git LFS pointer, not the image: run git lfs pull"
+    if head.lstrip()[:9].lower().startswith((b"<!doctype", b"<html")):
+        return "a web page, not an image: download it anew"
+    if head[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftyphevc"):
+        return "HEIC, which is not read: save it as JPEG or PNG"
+    if head.startswith((b"\xff\x0a", b"\0\0\0\x0cJXL ")):
+        return "JPEG XL, which is not read: save it as JPEG or PNG"
+    return "not an image"
 
 
 def _reason(error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
         return "not an image"
-    return getattr(error, "strerror", None) or str(error).splitlines()[0]
-
-
-def _from_sixteen_bits(image: Image.Image) -> tuple[Image.Image, int]:
-    """The image with 8 bits, and how many bits the file uses."""
-    pixels = np.asarray(image).astype(np.float32)
-    bits = next((b for b in DEPTHS if pixels.max() < 1 << b), DEPTHS[-1])
-    white = ((1 << bits) - 1) / 255
-    return Image.fromarray((pixels / white).clip(0, 255).round().astype(np.uint8)), bits
-
-
-def _refuse_dark(image: Image.Image) -> None:
-    """Refuses 16-bit color that uses 14 bits or fewer: its upper bytes are nearly black."""
-    bands = image.split()[: -1 if image.mode.endswith("A") else None]
-    largest = max(int(np.asarray(band).max()) for band in bands)
-    if largest < 1 << DEPTHS[-2] - 8:
-        raise ValueError(
-            f"16-bit color or alpha with no value above {largest << 8 | 255} of 65535, which would "
-            "be nearly black: save it with 8 bits a channel or as 16-bit grayscale"
-        )
+    words = getattr(error, "strerror", None) or str(error).strip()
+    return str(words).splitlines()[0] if words else type(error).__name__
 
 
 def _resized(image: Image.Image, size: int, channels: int, square: Square) -> np.ndarray:

@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from memjax.data.images import load_image
-from memjax.data.readers.folder import SUFFIXES
+from memjax.data.images import SUFFIXES, load_image
 from memjax.evaluate.features.clip_score import ClipScore
 from memjax.evaluate.features.published import PREPROCESSINGS, published_features
 from memjax.evaluate.similarity.measures import MEASURES, FeatureLikeness, Likeness, weightless

@@ -98,6 +98,8 @@ def prepare_data(
         logger.warning("Data problems, left out or mended: %s", problems.summary())
     if problems.notes:
         logger.info("Pictures as they were read: %s.", problems.noted())
+    if problems.unread:
+        logger.info("Beside the pictures, not read: %s.", problems.passed_over())
     if not train:
         raise ValueError(f"no training picture of {root} can be decoded. {problems.summary()}")
     space = label_space_of(train, kind, settings, held_out)

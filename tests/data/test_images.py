@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from memjax.data.images import CorruptImageError, load_image, reading_notes, to_uint8, to_unit
+from memjax.data.images import CorruptImageError, image_reading, load_image, to_uint8, to_unit
 from memjax.data.readers.chexpert import check_images
 from memjax.data.records import image_record
 
@@ -77,7 +77,7 @@ def test_an_image_is_read_upright(tmp_path, orientation, suffix):
         upright = ImageOps.exif_transpose(image)
     turned = ["turned upright (EXIF orientation)"] if orientation > 1 else []
     if suffix != "tif":  # Pillow turns those by itself
-        assert reading_notes(path) == turned
+        assert list(image_reading(path).notes) == turned
     assert upright.size == ((12, 8) if orientation < 5 else (8, 12))
     edge = max(upright.size)
     padded = load_image(path, edge, square="pad")[..., 0]
@@ -105,7 +105,7 @@ def test_damaged_exif_leaves_the_pixels_as_they_are(tmp_path, exif):
     noise = np.random.default_rng(0).integers(0, 256, (8, 8), dtype=np.uint8)
     for name, kept in (("with.png", {"exif": exif}), ("without.png", {})):
         Image.fromarray(noise).save(tmp_path / name, **kept)
-    assert reading_notes(tmp_path / "with.png") == []
+    assert list(image_reading(tmp_path / "with.png").notes) == []
     np.testing.assert_array_equal(
         load_image(tmp_path / "with.png", 8), load_image(tmp_path / "without.png", 8)
     )
@@ -118,7 +118,7 @@ def test_fewer_bits_in_a_sixteen_bit_file_span_black_to_white(tmp_path, bits):
     expected = np.rint(values * (255 / ((1 << bits) - 1)))
     assert np.abs(load_image(path, 32)[..., 0] - expected).max() <= 1  # ties in float32
     assert (load_image(path, 32).min(), load_image(path, 32).max()) == (0, 255)
-    assert reading_notes(path) == [f"stretched ({bits} bits in a 16-bit file)"]
+    assert list(image_reading(path).notes) == [f"stretched ({bits} bits in a 16-bit file)"]
 
 
 @pytest.mark.parametrize("largest", [1 << 14, 1 << 15, 65535])
@@ -127,7 +127,7 @@ def test_sixteen_bits_are_divided_by_257_as_ever(tmp_path, largest):
     path = save(tmp_path / "film.png", values)
     expected = (values.astype(np.float32) / 257.0).round().astype(np.uint8)
     np.testing.assert_array_equal(load_image(path, 32)[..., 0], expected)
-    assert reading_notes(path) == ["read from 16 bits"]
+    assert list(image_reading(path).notes) == ["read from 16 bits"]
 
 
 def deep_color(path, pixels):

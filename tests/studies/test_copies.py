@@ -182,17 +182,17 @@ def test_broken_files_are_named_and_skipped_and_sizes_may_differ(films, tmp_path
     generated = write(tmp_path / "generated", films[100:130], "g")
     (generated / "cut.png").write_bytes((generated / "g0000.png").read_bytes()[:200])
     (generated / "none.jpg").write_bytes(b"")
-    (generated / "scan.tiff").write_bytes(b"II*")
+    (generated / "scan.heic").write_bytes(b"II*")
     Image.fromarray(films[3]).resize((90, 90)).convert("RGB").save(generated / "large.png")
     found = copies(generated, training)
-    assert set(found.generated.problems) == {"cut.png", "none.jpg"}
+    assert set(found.generated.problems) == {"cut.png", "none.jpg", "scan.heic"}
     assert len(found.is_copy) == 31
     assert found.generated.place(30) == "large.png"
     assert found.is_copy[30]
     assert found.training.place(found.index[30]) == "t0003.png"
     files = found.summary["files"]["generated"]
     assert files["shapes"] == {"64×64 L": 30, "90×90 RGB": 1}
-    assert files["of_other_kinds"] == {"num": 1, "examples": ["scan.tiff"]}
+    assert files["of_other_kinds"] == {"num": 0, "examples": []}
 
 
 def test_no_rate_is_claimed_from_too_few(films, tmp_path):

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 from memjax.data import storage
-from memjax.data.images import CorruptImageError, reading_notes
+from memjax.data.images import CorruptImageError, image_reading
 from memjax.data.labels.space import FINDINGS, state_of
 from memjax.data.problems import Problems
 from memjax.data.readers.tables import Table, age_of, read_table, sex_of, surplus_cells
@@ -225,13 +225,12 @@ def check_images(
     kept, problems = [], Problems(examples)
     for record in records:
         try:
-            notes = reading_notes(record.path)
+            reading = image_reading(record.path)
         except CorruptImageError as error:
             problems.add("corrupt image", f"{record.path} ({error.reason})")
             continue
         kept.append(record)
-        for note in notes:
-            problems.note(note)
+        problems.decoded(reading.bits, reading.notes)
     if strict:
         problems.refuse()
     return kept, problems

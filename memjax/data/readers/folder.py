@@ -1,61 +1,53 @@
 """Any folder of images: captions beside them, a table of them, or one sub-folder a class.
 
 ===================================  ===========================================================
-``0001.jpg`` and ``0001.txt``        the text is the caption
+``0001.jpg`` and ``0001.txt``        the text is the caption (``0001.caption``, too)
 ``metadata.jsonl``                   ``{"file_name": "a/0001.jpg", "text": "…", "colour": "red"}``
-``metadata.csv``                     the same as columns ``file_name``, ``text`` and more
+``metadata.csv``, ``.parquet``       the same as columns ``file_name``, ``text`` and more
+``10_red dog/1.jpg``                 kohya's: ten times an epoch of fine-tuning (1 to 999); the
+                                     caption is the text beside it, else ``red dog``
 ``cat/1.jpg``, ``dog/2.jpg``         the first sub-folder is the class, where none of the above
 ===================================  ===========================================================
 
-Tables are those of Hugging Face's ImageFolder and name files relative to themselves, so images
-may lie in ``images`` beside one. In a folder with both, ``metadata.jsonl`` is read;
-``metadata.parquet`` alone is refused. A line's ``text`` may be a list of captions, the usual one
-first; ``repeats`` says how often the image stands in an epoch of fine-tuning.
+Tables are those of Hugging Face's ImageFolder, see :mod:`memjax.data.readers.metadata`. A line's
+``text`` may be a list of captions, the usual one first; ``repeats`` says how often the image
+stands in an epoch of fine-tuning. Folders whose numbers count from 0 or 1 and that have no captions
+(``0_cat``, ``1_dog``) are classes.
 
-Sub-folders ``valid``, ``val``, ``validation`` and ``test`` are held out, ``train`` is not part of
-a name. Without them a share is held out by the content of the files, so that a file and its copies
-are always on the same side.
+Sub-folders of :data:`HELD_OUT_FOLDERS` are held out, one of :data:`TRAIN_FOLDERS` is not part of a
+name; they may lie below others, as in ``images/train``. Without them a share is held out by the
+content of the files, so that a file and its copies are always on the same side.
 """
 
-import json
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
 
 from memjax.data import storage
-from memjax.data.file_tree import content_key, share_of, size_of, walk_files
-from memjax.data.labels.of_data import class_name
-from memjax.data.labels.slots import suggestion
+from memjax.data.file_tree import FileTree, content_key, file_tree, share_of, size_of, suffix_of
+from memjax.data.images import SUFFIXES, open_binary
 from memjax.data.problems import Problems
-from memjax.data.readers.tables import cells_of, read_table, surplus_cells
-from memjax.data.records import Record, image_record
+from memjax.data.readers.metadata import (
+    METADATA,
+    METADATA_CSV,
+    OTHER_FORM,
+    Entry,
+    Names,
+    composed,
+    entries_of_tables,
+    tables_of,
+)
+from memjax.data.records import Record
 
-SUFFIXES: tuple[str, ...] = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-METADATA = "metadata.jsonl"
-METADATA_CSV = "metadata.csv"
-METADATA_PARQUET = "metadata.parquet"
-HELD_OUT_FOLDERS: tuple[str, ...] = ("valid", "val", "validation", "test")
+HELD_OUT_FOLDERS: tuple[str, ...] = (
+    *("valid", "val", "validation", "dev"),
+    *("test", "testing", "eval", "evaluation"),
+)
+TRAIN_FOLDERS: tuple[str, ...] = ("train", "training")
+CAPTIONS: tuple[str, ...] = (".txt", ".caption")
+_LONGEST = 1 << 20  # bytes of a caption's file
+_REGULARIZATION = ("reg", "regularization", "regularisation")
 _TABLES: tuple[str, ...] = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".xlsx")
-_INSTEAD = {
-    "file_name": ("image", "filename", "file", "path", "image_path"),
-    "text": ("caption", "prompt", "description"),
-}
-
-
-class _Entry(NamedTuple):
-    """One image: its place below the root, and what is known about it."""
-
-    place: str
-    caption: str = ""
-    classes: tuple[tuple[str, str], ...] = ()
-    captions: tuple[str, ...] = ()
-    repeats: int = 1
-
-    def record(self, base: str) -> Record:
-        known = self._asdict()
-        place = known.pop("place")
-        return image_record(f"{base}/{place}", place, **known)
 
 
 def read_folder(
@@ -69,8 +61,8 @@ def read_folder(
 ) -> tuple[list[Record], list[Record], Problems]:
     """Reads a folder of images.
 
-    An image without its caption, a line that is no such object, a file that is not there: left
-    out, counted and named.
+    An image without its caption, a line that is no such object, a file that is not there, a link
+    to nothing: left out, counted and named. So is every file that is no image and is not used.
 
     Args:
         root: The folder, or ``gs://…``.
@@ -89,14 +81,20 @@ def read_folder(
     if not 0 <= held_out_fraction < 1:
         raise ValueError(f"held_out_fraction is {held_out_fraction}; expected a share in [0, 1).")
     base, problems = storage.root_text(root), Problems(examples)
-    files = walk_files(base)
-    pictures = [place for place in files if place.lower().endswith(SUFFIXES)]
-    if not pictures:
+    if not storage.is_url(base) and not os.path.isdir(base):
+        kind = "is a file" if os.path.exists(base) else "does not exist"
+        raise ValueError(f"{base} {kind}; expected a folder of pictures: check data.root.")
+    tree = file_tree(base)
+    if not tree.images:
+        tree.report(problems)
+        found = f" {problems.summary()}" if problems else ""
+        found += f" Not read: {problems.passed_over()}." if problems.unread else ""
         raise ValueError(
             f"{base} holds no pictures; expected a folder with files that end in "
-            f"{', '.join(SUFFIXES)}."
+            f"{', '.join(SUFFIXES)}.{found}"
         )
-    entries = _entries(base, files, pictures, tuple(class_fields), problems)
+    entries, used = _entries(base, tree, tuple(class_fields), problems)
+    tree.report(problems, used)
     train, held = _split(base, entries, held_out_fraction, seed, problems)
     if strict:
         problems.refuse()
@@ -106,25 +104,23 @@ def read_folder(
 
 
 def _entries(
-    base: str,
-    files: Sequence[str],
-    pictures: Sequence[str],
-    fields: tuple[str, ...],
-    problems: Problems,
-) -> list[_Entry]:
-    tables = _tables(base, files)
+    base: str, tree: FileTree, fields: tuple[str, ...], problems: Problems
+) -> tuple[list[Entry], set[str]]:
+    """The images, and which other files say something about them."""
+    tables = tables_of(tree.others)
     if tables:
-        return _from_tables(base, tables, set(files), fields, problems)
+        return entries_of_tables(base, tables, tree, fields, problems), set(tables)
     if fields:
         raise ValueError(
             f"class_fields is {fields} but {base} holds no {METADATA}; leave it empty or write one."
         )
-    texts = {place for place in files if place.lower().endswith(".txt")}
-    beside = {place: f"{place.rpartition('.')[0]}.txt" for place in pictures}
-    if any(text in texts for text in beside.values()):
-        return list(_from_texts(base, beside, texts, problems))
-    entries = [_Entry(place, "", _folder_class(place)) for place in pictures]
-    unread = [place for place in files if place.lower().endswith(_TABLES)]
+    texts = _texts_beside(tree, problems)
+    kohya = _kohya_folders(tree.images, captioned=bool(texts))
+    if texts or kohya:
+        return list(_from_texts(base, tree.images, texts, kohya, problems)), set(texts.values())
+    splits = _split_folders(tree.images)
+    entries = [Entry(place, "", _folder_class(place, splits)) for place in tree.images]
+    unread = [place for place in tree.others if suffix_of(place) in _TABLES]
     found = {entry.classes for entry in entries}
     if unread and len(found) == 1 and any(found):
         raise ValueError(
@@ -132,239 +128,144 @@ def _entries(
             f"be the class of every picture; expected captions in {METADATA} or {METADATA_CSV} "
             "(file_name and text): rename the table, or move it out of the folder."
         )
-    return entries
+    return entries, set()
 
 
-def _tables(base: str, files: Sequence[str]) -> list[str]:
-    """The tables to read, one a folder.
+def _texts_beside(tree: FileTree, problems: Problems) -> dict[str, str]:
+    """Image → the file of its caption, where there is one."""
+    names = Names(place for place in tree.others if suffix_of(place) in CAPTIONS)
+    found = {}
+    for place in tree.images:
+        wanted = [place.rpartition(".")[0] + suffix for suffix in CAPTIONS]
+        text = next((text for name in wanted if (text := names.find(name))), None)
+        if text is not None:
+            found[place] = text
+            if text not in wanted:
+                problems.note(OTHER_FORM)
+    return found
 
-    Raises:
-        ValueError: A folder's only table is one that cannot be read here.
-    """
-    found: dict[str, str] = {}
-    for name in (METADATA_PARQUET, METADATA_CSV, METADATA):
-        found |= {p[: -len(name)]: p for p in files if p.rsplit("/", 1)[-1] == name}
-    for place in found.values():
-        if place.endswith(METADATA_PARQUET):
-            raise ValueError(
-                f"{base}/{place} is a Parquet table, which is not read; expected {METADATA} or "
-                f"{METADATA_CSV}: convert it, such as by pandas.read_parquet(…).to_csv(…)."
-            )
-    return sorted(found.values())
+
+def _kohya_folders(images: Sequence[str], *, captioned: bool) -> dict[str, tuple[int, str]]:
+    """Folder → repeats and name of each such as ``10_red dog``; without captions, all or none."""
+    found = {}
+    folders = {place.rpartition("/")[0] for place in images}
+    for folder in folders:
+        match = re.fullmatch(r"([0-9]{1,3})_(.+)", folder.rsplit("/", 1)[-1])
+        if match and int(match[1]):
+            found[folder] = int(match[1]), match[2].strip()
+    if captioned:
+        return found
+    numbers = sorted({repeats for repeats, _ in found.values()})
+    classes = len(numbers) > 1 and numbers == list(range(1, len(numbers) + 1))
+    return {} if classes or len(found) < len(folders) else found
 
 
 def _from_texts(
-    base: str, beside: Mapping[str, str], texts: set[str], problems: Problems
-) -> Iterable[_Entry]:
-    for place, text in beside.items():
-        if text not in texts:
-            problems.add("picture without caption", f"{place} (no {text})")
+    base: str,
+    images: Iterable[str],
+    texts: Mapping[str, str],
+    kohya: Mapping[str, tuple[int, str]],
+    problems: Problems,
+) -> Iterable[Entry]:
+    for place in images:
+        repeats, name = kohya.get(place.rpartition("/")[0], (1, ""))
+        if place in texts:
+            caption = _caption(base, texts[place], problems)
+        elif name:
+            caption = name
+            problems.note("captioned by the name of the folder")
+        else:
+            beside = place.rpartition(".")[0] + CAPTIONS[0]
+            problems.add("picture without caption", f"{place} (no {beside})")
             continue
-        caption = _caption(base, text, problems)
         if caption:
-            yield _Entry(place, caption)
+            if name:
+                problems.note(f"repeated {repeats} times in fine-tuning, as the folder is named")
+            if name and any(part.casefold() in _REGULARIZATION for part in place.split("/")):
+                problems.note("read from a regularization folder like any other")
+            yield Entry(place, caption, repeats=repeats)
 
 
 def _caption(base: str, place: str, problems: Problems) -> str:
+    path = f"{base}/{place}"
     try:
-        text = " ".join(storage.read_bytes(f"{base}/{place}").decode("utf-8-sig").split())
+        with storage.explained(path), open_binary(path) as file:
+            content = file.read(_LONGEST + 1)
+        if len(content) > _LONGEST:
+            problems.add("caption of more than 1 MiB", place)
+            return ""
+        text = " ".join(content.decode("utf-8-sig").split())
     except UnicodeDecodeError as error:
         problems.add("caption is not UTF-8", f"{place} ({error.reason})")
+        return ""
+    except OSError as error:
+        problems.add("file that cannot be read", f"{place} ({error.strerror or error})")
         return ""
     if not text:
         problems.add("empty caption", place)
     return text
 
 
-def _folder_class(place: str) -> tuple[tuple[str, str], ...]:
+def _split_folders(images: Sequence[str]) -> tuple[str, ...]:
+    """Names of folders that are parts of the data set; ``train`` beside classes is a class."""
+    folders = [place.casefold().split("/")[:-1] for place in images]
+    if any(name in HELD_OUT_FOLDERS for parts in folders for name in parts):
+        return (*HELD_OUT_FOLDERS, *TRAIN_FOLDERS)
+    return TRAIN_FOLDERS if len({parts[0] if parts else "" for parts in folders}) == 1 else ()
+
+
+def _part(parts: Sequence[str], splits: Sequence[str]) -> int | None:
+    return next((i for i, name in enumerate(parts) if name.casefold() in splits), None)
+
+
+def _folder_class(place: str, splits: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """The folder below the part, else the one above it, else the first."""
     parts = place.split("/")[:-1]
-    if parts and parts[0].casefold() in (*HELD_OUT_FOLDERS, "train"):
-        parts = parts[1:]
-    return (("Class", parts[0]),) if parts else ()
-
-
-def _from_tables(
-    base: str,
-    tables: Sequence[str],
-    files: set[str],
-    fields: tuple[str, ...],
-    problems: Problems,
-) -> list[_Entry]:
-    entries: dict[str, _Entry] = {}
-    known: set[str] = set()
-    for table in tables:
-        read = _rows if table.endswith(METADATA_CSV) else _lines
-        for where, row in read(base, table, problems):
-            known |= set(row)
-            entry = _entry(row, table.rpartition("/")[0], where, files, fields, problems)
-            if entry is None:
-                continue
-            if entry.place in entries:
-                problems.add("repeated file", f"{where}: {entry.place}")
-                continue
-            entries[entry.place] = entry
-    for field in fields:
-        if known and field not in known:
-            raise ValueError(
-                f"class_fields names {field!r}, which no line of {_names(tables)} "
-                f"has{suggestion(field, known)}; expected names out of {sorted(known)}."
-            )
-    return [entries[place] for place in sorted(entries)]
-
-
-def _names(tables: Sequence[str]) -> str:
-    return " or ".join(sorted({table.rsplit("/", 1)[-1] for table in tables}))
-
-
-def _rows(base: str, table: str, problems: Problems) -> Iterable[tuple[str, dict[str, Any]]]:
-    """The rows of ``metadata.csv``; one with too many or too few cells is counted."""
-    found = read_table(
-        f"{base}/{table}",
-        ("file_name",),
-        whose="a caption table's",
-        where="a table of captions",
-        optional=None,
-        open_ended=True,
-        advice=" with the pictures' places: rename that column, or the file if it is no such table",
-    )
-    for number, row in found.rows:
-        where, surplus = f"{table} row {number}", surplus_cells(row)
-        if surplus:
-            problems.add("wrong number of cells", f"{where}: {surplus:+d}")
-            continue
-        cells: dict[str, Any] = cells_of(row)
-        repeats = cells.pop("repeats", "")
-        if repeats:
-            cells["repeats"] = int(repeats) if re.fullmatch("[0-9]{1,9}", repeats) else repeats
-        yield where, cells
-
-
-def _lines(base: str, table: str, problems: Problems) -> Iterable[tuple[str, dict[str, Any]]]:
-    try:
-        text = storage.read_bytes(f"{base}/{table}").decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{base}/{table} is not UTF-8 text ({error.reason}); save it as UTF-8."
-        ) from error
-    # Not splitlines(): a JSON string may hold U+2028 and the like as they are.
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        where = f"{table} line {number}"
-        try:
-            row = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
-            problems.add("line is not JSON", f"{where} ({str(error).split(':')[0]})")
-            continue
-        if isinstance(row, dict):
-            yield where, row
-        else:
-            problems.add("line is no object", f"{where}: {line.strip()[:40]!r}")
-
-
-def _entry(
-    row: Mapping[str, Any],
-    folder: str,
-    where: str,
-    files: set[str],
-    fields: tuple[str, ...],
-    problems: Problems,
-) -> _Entry | None:
-    name = row.get("file_name")
-    if not isinstance(name, str) or not name:
-        problems.add("line without file_name", f"{where}{_hint('file_name', row)}")
-        return None
-    place = _inside(f"{folder}/{name}" if folder else name, name)
-    if place is None:
-        problems.add("file outside the folder", f"{where}: {name[:80]!r}")
-        return None
-    if place not in files or not place.lower().endswith(SUFFIXES):
-        kind = "file of another kind" if place in files else "missing file"
-        problems.add(kind, f"{where}: {place[:120]}")
-        return None
-    texts, repeats = _texts(row), row.get("repeats", 1)
-    if texts is None:
-        problems.add("text is no string", f"{where}: {str(row['text'])[:40]!r}")
-        return None
-    if not isinstance(repeats, int) or isinstance(repeats, bool) or repeats < 1:
-        problems.add("repeats is no count", f"{where}: {str(repeats)[:40]!r}")
-        return None
-    classes = _classes(row, fields, where, problems)
-    if not texts and not fields:
-        problems.add("empty caption", f"{where}{'' if 'text' in row else _hint('text', row)}")
-        return None
-    if classes is None:
-        return None
-    several = texts if len(texts) > 1 else ()
-    return _Entry(place, texts[0] if texts else "", classes, several, repeats)
-
-
-def _hint(field: str, row: Mapping[str, Any]) -> str:
-    """`` (did you mean 'prompt'?)``: the field that others use instead, else a near miss."""
-    other = next((name for name in _INSTEAD[field] if name in row), None)
-    return f" (did you mean {other!r}?)" if other else suggestion(field, row)
-
-
-def _texts(row: Mapping[str, Any]) -> tuple[str, ...] | None:
-    """The captions of a line with single spaces, empty ones left out; None if one is no string."""
-    given = row.get("text", "")
-    texts = given if isinstance(given, list) else [given]
-    if not all(isinstance(text, str) for text in texts):
-        return None
-    return tuple(" ".join(text.split()) for text in texts if text.strip())
-
-
-def _inside(place: str, name: str) -> str | None:
-    parts = place.replace("\\", "/").split("/")
-    if name.startswith(("/", "\\")) or ":" in name or "\0" in name or ".." in parts:
-        return None
-    return "/".join(part for part in parts if part not in ("", "."))
-
-
-def _classes(
-    row: Mapping[str, Any], fields: Sequence[str], where: str, problems: Problems
-) -> tuple[tuple[str, str], ...] | None:
-    found = []
-    for field in fields:
-        value = row.get(field)
-        if isinstance(value, list | dict):
-            problems.add("class label is no text", f"{where}: {field}={str(value)[:40]}")
-            return None
-        if value is not None and str(value).strip():
-            found.append((class_name(field), str(value).strip()))
-    return tuple(found)
+    at = _part(parts, splits)
+    if at is not None:
+        parts = parts[at + 1 :] or parts[:at]
+    return (("Class", composed(parts[0])),) if parts else ()
 
 
 def _split(
-    base: str, entries: Sequence[_Entry], fraction: float, seed: int, problems: Problems
+    base: str, entries: Sequence[Entry], fraction: float, seed: int, problems: Problems
 ) -> tuple[list[Record], list[Record]]:
-    held = [e.place.split("/")[0].casefold() in HELD_OUT_FOLDERS for e in entries]
-    if not any(held):
-        if fraction:
-            shares = [share_of(content_key(f"{base}/{e.place}"), seed) for e in entries]
-            held = [share < fraction for share in shares]
-    else:
+    held = [_part(e.place.split("/")[:-1], HELD_OUT_FOLDERS) is not None for e in entries]
+    if any(held):
         entries, held = _without_copies(base, entries, held, problems)
+    elif fraction:
+        keys = [_key(base, entry, problems) for entry in entries]
+        held = [key is not None and share_of(key, seed) < fraction for key in keys]
+        held = [out for out, key in zip(held, keys, strict=True) if key is not None]
+        entries = [entry for entry, key in zip(entries, keys, strict=True) if key is not None]
     pairs = list(zip([entry.record(base) for entry in entries], held, strict=True))
     return [r for r, out in pairs if not out], [r for r, out in pairs if out]
 
 
+def _key(base: str, entry: Entry, problems: Problems) -> str | None:
+    """The file's content key; None, and counted, where it cannot be read."""
+    try:
+        return content_key(f"{base}/{entry.place}")
+    except OSError as error:
+        problems.add("file that cannot be read", f"{entry.place} ({error.strerror or error})")
+        return None
+
+
 def _without_copies(
-    base: str, entries: Sequence[_Entry], held: Sequence[bool], problems: Problems
-) -> tuple[list[_Entry], list[bool]]:
+    base: str, entries: Sequence[Entry], held: Sequence[bool], problems: Problems
+) -> tuple[list[Entry], list[bool]]:
     """Leaves out held-out files that are copies of training files; only equal sizes are read."""
     sizes = [size_of(f"{base}/{e.place}") for e in entries]
     common = {s for s, out in zip(sizes, held, strict=True) if out}
     common &= {s for s, out in zip(sizes, held, strict=True) if not out}
     keys = [
-        content_key(f"{base}/{e.place}") if s in common else ""
-        for e, s in zip(entries, sizes, strict=True)
+        _key(base, e, problems) if s in common else "" for e, s in zip(entries, sizes, strict=True)
     ]
     trained = {key for key, out in zip(keys, held, strict=True) if key and not out}
     kept = []
     for entry, key, out in zip(entries, keys, held, strict=True):
         if out and key in trained:
             problems.add("held-out copy of a training picture", entry.place)
-        else:
+        elif key is not None:
             kept.append((entry, out))
     return [entry for entry, _ in kept], [out for _, out in kept]

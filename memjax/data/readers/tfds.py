@@ -17,6 +17,7 @@ from typing import Any
 from PIL import Image
 
 from memjax.data.file_tree import key_of, share_of
+from memjax.data.images import FORMATS
 from memjax.data.labels.of_data import class_name
 from memjax.data.problems import Problems
 from memjax.data.readers.tfds_folder import find_prepared, import_tfds, open_builder, source_of
@@ -170,4 +171,4 @@ def open_image(address: str) -> Image.Image:
         content = source[int(number)][image]
     except (RuntimeError, KeyError) as error:
         raise OSError(f"the row cannot be read: {error}") from error
-    return Image.open(io.BytesIO(content))
+    return Image.open(io.BytesIO(content), formats=FORMATS)

@@ -159,6 +159,7 @@ def tables(result: Mapping[str, Any]) -> dict[str, str]:
         "problems.csv": _csv(("kind", "count", "examples"), [
             (kind, count, "; ".join(result["problems"]["examples"][kind]))
             for kind, count in sorted(result["problems"]["counts"].items())]),
+        "reading.csv": _csv(("what", "kind", "count", "examples"), _reading(result)),
     }  # fmt: skip
 
 
@@ -178,6 +179,19 @@ def _distributions(result: Mapping[str, Any]) -> list[tuple[Any, ...]]:
         for split, found in result["classes"].items()
         for name, counts in found.items()
         for value, count in counts.items()
+    ]
+
+
+def _reading(result: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+    unread, negatives = result["unread"], result["negatives"]
+    return [
+        *(("bits a channel", bits, count, "") for bits, count in result["bit_depths"].items()),
+        *(("read", kind, count, "") for kind, count in sorted(result["notes"].items())),
+        *(
+            ("not read", kind, count, "; ".join(unread["examples"][kind]))
+            for kind, count in sorted(unread["counts"].items())
+        ),
+        *(("looks like a negative", row["path"], 1, "") for row in negatives),
     ]
 
 

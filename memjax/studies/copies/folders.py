@@ -5,13 +5,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from memjax.data import storage
-from memjax.data.file_tree import size_of, walk_files
-from memjax.data.readers.folder import SUFFIXES
+from memjax.data.file_tree import file_tree, size_of
+from memjax.data.images import SUFFIXES
 
-_OTHER_IMAGES = (
-    *(".tif", ".tiff", ".gif", ".dcm", ".dicom", ".nii", ".nii.gz", ".npy", ".npz"),
-    *(".jp2", ".jxl", ".avif", ".heic", ".ppm", ".pgm"),
-)
 _CONTACT_SHEET, _PROMPTS = "grid.png", "prompts.jsonl"  # of `memjax sample`
 
 
@@ -23,7 +19,9 @@ class ImageFolder(NamedTuple):
         root: Where it lies, a folder or ``gs://…``.
         places: Its images' paths below ``root``, sorted by name.
         sizes: Bytes of each.
-        unread: Files below it that look like images of a kind that is not read.
+        unread: Files below it that are no images, or hidden.
+        wrong: Files and links below it that cannot be read, or images of a kind that is not, and
+            why.
     """
 
     flag: str
@@ -31,6 +29,7 @@ class ImageFolder(NamedTuple):
     places: tuple[str, ...]
     sizes: tuple[int, ...]
     unread: tuple[str, ...]
+    wrong: dict[str, str]
 
     def path(self, number: int) -> str:
         """Returns the address of an image."""
@@ -38,7 +37,7 @@ class ImageFolder(NamedTuple):
 
 
 def image_folder(flag: str, root: str | os.PathLike[str]) -> ImageFolder:
-    """Lists the images below a folder, hidden files left out.
+    """Lists the images below a folder as every reader of folders does.
 
     Raises:
         ValueError: If it is missing, is a file, or holds no image.
@@ -50,18 +49,19 @@ def image_folder(flag: str, root: str | os.PathLike[str]) -> ImageFolder:
             f"--{flag}={base} {kind}, expected a folder of images ({', '.join(SUFFIXES)}): check "
             "the path."
         )
-    files = walk_files(base)
-    sheet = {_CONTACT_SHEET} if _PROMPTS in files else set()
-    places = tuple(f for f in files if f.lower().endswith(SUFFIXES) and f not in sheet)
-    unread = tuple(f for f in files if f.lower().endswith(_OTHER_IMAGES))
+    tree = file_tree(base)
+    sheet = {_CONTACT_SHEET} if _PROMPTS in tree.others else set()
+    places = tuple(place for place in tree.images if place not in sheet)
+    unread = (*sheet.intersection(tree.images), *tree.others, *tree.passed)
     if not places:
-        other = f" ({len(unread)} of other kinds, such as {unread[0]})" if unread else ""
+        rest = [*tree.wrong, *unread]
+        other = f" ({len(rest)} other files, such as {rest[0]})" if rest else ""
         raise ValueError(
             f"--{flag}={base} holds no image that is read{other}, expected files that end in "
             f"{', '.join(SUFFIXES)}: give another folder, or convert them to PNG."
         )
     sizes = tuple(size_of(f"{base}/{place}") for place in places)
-    return ImageFolder(flag, base, places, sizes, unread)
+    return ImageFolder(flag, base, places, sizes, unread, tree.wrong)
 
 
 def check_apart(folders: Sequence[tuple[str, str | os.PathLike[str]]]) -> None:

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float16, Int, UInt8, UInt64
 
-from memjax.data.images import CorruptImageError, image_header, load_image
+from memjax.data.images import CorruptImageError, load_image, read_image
+from memjax.data.pixels import Reading
 from memjax.evaluate.features.base import FeatureFn, extract, unit_length
 from memjax.runtime.cores import usable_cores
 from memjax.studies.copies.folders import ImageFolder
@@ -41,6 +42,7 @@ class ReadImages(NamedTuple):
         content: ``[n]``, a hash of the 64×64 pixels: equal for images that are the same there.
         problems: Files that could not be read, and why.
         shapes: How many files there are of each size and mode, such as ``128×128 L``.
+        notes: What reading changed in how many files.
     """
 
     folder: ImageFolder
@@ -49,6 +51,7 @@ class ReadImages(NamedTuple):
     content: UInt64[np.ndarray, " n"]
     problems: dict[str, str]
     shapes: dict[str, int]
+    notes: dict[str, int]
 
     def place(self, row: int) -> str:
         """Returns a row's path below the folder."""
@@ -71,8 +74,9 @@ def read_images(folder: ImageFolder, store: Store, progress: Progress) -> ReadIm
         ValueError: If no file of it can be decoded.
     """
     number, thumbs, content = [], [], []
-    problems: dict[str, str] = {}
+    problems = dict(folder.wrong)
     shapes: collections.Counter[str] = collections.Counter()
+    notes: collections.Counter[str] = collections.Counter()
     with ThreadPoolExecutor(usable_cores()) as pool:
         for part in blocks(len(folder.places)):
             name = f"read-{folder.flag}-{part.start:08d}"
@@ -83,6 +87,7 @@ def read_images(folder: ImageFolder, store: Store, progress: Progress) -> ReadIm
             content.append(arrays["content"])
             problems |= records[0]["problems"]
             shapes.update(records[0]["shapes"])
+            notes.update(records[0]["notes"])
             progress(f"reading {folder.flag} images", part.stop, len(folder.places))
     if not sum(map(len, number)):
         place, reason = next(iter(problems.items()))
@@ -98,6 +103,7 @@ def read_images(folder: ImageFolder, store: Store, progress: Progress) -> ReadIm
         np.concatenate(content),
         problems,
         dict(shapes.most_common()),
+        dict(sorted(notes.items())),
     )
 
 
@@ -117,17 +123,18 @@ def _read_block(
         "thumbnails": thumbnails_of(images),
         "content": np.asarray([_hash(image) for image in images], np.uint64),
     }
-    shapes = collections.Counter(f[1] for _, f in good)
-    records = [{"problems": problems, "shapes": dict(shapes)}]
+    shapes = collections.Counter(f"{r.size[0]}×{r.size[1]} {r.mode}" for _, (_, r) in good)
+    notes = collections.Counter(note for _, (_, reading) in good for note in reading.notes)
+    records = [{"problems": problems, "shapes": dict(shapes), "notes": dict(notes)}]
     store.keep(name, arrays, records)
     return records, arrays
 
 
-def _read_one(path: str) -> tuple[np.ndarray, str] | str:
-    """The image and its size and mode, or why there is none."""
+def _read_one(path: str) -> tuple[np.ndarray, Reading] | str:
+    """The image and how it was read, or why there is none."""
     try:
-        width, height, mode = image_header(path)
-        return load_image(path, SIDE, 1)[..., 0], f"{width}×{height} {mode}"
+        image, reading = read_image(path, SIDE, 1)
+        return image[..., 0], reading
     except CorruptImageError as error:
         return error.reason
 

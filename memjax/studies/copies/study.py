@@ -249,6 +249,7 @@ def _files(read: ReadImages, folder: ImageFolder) -> dict[str, Any]:
         "read": len(read.number),
         "unreadable": read.problems,
         "of_other_kinds": {"num": len(folder.unread), "examples": list(folder.unread[:5])},
+        "changed": read.notes,
         "shapes": dict(list(read.shapes.items())[:8]),
         "num_shapes": len(read.shapes),
     }

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from memjax.data.file_tree import content_key, walk_files
+from memjax.data.file_tree import content_key, file_tree
 from memjax.data.images import load_image
 from memjax.data.labels.of_data import class_slots, label_space_of
 from memjax.data.labels.words import vocabulary_of, word_slots, words_of
@@ -135,7 +135,9 @@ def test_a_linked_folder_is_followed_once(tmp_path):
     picture(tmp_path / "a" / "1.png")
     (tmp_path / "a" / "loop").symlink_to(tmp_path)
     (tmp_path / "b").symlink_to(tmp_path / "a")
-    assert len(walk_files(str(tmp_path))) == 1
+    tree = file_tree(str(tmp_path))
+    assert tree.images == ("a/1.png",)
+    assert tree.passed == dict.fromkeys(("b/", "a/loop/"), "folder that a link names again")
 
 
 @pytest.mark.parametrize(
@@ -230,6 +232,7 @@ def test_metadata_csv_beside_a_folder_of_images(tmp_path):
     ]
     assert problems.summary() == (
         "missing file: 1 (metadata.csv row 7: images/6.png). "
+        "picture that no table names: 2 (images/3.png; images/5.png). "
         "repeats is no count: 1 (metadata.csv row 6: 'many'). "
         "wrong number of cells: 1 (metadata.csv row 5: +1)."
     )
@@ -250,8 +253,8 @@ def test_a_metadata_csv_in_each_part_and_jsonl_first(tmp_path):
 
 TABLES = {
     "metadata.csv without file_name": (
-        ("metadata.csv", "image,prompt\n1.png,a dog\n"),
-        r"metadata\.csv lacks 'file_name' and has other columns 'image', 'prompt'; expected at "
+        ("metadata.csv", "picture,prompt\n1.png,a dog\n"),
+        r"metadata\.csv lacks 'file_name' and has other columns 'picture', 'prompt'; expected at "
         r"least a caption table's column 'file_name' with the pictures' places: rename",
     ),
     "metadata.csv with semicolons": (
@@ -259,17 +262,16 @@ TABLES = {
         r"metadata\.csv separates its cells by semicolons",
     ),
     "metadata.csv with another name for text": (
-        ("metadata.csv", "file_name,prompt\nimages/1.png,a dog\n"),
-        r"empty caption: 1 \(metadata\.csv row 2 \(did you mean 'prompt'\?\)\)",
+        ("metadata.csv", "file_name,description\nimages/1.png,a dog\n"),
+        r"empty caption: 1 \(metadata\.csv row 2 \(did you mean 'description'\?\)\)",
     ),
     "metadata.jsonl with other names": (
-        ("metadata.jsonl", '{"image": "images/1.png", "prompt": "a dog"}\n'),
-        r"line without file_name: 1 \(metadata\.jsonl line 1 \(did you mean 'image'\?\)\)",
+        ("metadata.jsonl", '{"images": "images/1.png", "prompt": "a dog"}\n'),
+        r"line without file_name: 1 \(metadata\.jsonl line 1\)",
     ),
     "metadata.parquet": (
         ("metadata.parquet", "PAR1"),
-        r"metadata\.parquet is a Parquet table, which is not read; expected metadata\.jsonl or "
-        r"metadata\.csv: convert it",
+        r"metadata\.parquet is no Parquet table \(.*\); write it again",
     ),
     "a table of another name": (
         ("labels.csv", "name,label\n1.png,dog\n"),

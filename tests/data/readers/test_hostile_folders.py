@@ -81,9 +81,9 @@ FOLDERS = {
     "a line that is no JSON": (add("{broken"), {}, "line is not JSON: 1 (metadata.jsonl line 3"),
     "a line that is no object": (add("[1]"), {}, "line is no object: 1 (metadata.jsonl line 3"),
     "no file_name": (
-        add({"filename": "1.png", "text": "a"}),
+        add({"fle_name": "1.png", "text": "a"}),
         {},
-        "line without file_name: 1 (metadata.jsonl line 3 (did you mean 'filename'?))",
+        "line without file_name: 1 (metadata.jsonl line 3 (did you mean 'fle_name'?))",
     ),
     "a file that is not there": (
         add({"file_name": "7.png", "text": "a"}),
@@ -116,9 +116,9 @@ FOLDERS = {
         "file outside the folder: 1 (metadata.jsonl line 3: '/etc/passwd')",
     ),
     "an empty text": (
-        add({"file_name": "1.png", "caption": "a"}),
+        add({"file_name": "1.png", "description": "a"}),
         {},
-        "empty caption: 1 (metadata.jsonl line 3 (did you mean 'caption'?))",
+        "empty caption: 1 (metadata.jsonl line 3 (did you mean 'description'?))",
     ),
     "an unknown class field": (
         lambda folder: None,

@@ -173,7 +173,7 @@ def test_every_table_is_there_and_agrees(shown):
     }
     assert set(rows) == {"findings.csv", "cooccurrence.csv", "distributions.csv", "conditions.csv",
                          "near_duplicates.csv", "at_risk.csv", "rows.csv",
-                         "problems.csv"}  # fmt: skip
+                         "problems.csv", "reading.csv"}  # fmt: skip
     assert len(rows["rows.csv"]) == 63
     assert len(rows["at_risk.csv"]) == len(result["at_risk"])
     edema = next(r for r in rows["findings.csv"] if (r["split"], r["finding"]) == (TRAIN, "Edema"))

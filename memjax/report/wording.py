@@ -57,6 +57,11 @@ def percent(rate: Any) -> str:
     return f"{100 * rate:.0f}{_NB}%"
 
 
+def few_copies(found: float) -> str:
+    """Returns how a headline begins where few copies, or none, were found."""
+    return "Few copies of training images were found" if found else "No training image was copied"
+
+
 def decimal(value: float, digits: int = 2) -> str:
     """Returns a number with a true minus sign; never "−0.00"."""
     text = f"{value:,.{digits}f}"

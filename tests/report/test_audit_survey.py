@@ -120,7 +120,7 @@ def test_where_little_came_back_that_is_said_with_its_numbers(results):
     results["mitigation"] = {"copy_rate_before": None, "copy_rate_after": None, "arms": []}
     found = verdict(results)
     assert found.level == "clear"
-    assert found.headline.endswith("0 of the 8 training prompts that pull hardest came back.")
+    assert found.headline.startswith("No training image was copied: 0 of the 8 training prompts ")
     assert found.answers[1][1] == "No training image came back in all that was asked."
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from memjax.core.registry import title_of
-from memjax.report.wording import interval, percent, wording
+from memjax.report.wording import few_copies, interval, percent, wording
 from memjax.runs.null import COMPANION
 
 Results = Mapping[str, Any]
@@ -55,7 +55,7 @@ def headline(level: str, results: Results) -> str:
     name, group = worst_group(results)
     count = f"{group['num_came_back']} of {_asked(name, group)} came back"
     if level == "clear":
-        return f"Few copies of training images were found: {count}."
+        return f"{few_copies(group['num_came_back'])}: {count}."
     repair = results.get("mitigation", {})
     found = f"This model copies training images: {count}"
     before, after = repair.get("copy_rate_before"), repair.get("copy_rate_after")

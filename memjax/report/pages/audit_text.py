@@ -13,7 +13,7 @@ from memjax.report.pages.audit_without_null import (
     signal_sentence,
     signal_title,
 )
-from memjax.report.wording import decimal, family_title, interval, percent, wording
+from memjax.report.wording import decimal, family_title, few_copies, interval, percent, wording
 from memjax.studies.prompts.draw import REPEATS
 
 # A copy rate counts as found when it is both this large and this many times the background's.
@@ -120,9 +120,8 @@ def _headline(level: str, results: Results) -> str:
     if level == "unknown":
         return "Whether this model copies training images was not measured."
     if level == "clear":
-        return (
-            f"Few copies of training images were found: {percent(copies['copy_rate_memorized'])}."
-        )
+        rate = copies["copy_rate_memorized"]
+        return f"{few_copies(rate)}: {percent(rate)}."
     found = "This model copies training images"
     if level == "found_only":
         return f"{found}; no repair was tried."
@@ -147,6 +146,9 @@ def _training(results: Results) -> str:
             f"compared with {images}{kind} of its training data{repeats}."
         )
     steps = f" for {run['steps']:,} steps" if run.get("steps") else ""
+    distinct = data.get("num_distinct")
+    if distinct and data.get("num_repeated"):
+        images = f"{distinct:,} different "
     first = f"An image generator was trained on {images}{kind}{steps}"
     if not data.get("num_repeated"):
         return first + "."

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from memjax.core.registry import title_of
-from memjax.report.wording import interval, percent, wording
+from memjax.report.wording import few_copies, interval, percent, wording
 
 Results = Mapping[str, Any]
 
@@ -95,7 +95,7 @@ def samples_headline(level: str, results: Results) -> str:
     samples = results["samples"]
     count = f"{samples['num_copied']} of {samples['num']} images"
     if level == "clear":
-        return f"Few copies of training images were found: {count}."
+        return f"{few_copies(samples['num_copied'])}: {count}."
     return f"This model copies training images: {count} are copies."
 
 

@@ -8,7 +8,9 @@ from memjax.data import storage
 from memjax.data.file_tree import size_of, walk_files
 from memjax.data.readers.folder import SUFFIXES
 
-_OTHER_IMAGES = (
+_ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".7z", ".rar")
+_OTHER_KINDS = (
+    *_ARCHIVES,
     *(".tif", ".tiff", ".gif", ".dcm", ".dicom", ".nii", ".nii.gz", ".npy", ".npz"),
     *(".jp2", ".jxl", ".avif", ".heic", ".ppm", ".pgm"),
 )
@@ -23,7 +25,7 @@ class ImageFolder(NamedTuple):
         root: Where it lies, a folder or ``gs://…``.
         places: Its images' paths below ``root``, sorted by name.
         sizes: Bytes of each.
-        unread: Files below it that look like images of a kind that is not read.
+        unread: Files below it that look like images of a kind that is not read, and archives.
     """
 
     flag: str
@@ -31,6 +33,12 @@ class ImageFolder(NamedTuple):
     places: tuple[str, ...]
     sizes: tuple[int, ...]
     unread: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """The folder's own name."""
+        root = self.root if storage.is_url(self.root) else os.path.abspath(self.root)
+        return root.rstrip("/").rsplit("/", 1)[-1]
 
     def path(self, number: int) -> str:
         """Returns the address of an image."""
@@ -46,19 +54,20 @@ def image_folder(flag: str, root: str | os.PathLike[str]) -> ImageFolder:
     base = storage.root_text(root)
     if not storage.is_url(base) and not os.path.isdir(base):
         kind = "is a file" if os.path.exists(base) else "does not exist"
+        packed = os.path.exists(base) and base.lower().endswith(_ARCHIVES)
+        todo = "unpack it and give the folder" if packed else "check the path"
         raise ValueError(
-            f"--{flag}={base} {kind}, expected a folder of images ({', '.join(SUFFIXES)}): check "
-            "the path."
+            f"--{flag}={base} {kind}, expected a folder of images ({', '.join(SUFFIXES)}): {todo}."
         )
     files = walk_files(base)
     sheet = {_CONTACT_SHEET} if _PROMPTS in files else set()
     places = tuple(f for f in files if f.lower().endswith(SUFFIXES) and f not in sheet)
-    unread = tuple(f for f in files if f.lower().endswith(_OTHER_IMAGES))
+    unread = tuple(f for f in files if f.lower().endswith(_OTHER_KINDS))
     if not places:
         other = f" ({len(unread)} of other kinds, such as {unread[0]})" if unread else ""
         raise ValueError(
             f"--{flag}={base} holds no image that is read{other}, expected files that end in "
-            f"{', '.join(SUFFIXES)}: give another folder, or convert them to PNG."
+            f"{', '.join(SUFFIXES)}: give another folder, unpack archives, or convert to PNG."
         )
     sizes = tuple(size_of(f"{base}/{place}") for place in places)
     return ImageFolder(flag, base, places, sizes, unread)

@@ -223,7 +223,7 @@ def test_repeats_in_training_and_held_out_copies_are_told(films, tmp_path):
 def test_recompressed_copies_alone_are_a_finding_whatever_the_size_of_the_background(
     films, tmp_path
 ):
-    """Four in 100 lie in the interval of two false alarms in 97: the rates say nothing."""
+    """One in 61 lies within the interval of the false alarms: the rates alone say nothing."""
     training = write(tmp_path / "training", films[:150], "t")
     held = write(tmp_path / "held", films[200:290], "h")
     generated = write(tmp_path / "generated", [_jpeg(films[7]), *films[400:460]], "g")

@@ -15,7 +15,8 @@ from typing import Any
 from absl import flags
 
 from memjax.cli.flags import require
-from memjax.report.pages.copies import PAGE, copies_files, printed
+from memjax.report.pages.copies import PAGE, copies_files
+from memjax.report.pages.copies_text import printed
 from memjax.runs.outputs import no_empty_folders, out_folder, progress_bar
 from memjax.runtime.files import write_all
 from memjax.runtime.provenance import provenance
@@ -93,14 +94,14 @@ def main() -> int:
             seed=_SEED.value,
             progress=_progress(),
         )
-    asked: dict[str, Any] = {flag: Path(root).name for flag, root in given.items()}
+    asked: dict[str, Any] = {flag: part["folder"] for flag, part in found.summary["files"].items()}
     asked |= {"patients": Path(_PATIENTS.value).name}
     asked["features"] = [
         f"{e.partition('=')[0]}={Path(e.partition('=')[2]).name}" for e in features
     ]
     files = copies_files(
         found,
-        title=f"Does it copy? {asked['generated']}",
+        title="Does it copy? {generated} against {training}".format(**asked),
         made_by=provenance(asked, _SEED.value, None, **asked),
     )
     out = out_folder(_OUT.value)
@@ -108,5 +109,5 @@ def main() -> int:
     Store(parts, {}).remove()
     for sentence in printed(found.summary):
         print(sentence)
-    print(f"written: {out / PAGE}")
+    print(f"written: {out / PAGE} (open it in a browser)")
     return 0

@@ -44,6 +44,7 @@ def out(root):
 
 def test_it_says_how_many_whose_and_where(out):
     folder, done = out
+    assert "Compared 30 images of generated with 120 training images of training." in done.out
     assert "Yes, it copies." in done.out
     assert "5 of 30 generated images" in done.out
     assert "5 of 120 different training images, of 3 of 60 patients" in done.out
@@ -62,6 +63,8 @@ def test_the_table_has_a_row_for_each_generated_image(out):
     assert [row["copy"] for row in rows].count("true") == 5
     assert rows[3]["nearest training image"] == "0003.png"
     assert rows[3]["same pixels"] == "true"
+    assert rows[3]["certainty"] == "same pixels"
+    assert rows[9]["certainty"] == ""
     (broken,) = [row for row in rows if row["problem"]]
     assert broken["generated"] == "'=broken.png"
     assert broken["copy"] == ""
@@ -84,6 +87,32 @@ def test_the_page_needs_no_other_file_and_escapes_names(out):
     assert "&lt;b&gt;0&lt;/b&gt;" in page
 
 
+def test_the_page_says_how_sure_it_is_and_nothing_that_only_holds_for_diffusion(out):
+    page = " ".join((out[0] / "index.html").read_text().split())
+    assert "Does it copy? generated against training" in page
+    assert "5 with the same pixels" in page
+    assert "by chance 0 to 1 of 30; none is nearly the same" in page
+    assert "A diffusion model that memjax reads can be mitigated instead" in page
+    assert "picture" not in page
+    assert "memoris" not in page
+
+
+def test_files_of_training_as_generated_images_are_doubted(root, tmp_path):
+    for number in range(25):
+        (tmp_path / "made").mkdir(exist_ok=True)
+        name = f"{number:04d}.png"
+        (tmp_path / "made" / name).write_bytes((root / "training" / name).read_bytes())
+    done = memjax(
+        *("copies", f"--generated={tmp_path}/made", f"--training={root}/training"),
+        f"--out={tmp_path}/out",
+    )
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert "check that --generated is the folder" in page
+    assert "training images (each against the others) do" in done.out
+    assert "Real: other training" in page
+    assert "never trained on</th>" not in page
+
+
 def test_a_finished_run_is_made_again_the_same(out, root):
     before = (out[0] / "copies.csv").read_bytes()
     done = memjax(
@@ -99,6 +128,8 @@ MISTAKES = {
     "nothing given": ({"generated": "", "training": "", "out": ""}, "must be given"),
     "missing folder": ({"training": "{root}/nowhere"}, "nowhere does not exist"),
     "a file": ({"training": "{root}/patients.csv"}, "is a file, expected a folder"),
+    "an archive": ({"generated": "{new}/made.zip"}, "unpack it"),
+    "an archive inside": ({"generated": "{new}/packed"}, "1 of other kinds, such as made.zip"),
     "empty folder": ({"generated": "{new}/empty"}, "holds no image that is read"),
     "twice": ({"training": "{root}/generated"}, "are the same folder"),
     "held out is training": ({"held_out": "{root}/training"}, "are the same folder"),
@@ -118,6 +149,9 @@ def test_mistakes_are_one_sentence_and_leave_nothing(root, tmp_path, name):
     (tmp_path / "empty").mkdir()
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "a.png").write_bytes(b"x")
+    (tmp_path / "packed").mkdir()
+    for archive in (tmp_path / "made.zip", tmp_path / "packed" / "made.zip"):
+        archive.write_bytes(b"PK")
     (tmp_path / "odd.csv").write_text("a,b\n1,2\n")
     before = sorted(tmp_path.rglob("*"))
     flags = [

@@ -220,6 +220,53 @@ def test_repeats_in_training_and_held_out_copies_are_told(films, tmp_path):
     assert found.summary["background"]["of"] == 140
 
 
+def test_recompressed_copies_alone_are_a_finding_whatever_the_size_of_the_background(
+    films, tmp_path
+):
+    """One in 61 lies within the interval of the false alarms: the rates alone say nothing."""
+    training = write(tmp_path / "training", films[:150], "t")
+    held = write(tmp_path / "held", films[200:290], "h")
+    generated = write(tmp_path / "generated", [_jpeg(films[7]), *films[400:460]], "g")
+    found = copies(generated, training, held)
+    assert not found.exact.any()
+    assert found.summary["nearly_same"] == {"num": 1, "exact": 0, "background": 0}
+    assert found.certainty(0) == "nearly the same"
+    assert found.certainty(1) == ""
+    assert found.summary["verdict"] == "found"
+    few = copies(write(tmp_path / "few", [_jpeg(films[7])], "g"), training, held)
+    assert few.summary["copies"]["rate"] is None
+    assert few.summary["verdict"] == "found"
+
+
+def test_a_background_that_is_nearly_the_same_too_leaves_the_verdict_to_the_rates():
+    copied = {"num": 1, "of": 100, "rate": 0.01, "rate_low": 0.0, "rate_high": 0.05}
+    back = {"num": 1, "of": 100, "rate": 0.01, "rate_low": 0.0, "rate_high": 0.05}
+    near = {"num": 1, "exact": 0, "background": 0}
+    assert figures.verdict(copied, back, near) == "found"
+    assert figures.verdict(copied, back, near | {"background": 1}) == "unclear"
+    assert figures.verdict(copied, back | {"of": 10}, near) == "unclear"
+
+
+def test_held_out_images_that_stand_in_training_are_in_no_figure(films, tmp_path):
+    training = write(tmp_path / "training", films[:120], "t")
+    generated = write(tmp_path / "generated", films[400:430], "g")
+    fair = write(tmp_path / "fair", films[200:230], "h")
+    leaky = write(tmp_path / "leaky", [*films[200:230], *films[:30]], "h")
+    one, other = (copies(generated, training, held).summary for held in (fair, leaky))
+    assert other["background"]["left_out"] == 30
+    assert other["ladder"] == one["ladder"]
+    assert other["distribution"] == one["distribution"]
+
+
+def test_without_held_out_images_no_figure_is_called_held_out(films, tmp_path):
+    training = write(tmp_path / "training", films[:120], "t")
+    generated = write(tmp_path / "generated", films[400:430], "g")
+    (entry,) = copies(generated, training).summary["distribution"]
+    assert entry["real"] == "other training"
+    assert any("60 other training images" in said for said in entry["warnings"])
+    assert not any("held-out" in said for said in entry["warnings"])
+
+
 def _corners(images):
     """Stands in for a network: gray levels on a grid, whatever the size."""
     step = images.shape[1] // 8

@@ -95,7 +95,7 @@ def c_t(
     if not scores:
         raise ValueError(
             f"none of {num_cells} cells holds {_MIN_GENERATED} of the {len(q)} generated rows; "
-            "generate more pictures or use fewer cells."
+            "generate more images or use fewer cells."
         )
     return float(np.average(scores, weights=shares))
 
@@ -136,7 +136,7 @@ def _check_cell(cell: int, num_test: int, num_cells: int) -> None:
     if not num_test:
         raise ValueError(
             f"cell {cell} of {num_cells} holds no held-out row, so the data-copying statistic is "
-            "undefined; add held-out pictures or use fewer cells."
+            "undefined; add held-out images or use fewer cells."
         )
 
 

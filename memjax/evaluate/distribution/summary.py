@@ -41,6 +41,7 @@ def distribution_report(
     features: str = "features",
     k: int = 5,
     seed: int = 0,
+    real: str = "held-out",
 ) -> dict[str, Any]:
     """Returns every distribution metric of generated against training rows, and its background.
 
@@ -51,6 +52,7 @@ def distribution_report(
         features: What the features are; stands in the output.
         k: Neighbors of precision, recall, density and coverage.
         seed: Of draws and k-means.
+        real: What ``held_out`` is called in the warnings.
 
     Returns:
         ``features, fd, fd_infinity, kid, kid_sd, precision, recall, density, coverage, auth_pct,
@@ -69,16 +71,16 @@ def distribution_report(
     """
     t, g = feature_pair(train, generated)
     h = feature_pair(t, held_out)[1]
-    warnings = _size_warnings(len(t), len(h), len(g), t.shape[1])
+    warnings = _size_warnings(len(t), len(h), len(g), t.shape[1], real)
     half = np.random.default_rng(seed).permutation(len(h))
     one, other = h[half[: len(h) // 2]], h[half[len(h) // 2 :]]
     near = knn(h, t, 1)[0][:, 0]
     row = _metrics(t, g, k, seed, warnings, "generated")
     row["c_t"] = _attempt(lambda: c_t(t, h, g, seed=seed), warnings, "C_T")
     row["percentile_below_5"] = _share_near(percentile_ranks(knn(g, t, 1)[0][:, 0], near))
-    background = _metrics(t, h, k, seed, warnings, "held-out")
+    background = _metrics(t, h, k, seed, warnings, real)
     background["c_t"] = _attempt(
-        lambda: c_t(t, one, other, seed=seed), warnings, "C_T of held-out rows"
+        lambda: c_t(t, one, other, seed=seed), warnings, f"C_T of {real} rows"
     )
     background["percentile_below_5"] = _share_near(_ranks_among_others(near))
     sizes = {"n_train": len(t), "n_held_out": len(h), "n_generated": len(g)}
@@ -126,33 +128,35 @@ def _ranks_among_others(values: np.ndarray) -> np.ndarray:
     return (percentile_ranks(values, values) * n - 50.0) / (n - 1)
 
 
-def _size_warnings(num_train: int, num_held: int, num_made: int, width: int) -> list[str]:
+def _size_warnings(
+    num_train: int, num_held: int, num_made: int, width: int, real: str
+) -> list[str]:
     said = []
-    for num, who in ((num_train, "training"), (num_held, "held-out"), (num_made, "generated")):
+    for num, who in ((num_train, "training"), (num_held, real), (num_made, "generated")):
         if num < width:
             said.append(
-                f"{num} {who} pictures for {width} feature dimensions: their covariance is "
+                f"{num} {who} images for {width} feature dimensions: their covariance is "
                 f"singular and FD is biased upwards; use {width} or more, or read KID."
             )
     smallest = min(num_train, num_held, num_made)
     if smallest < _ENOUGH_KID:
         said.append(
-            f"the smallest set has {smallest} pictures: KID's subsets hold that many instead of "
+            f"the smallest set has {smallest} images: KID's subsets hold that many instead of "
             f"{_ENOUGH_KID}, and its spread over subsets is too small."
         )
     if min(num_held, num_made) < _ENOUGH_LINE:
         said.append(
-            f"FD∞ is extrapolated from at most {num_made} generated and {num_held} held-out "
-            f"pictures, fewer than {_ENOUGH_LINE}: a rough figure."
+            f"FD∞ is extrapolated from at most {num_made} generated and {num_held} {real} "
+            f"images, fewer than {_ENOUGH_LINE}: a rough figure."
         )
     if num_held < _ENOUGH_BACKGROUND:
         said.append(
-            f"{num_held} held-out pictures give coarse percentiles: a 5th percentile needs "
+            f"{num_held} {real} images give coarse percentiles: a 5th percentile needs "
             f"{_ENOUGH_BACKGROUND} or more."
         )
     if num_held != num_made:
         said.append(
-            f"FD falls with the number of pictures, and {num_made} generated are compared with "
-            f"{num_held} held-out ones: compare KID or FD∞."
+            f"FD falls with the number of images, and {num_made} generated are compared with "
+            f"{num_held} {real} ones: compare KID or FD∞."
         )
     return said

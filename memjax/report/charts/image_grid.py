@@ -25,8 +25,8 @@ _DIFFERENCE_LIMIT = 0.5  # of the full gray range; larger differences are drawn 
 
 Images = Float[np.ndarray, "n h w c"] | Float[np.ndarray, "n h w"]
 _MAX_COLUMNS = 6
-_LABELS = ("Generated\nby the\nmodel", "Nearest\ntraining\npicture", "Difference\n(black =\nsame)")
-_SHORT_LABELS = ("Made", "Nearest\ntraining\npicture", "Differ-\nence")
+_LABELS = ("Generated\nby the\nmodel", "Nearest\ntraining\nimage", "Difference\n(black =\nsame)")
+_SHORT_LABELS = ("Made", "Nearest\ntraining\nimage", "Differ-\nence")
 
 
 class Row(NamedTuple):
@@ -293,7 +293,7 @@ def before_after(
         PNG bytes.
     """
     count = len(captions)
-    first = Row("Training\npicture", check_images(nearest, "nearest", count))
+    first = Row("Training\nimage", check_images(nearest, "nearest", count))
     made = (
         ("Generated\nbefore\nrepair", before, "before", before_copies, before_notes),
         ("Generated\nafter\nrepair", after, "after", after_copies, after_notes),

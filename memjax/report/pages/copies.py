@@ -13,17 +13,32 @@ from memjax.data.images import load_image
 from memjax.report.charts.image_grid import pairs_wall
 from memjax.report.files import csv_text
 from memjax.report.pages.base import page_environment
+from memjax.report.pages.copies_text import (
+    SUMMARY,
+    TABLE,
+    actions,
+    answer,
+    background_words,
+    by_chance,
+    certainties,
+    counted,
+    share,
+)
 from memjax.report.pages.dataset import data_uri
-from memjax.report.wording import decimal, number
+from memjax.report.wording import number
 from memjax.runtime.json import to_plain
 from memjax.studies.copies import Copies
 from memjax.studies.copies.reading import ReadImages
 
-PAGE, WALL, TABLE, SUMMARY = "index.html", "wall.png", "copies.csv", "copies.json"
+PAGE, WALL = "index.html", "wall.png"
 SHOWN, SHOWN_WITHOUT_COPIES = 24, 8
 _SIDE = 192  # pixels of a shown image
+_CERTAINTY = {
+    "same pixels": "the same pixels",
+    "nearly the same": "nearly the same",
+    "alike": "alike: look for yourself",
+}
 _LISTED = 20  # training images in the page; copies.json has all
-_HELD_OUT = "held-out images"
 
 
 class Pair(NamedTuple):
@@ -73,9 +88,9 @@ def shown_pairs(found: Copies) -> list[Pair]:
 def _pair(found: Copies, row: int, times: Mapping[int, int]) -> Pair:
     near = int(found.index[row])
     notes, mirrored = [], bool(found.chosen_values("mirrored")[row])
-    if found.exact[row]:
-        notes.append("the same pixels")
-    elif mirrored:
+    if found.is_copy[row]:
+        notes.append(_CERTAINTY[found.certainty(row)])
+    if mirrored and not found.exact[row]:
         notes.append("mirrored")
     if times.get(near, 0) > 1:
         notes.append(f"copied {number(times[near])} times")
@@ -135,6 +150,7 @@ def _columns(found: Copies) -> dict[str, list[Any]]:
     places = ["" if i is None else found.training.place(i) for i in known]
     columns: dict[str, list[Any]] = {
         "copy": found.is_copy.tolist(),
+        "certainty": [found.certainty(row) for row in range(len(found.is_copy))],
         "nearest training image": places,
     }
     if found.owner is not None:
@@ -161,6 +177,7 @@ def training_rows(found: Copies) -> list[dict[str, Any]]:
             "training": found.training.place(copied.row),
             "times_in_training": int(found.times[copied.row]),
             "copies": len(copied.copies),
+            "certainty": found.certainty(copied.copies[0]),
             "calibrated_distance": float(calibrated[copied.copies[0]]),
             "generated": [found.generated.place(i) for i in copied.copies[:10]],
         }
@@ -176,7 +193,7 @@ def page(
     """Returns the page; every text is escaped and every image is inside it."""
     environment = page_environment()
     environment.filters["flags"] = _unbroken
-    environment.globals |= {"picture": data_uri, "share": share, "of": counted}
+    environment.globals |= {"shown": data_uri, "share": share, "of": counted}
     return environment.get_template("copies.html.j2").render(
         r=summary,
         title=title,
@@ -184,6 +201,8 @@ def page(
         answer=answer(summary),
         actions=actions(summary),
         back=background_words(summary),
+        chance=by_chance(summary),
+        certain=certainties(summary),
         listed=_LISTED,
         made_by=json.dumps(made_by, indent=2, sort_keys=True, ensure_ascii=False),
         names={"table": TABLE, "summary": SUMMARY, "wall": WALL},
@@ -193,121 +212,3 @@ def page(
 def _unbroken(text: str) -> Markup:
     """Escapes text and keeps ``--flag=VALUE`` on one line."""
     return Markup(re.sub(r"--\w+=\w+", r"<code>\g<0></code>", str(escape(text))))
-
-
-def share(figures: Mapping[str, Any]) -> str:
-    """Returns a rate with its interval, one decimal; or that none is claimed."""
-    if figures.get("rate") is None:
-        return "no rate claimed"
-    return f"{_percent(figures['rate'])} ({interval_text(figures)})"
-
-
-def interval_text(figures: Mapping[str, Any]) -> str:
-    """Returns "low–high %" of a rate."""
-    low, high = (100 * figures[f"rate_{end}"] for end in ("low", "high"))
-    return f"{decimal(low, 1)}–{decimal(high, 1)}\N{NO-BREAK SPACE}%"
-
-
-def _percent(rate: float) -> str:
-    return f"{decimal(100 * rate, 1)}\N{NO-BREAK SPACE}%"
-
-
-def counted(figures: Mapping[str, Any]) -> str:
-    """Returns "3 of 2,000"."""
-    return f"{number(figures['num'])} of {number(figures['of'])}"
-
-
-def background_words(summary: Mapping[str, Any]) -> str:
-    """Returns what the background is called."""
-    if summary["background"]["kind"] == "held_out":
-        return _HELD_OUT
-    return "training images against the others"
-
-
-def answer(summary: Mapping[str, Any]) -> list[str]:
-    """Returns the first screen's sentences: does it copy, by chance, whose images."""
-    copied, back = summary["copies"], summary["background"]
-    what = {
-        "found": "Yes, it copies.",
-        "clear": "No copy was found.",
-        "unclear": "Some images look like copies, but hardly more than by chance.",
-        "too_few": "There are too few images to say how often it copies.",
-    }[summary["verdict"]]
-    rate = "" if copied["rate"] is None else f", {share(copied)}"
-    exact = f"; {number(copied['exact'])} have the same pixels" if copied["exact"] else ""
-    sentences = [
-        what,
-        f"{counted(copied)} generated images count as copies of a training image{rate}{exact}.",
-        _by_chance(summary, back),
-    ]
-    images = summary["copied_images"]
-    if images["num"]:
-        who = summary["copied_patients"]
-        of = "" if who is None else f", of {counted(who)} patients"
-        sentences.append(f"They come from {counted(images)} different training images{of}.")
-    return sentences
-
-
-def _by_chance(summary: Mapping[str, Any], back: Mapping[str, Any]) -> str:
-    if not back["of"]:
-        return "There is no background to say how often that happens by chance."
-    if back["rate"] is None:
-        return (
-            f"By the same rule {counted(back)} {background_words(summary)} do: too few for a rate."
-        )
-    return f"By the same rule {counted(back)} {background_words(summary)} do: {share(back)}."
-
-
-def actions(summary: Mapping[str, Any]) -> list[str]:
-    """Returns what to do now."""
-    return [*_about_copies(summary), *_about_rates(summary)]
-
-
-def _about_copies(summary: Mapping[str, Any]) -> list[str]:
-    repeats, todo = summary["duplicates"], []
-    if summary["copied_images"]["num"]:
-        todo += [
-            f"Look at the pairs below and at {TABLE}; do not publish the images marked as copies.",
-            "Take the training images named below out of the training set, or repeats of them, "
-            "and train again; or mitigate the model (memjax mitigate).",
-        ]
-        if summary["copied_patients"] is not None:
-            todo.append("Near-copies of a patient's image are that patient's data: treat them so.")
-    if repeats["repeated_contents"]:
-        todo.append("The training set holds repeats, the commonest cause of copying: remove them.")
-    elif repeats["near_groups"]:
-        todo.append("Look at the nearly equal training images listed below: repeats cause copying.")
-    return todo
-
-
-def _about_rates(summary: Mapping[str, Any]) -> list[str]:
-    """What would make the answer firmer."""
-    least, copied, todo = summary["minimum"], summary["copies"], []
-    if copied["of"] < least["generated"]:
-        todo.append(f"Generate at least {least['generated']} images, better 1,000, to have a rate.")
-    elif copied["rate"] is None:
-        todo.append(f"Give at least {least['training']} different training images to have a rate.")
-    elif not copied["num"]:
-        todo.append(
-            f"The rate is below {_percent(copied['rate_high'])} for images made like these; other "
-            "prompts may copy more."
-        )
-    if summary["background"]["kind"] != "held_out":
-        todo.append("Give images that were never trained on (--held_out=DIR) to compare with.")
-    elif summary["background"]["of"] < least["background"]:
-        todo.append(f"Give at least {least['background']} held-out images.")
-    if len(summary["comparisons"]) == 1:
-        todo.append(
-            "Turned, cropped or redrawn copies are not seen by pixels: run it again with a network "
-            "made for copies (--sscd=FILE)."
-        )
-    return todo
-
-
-def printed(summary: Mapping[str, Any]) -> list[str]:
-    """Returns the lines that the command prints."""
-    skipped = sum(len(part["unreadable"]) for part in summary["files"].values())
-    lines = answer(summary)
-    if skipped:
-        lines.append(f"{number(skipped)} files could not be read and were skipped; they are named.")
-    return lines

@@ -172,6 +172,22 @@ def _searched(asked: Asked, made: ReadImages, gallery: Gallery) -> Match:
     return Match(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
+def nearly_same(comparisons: Sequence[Comparison]) -> tuple[np.ndarray, np.ndarray]:
+    """Returns which generated and which background images are far nearer than a copy must be."""
+    limits = [c.rule.threshold / figures.NEARLY_SAME for c in comparisons]
+    sides = ("generated", "background")
+    generated, background = (
+        np.stack(
+            [
+                getattr(c, side).calibrated <= limit
+                for c, limit in zip(comparisons, limits, strict=True)
+            ]
+        ).any(axis=0)
+        for side in sides
+    )
+    return np.asarray(generated), np.asarray(background)
+
+
 def verdicts(comparisons: Sequence[Comparison]) -> tuple[np.ndarray, np.ndarray]:
     """Returns which images are copies by any comparison, and which one is nearest to its limit."""
     ratio = np.stack([c.generated.calibrated / max(c.rule.threshold, 1e-12) for c in comparisons])

@@ -21,6 +21,7 @@ from memjax.studies.copies.search import Match
 MIN_GENERATED = 20  # fewer give rows, no rate
 MIN_TRAINING = 100  # fewer are no neighborhood of 50 to compare a distance with
 MIN_BACKGROUND = 100  # fewer cannot show what 1 % of them reach
+NEARLY_SAME = 3.0  # times nearer than a copy must be: what recompression or noise leaves
 FALSE_COPIES = 1.0  # percent
 DRAWN = 5_000  # training images that are compared with each other, and rows of distributions
 _LADDER_PAIRS = 1_000_000
@@ -131,12 +132,16 @@ def _named(owner: np.ndarray) -> np.ndarray:
     return np.asarray([who or f"#{row}" for row, who in enumerate(owner.tolist())])
 
 
-def verdict(copied: Mapping[str, Any], background: Mapping[str, Any], exact: int) -> str:
+def verdict(
+    copied: Mapping[str, Any], background: Mapping[str, Any], nearly_same: Mapping[str, int]
+) -> str:
     """Returns ``too_few``, ``clear``, ``unclear`` or ``found``.
 
-    Found: an exact copy, or a rate whose interval lies above the background's.
+    Found: an exact copy; one that is nearly the same, which no image of the background is; or a
+    rate whose interval lies above the background's.
     """
-    if exact:
+    unmatched = background["of"] >= MIN_GENERATED and not nearly_same["background"]
+    if nearly_same["exact"] or (nearly_same["num"] and unmatched):
         return "found"
     if copied["rate"] is None or background["rate"] is None:
         return "too_few"
@@ -196,13 +201,15 @@ def distribution_figures(
     rest = other if other is not None else second
     size = min(len(base), len(rest), len(drawn[1]))
     equal = [_some(x, size, seed) for x in (base, drawn[1], rest)]
-    out = distribution_report(base, rest, drawn[1], features=name, seed=seed)
+    real = "held-out" if other is not None else "other training"
+    out = distribution_report(base, rest, drawn[1], features=name, seed=seed, real=real)
     out |= {
         "fd_images": size,
         "fd_training": fd(equal[0], equal[1]),
         "fd_held_out": fd(equal[2], equal[1]) if other is not None else None,
         "fd_floor": fd(equal[0], equal[2]),
         "background_is": "held-out images" if other is not None else "half of the training images",
+        "real": None if other is not None else "other training",
     }
     return out
 

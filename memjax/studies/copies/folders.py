@@ -8,6 +8,7 @@ from memjax.data import storage
 from memjax.data.file_tree import file_tree, size_of
 from memjax.data.images import SUFFIXES
 
+_ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".7z", ".rar")
 _CONTACT_SHEET, _PROMPTS = "grid.png", "prompts.jsonl"  # of `memjax sample`
 
 
@@ -31,6 +32,12 @@ class ImageFolder(NamedTuple):
     unread: tuple[str, ...]
     wrong: dict[str, str]
 
+    @property
+    def name(self) -> str:
+        """The folder's own name."""
+        root = self.root if storage.is_url(self.root) else os.path.abspath(self.root)
+        return root.rstrip("/").rsplit("/", 1)[-1]
+
     def path(self, number: int) -> str:
         """Returns the address of an image."""
         return f"{self.root}/{self.places[number]}"
@@ -45,9 +52,10 @@ def image_folder(flag: str, root: str | os.PathLike[str]) -> ImageFolder:
     base = storage.root_text(root)
     if not storage.is_url(base) and not os.path.isdir(base):
         kind = "is a file" if os.path.exists(base) else "does not exist"
+        packed = os.path.exists(base) and base.lower().endswith(_ARCHIVES)
+        todo = "unpack it and give the folder" if packed else "check the path"
         raise ValueError(
-            f"--{flag}={base} {kind}, expected a folder of images ({', '.join(SUFFIXES)}): check "
-            "the path."
+            f"--{flag}={base} {kind}, expected a folder of images ({', '.join(SUFFIXES)}): {todo}."
         )
     tree = file_tree(base)
     sheet = {_CONTACT_SHEET} if _PROMPTS in tree.others else set()
@@ -55,10 +63,10 @@ def image_folder(flag: str, root: str | os.PathLike[str]) -> ImageFolder:
     unread = (*sheet.intersection(tree.images), *tree.others, *tree.passed)
     if not places:
         rest = [*tree.wrong, *unread]
-        other = f" ({len(rest)} other files, such as {rest[0]})" if rest else ""
+        other = f" ({len(rest)} of other kinds, such as {rest[0]})" if rest else ""
         raise ValueError(
             f"--{flag}={base} holds no image that is read{other}, expected files that end in "
-            f"{', '.join(SUFFIXES)}: give another folder, or convert them to PNG."
+            f"{', '.join(SUFFIXES)}: give another folder, unpack archives, or convert to PNG."
         )
     sizes = tuple(size_of(f"{base}/{place}") for place in places)
     return ImageFolder(flag, base, places, sizes, unread, tree.wrong)

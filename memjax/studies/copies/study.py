@@ -24,9 +24,11 @@ from memjax.studies.copies.comparing import (
     find_background,
     has_contrast,
     images_of,
+    nearly_same,
     verdicts,
 )
-from memjax.studies.copies.folders import ImageFolder, check_apart, image_folder
+from memjax.studies.copies.folders import check_apart, image_folder
+from memjax.studies.copies.notes import files_read, notes
 from memjax.studies.copies.patients import patients_of, read_patients
 from memjax.studies.copies.reading import (
     EDGE,
@@ -36,9 +38,6 @@ from memjax.studies.copies.reading import (
     kept_images,
     read_features,
     read_images,
-)
-from memjax.studies.copies.search import (
-    SHIFT,
 )
 from memjax.studies.published import feature_fn
 from memjax.studies.store import Store, text_digest
@@ -55,6 +54,7 @@ class Copies(NamedTuple):
         comparisons: By pixels, and by every network that was given.
         is_copy: ``[q]``, whether each generated image is a copy by any comparison.
         exact: ``[q]``, whether it equals a training image at 64 pixels.
+        nearly_same: ``[q]``, whether it is three times nearer to one than a copy must be.
         chosen: ``[q]``, which comparison's training image is shown for it.
         index: ``[q]``, that training image's row.
         copied: Training images that came back.
@@ -68,12 +68,21 @@ class Copies(NamedTuple):
     comparisons: tuple[Comparison, ...]
     is_copy: Bool[np.ndarray, " q"]
     exact: Bool[np.ndarray, " q"]
+    nearly_same: Bool[np.ndarray, " q"]
     chosen: Int[np.ndarray, " q"]
     index: Int[np.ndarray, " q"]  # type: ignore[assignment]  # hides tuple.index, on purpose
     copied: list[figures.CopiedImage]
     owner: np.ndarray | None
     times: Int[np.ndarray, " n"]
     summary: dict[str, Any]
+
+    def certainty(self, row: int) -> str:
+        """Returns how sure it is that a generated image is a copy, "" where it is none."""
+        if not self.is_copy[row]:
+            return ""
+        if self.exact[row]:
+            return "same pixels"
+        return "nearly the same" if self.nearly_same[row] else "alike"
 
     def chosen_values(self, field: str) -> np.ndarray:
         """Returns a field of :class:`Match` of the comparison that is shown for each image."""
@@ -189,13 +198,13 @@ def _found(asked: Asked) -> Copies:
     copied = figures.copied_images(is_copy, index, least[chosen, np.arange(len(chosen))])
     _, group, count = np.unique(training.content, return_inverse=True, return_counts=True)
     found = Copies(
-        made, training, comparisons, is_copy, exact, chosen, index, copied, owner,
-        count[group.ravel()], {},
+        made, training, comparisons, is_copy, exact, nearly_same(comparisons)[0] | exact, chosen,
+        index, copied, owner, count[group.ravel()], {},
     )  # fmt: skip
     summary = _summary(asked, read, found, background)
     summary |= {"duplicates": duplicates}
-    summary |= {"ladder": _ladder(asked, read, owner, summary["notes"])}
-    summary |= {"distribution": _distribution(asked, read)}
+    summary |= {"ladder": _ladder(asked, read, owner, background, summary["notes"])}
+    summary |= {"distribution": _distribution(asked, read, background)}
     summary["seconds"] = time.perf_counter() - start
     return found._replace(summary=summary)
 
@@ -208,11 +217,17 @@ def _summary(asked: Asked, read, found: Copies, background: Background) -> dict[
     false = np.asarray(np.stack(wrong).any(axis=0))
     known = np.isfinite(found.comparisons[0].background.calibrated)
     copied = figures.rate(found.is_copy, least)
+    near = {
+        "num": int(found.nearly_same.sum()),
+        "exact": int(found.exact.sum()),
+        "background": int(nearly_same(found.comparisons)[1][known].sum()),
+    }
     chance = figures.rate(false[known], figures.MIN_GENERATED if enough else len(known) + 1)
     owner = found.owner
     who = [] if owner is None else [owner[c.row] for c in found.copied if owner[c.row]]
     return {
-        "verdict": figures.verdict(copied, chance, int(found.exact.sum())),
+        "verdict": figures.verdict(copied, chance, near),
+        "nearly_same": near,
         "copies": copied | {"exact": int(found.exact.sum())},
         "background": chance | {"kind": background.kind, "left_out": background.left_out},
         "copied_images": {"num": len(found.copied), "of": len(np.unique(training.content))},
@@ -235,87 +250,45 @@ def _summary(asked: Asked, read, found: Copies, background: Background) -> dict[
             "training": figures.MIN_TRAINING,
             "background": figures.MIN_BACKGROUND,
         },
-        "files": {flag: _files(part, asked.folders[flag]) for flag, part in read.items()},
+        "files": {flag: files_read(part, asked.folders[flag]) for flag, part in read.items()},
         "reading": RULE,
-        "notes": _notes(read, found, background),
+        "notes": notes(read, owner, background),
         "seed": asked.seed,
     }
 
 
-def _files(read: ReadImages, folder: ImageFolder) -> dict[str, Any]:
-    return {
-        "folder": Path(folder.root).name,
-        "found": len(folder.places),
-        "read": len(read.number),
-        "unreadable": read.problems,
-        "of_other_kinds": {"num": len(folder.unread), "examples": list(folder.unread[:5])},
-        "changed": read.notes,
-        "shapes": dict(list(read.shapes.items())[:8]),
-        "num_shapes": len(read.shapes),
-    }
-
-
-def _notes(read: Mapping[str, ReadImages], found: Copies, background: Background) -> list[str]:
-    notes = []
-    if background.kind == "training":
-        notes.append(
-            "No held-out images were given: the background is training images, each against the "
-            "others without its own patient, repeats and near-duplicates. Images that were never "
-            "trained on may lie farther away; --held_out makes it a fair comparison."
-        )
-    if background.left_out:
-        notes.append(
-            f"{background.left_out} held-out images stand in the training set too and were left "
-            "out of the background."
-        )
-    size = len(background.rows)
-    if size < figures.MIN_BACKGROUND:
-        notes.append(
-            f"The background has {size} images, fewer than {figures.MIN_BACKGROUND}: that at most "
-            "1 % of real images would count as copies could not be checked."
-        )
-    for flag, part in read.items():
-        blank = int((~has_contrast(part)).sum())
-        if blank:
-            notes.append(f"{blank} {flag} images are of one gray and are like nothing.")
-    if found.owner is not None:
-        unknown = int((found.owner == "").sum())
-        if unknown:
-            notes.append(f"The table names no patient for {unknown} training images.")
-    shift = f"±{SHIFT}/64 of the side"
-    notes.append(
-        f"Pixels find exact, recompressed, brightened, mirrored and slightly shifted copies "
-        f"({shift}); what is turned, cropped or redrawn needs a network such as --sscd=FILE."
-    )
-    return notes
-
-
-def _ladder(asked: Asked, read, owner, notes: list[str]) -> list[dict[str, Any]]:
-    training, made, held = read["training"], read["generated"], read.get("held_out")
+def _ladder(
+    asked: Asked, read, owner, background: Background, notes: list[str]
+) -> list[dict[str, Any]]:
+    training, made = read["training"], read["generated"]
     sizes = len(training.number), len(made.number)
-    if held is None:
+    if background.kind != "held_out" or not len(background.rows):
         notes.append("The likeness ladder needs held-out images and was left out.")
         return []
     if len(set(training.content.tolist())) < figures.MIN_TRAINING:
         return []
-    if not figures.ladder_fits(sizes[0], sizes[1] + len(held.number)):
+    if not figures.ladder_fits(sizes[0], sizes[1] + len(background.rows)):
         notes.append("The likeness ladder compares every pair and was left out: too many images.")
         return []
     asked.progress("likeness ladder", 0, 1)
     _, first = np.unique(training.content, return_index=True)
     first = np.sort(first)
-    kept = [np.concatenate(list(kept_images(p, asked.store))) for p in (training, made, held)]
+    kept = [np.concatenate(list(kept_images(p, asked.store))) for p in (training, made)]
     who = None if owner is None else owner[first]
-    held_who = None if owner is None else patients_of(held, asked.patients)
-    return figures.ladder_figures(kept[0][first], kept[1], kept[2], (who, held_who))
+    return figures.ladder_figures(
+        kept[0][first], kept[1], background.images, (who, background.groups)
+    )
 
 
-def _distribution(asked: Asked, read: Mapping[str, ReadImages]) -> list[dict[str, Any]]:
-    least = min(len(part.number) for part in read.values())
-    if least < figures.MIN_GENERATED:
+def _distribution(
+    asked: Asked, read: Mapping[str, ReadImages], background: Background
+) -> list[dict[str, Any]]:
+    least = min(len(read[flag].number) for flag in ("training", "generated"))
+    if min(least, len(background.rows)) < figures.MIN_GENERATED:
         return []
     asked.progress("distributions", 0, 1)
-    held = read["held_out"].thumbnails if "held_out" in read else None
+    fresh = background.rows if background.kind == "held_out" else None  # not in training too
+    held = None if fresh is None else read["held_out"].thumbnails[fresh]
     title = f"{EDGE}×{EDGE} gray thumbnails"
     out = [
         figures.distribution_figures(
@@ -327,9 +300,10 @@ def _distribution(asked: Asked, read: Mapping[str, ReadImages]) -> list[dict[str
             flag: read_features(network, key, feature_side(key), part, asked.store, asked.progress)
             for flag, part in read.items()
         }
+        held = None if fresh is None else rows["held_out"][fresh]
         out.append(
             figures.distribution_figures(
-                network.name, rows["training"], rows["generated"], rows.get("held_out"), asked.seed
+                network.name, rows["training"], rows["generated"], held, asked.seed
             )
         )
     return out

@@ -201,8 +201,8 @@ def test_report_says_what_is_too_small():
     rng = np.random.default_rng(15)
     report = distribution_report(*(rng.normal(size=(n, 12)) for n in (30, 6, 5)))
     said = " ".join(report["warnings"])
-    assert "5 generated pictures for 12 feature dimensions" in said
-    assert "6 held-out pictures for 12" in said
+    assert "5 generated images for 12 feature dimensions" in said
+    assert "6 held-out images for 12" in said
     assert "30 training" not in said
     assert "KID's subsets" in said
     assert "coarse percentiles" in said

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from memjax.interop.fields import shown
+from memjax.interop.file_kinds import stand_in
 from memjax.interop.json_files import MAX_BYTES
 
 MAX_LENGTH = 77
@@ -117,6 +118,9 @@ def _plain_merges(path: Path) -> tuple[tuple[str, str], ...]:
         lines = path.read_text(encoding="utf-8").split("\n")
     except UnicodeDecodeError as error:
         raise ValueError(f"The file {path} is not text in UTF-8; fetch it again.") from error
+    kind = stand_in("\n".join(lines).encode())
+    if kind is not None:
+        raise ValueError(f"The file {path} is {kind}.")
     lines = lines[1:] if lines[0].startswith("#version") else lines
     pairs = [line.rstrip("\r").split(" ") for line in lines]
     return _pairs(path, [pair for pair in pairs if pair != [""]])

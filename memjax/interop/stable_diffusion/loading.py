@@ -10,6 +10,7 @@ from typing import Any
 
 from memjax.interop import fingerprints
 from memjax.interop.clip.tokenizer import load_tokenizer
+from memjax.interop.file_kinds import other_kind
 from memjax.interop.fill import check_dtype, fill, plain_entries
 from memjax.interop.json_files import read_json
 from memjax.interop.progress import Progress, counter
@@ -110,6 +111,9 @@ def _load_file(
     if path.suffix in PICKLED:
         raise ValueError(refusal_of_pickles(path))
     if path.suffix != ".safetensors":
+        kind = other_kind(path)
+        if kind is not None:
+            raise ValueError(f"The file {path} is {kind}.")
         raise ValueError(
             f"The file {path} is not a .safetensors file; give a diffusers folder, a .safetensors "
             "file or a name on the hub."

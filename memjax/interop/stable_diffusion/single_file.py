@@ -30,6 +30,7 @@ from memjax.interop.stable_diffusion.original_shapes import (
     unet_recipe,
     vae_recipe,
 )
+from memjax.interop.stable_diffusion.other_files import refuse_other_models
 from memjax.interop.stable_diffusion.pipeline import (
     TITLES,
     Networks,
@@ -51,14 +52,6 @@ from memjax.models.unet.network import UNet
 from memjax.models.vae import AutoencoderKL
 
 SIZES = {"eps": 64, "v": 96}
-_OTHER_MODELS = {
-    "conditioner.embedders.": "Stable Diffusion XL",
-    "model.diffusion_model.joint_blocks.": "Stable Diffusion 3",
-    "model.diffusion_model.double_blocks.": "Flux",
-    "double_blocks.": "Flux",
-    "control_model.": "a ControlNet",
-    "lora_": "a LoRA",
-}
 
 
 def load_single_file(
@@ -79,13 +72,14 @@ def load_single_file(
     """
     if prediction not in (None, "eps", "v"):
         raise ValueError(f"prediction is {prediction!r}, expected 'eps' or 'v'.")
+    files = WeightFiles([path])
+    refuse_other_models(path, files.stored)
     if tokenizer is None:
         raise ValueError(
             f"The file {path} holds no tokenizer; give the folder of one as tokenizer "
             "(--tokenizer), for instance the tokenizer folder of the same model in the layout of "
             "diffusers."
         )
-    files = WeightFiles([path])
     networks = _networks(path, files, dtype)
     words = load_tokenizer(tokenizer)
     check_parts(networks, words, str(path))
@@ -109,12 +103,6 @@ def load_single_file(
 
 
 def _networks(path: Path, files: WeightFiles, dtype: str) -> Networks:
-    for start, model in _OTHER_MODELS.items():
-        if any(name.startswith(start) for name in files.stored):
-            raise ValueError(
-                f"The file {path} holds {model}, which is not supported; choose a model of Stable "
-                "Diffusion 1 or 2."
-            )
     compute = compute_dtype(dtype)
     try:
         return Networks(

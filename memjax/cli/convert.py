@@ -54,6 +54,14 @@ _PREDICTION = flags.DEFINE_enum(
     "else eps for Stable Diffusion 1, v for 2.",
     flag_values=FLAGS,
 )
+_WEIGHTS = flags.DEFINE_enum(
+    "weights",
+    None,
+    ["model", "ema"],
+    "Which of a single file's weights of the U-Net: its own, or the averaged ones (model_ema) that "
+    "a training run left beside them; left out: its own.",
+    flag_values=FLAGS,
+)
 _FORCE = flags.DEFINE_bool(
     "force", False, "Replace the pipeline's folder that is there.", flag_values=FLAGS
 )
@@ -101,6 +109,7 @@ def main() -> int:
             revision=_REVISION.value,
             tokenizer=_TOKENIZER.value,
             prediction=_PREDICTION.value,
+            weights=_WEIGHTS.value,
             force=_FORCE.value,
             progress=bars.stage,
             loaded=lambda pipeline: kept.update(text=summary(pipeline)),

@@ -57,7 +57,7 @@ def other_kind(path: Path) -> str | None:
             return what
     if head[:1] == b"\x08" and (b"onnx" in head.lower() or b"pytorch" in head[:64]):
         return _ONNX
-    return stand_in(head) or _message(head, size) or _cut_off(head, size, path)
+    return stand_in(head) or _message(head, size, path.suffix) or _cut_off(head, size, path)
 
 
 def stand_in(head: bytes) -> str | None:
@@ -72,9 +72,9 @@ def stand_in(head: bytes) -> str | None:
     return None
 
 
-def _message(head: bytes, size: int) -> str | None:
+def _message(head: bytes, size: int, suffix: str) -> str | None:
     text = " ".join(head.decode("utf-8", "replace").split())
-    if size >= _HEAD or not text.isprintable() or "\ufffd" in text:
+    if suffix != ".safetensors" or size >= _HEAD or not text.isprintable() or "\ufffd" in text:
         return None
     return f"the text {text[:120]!r}, perhaps of a server that refused it; {_FETCH}"
 

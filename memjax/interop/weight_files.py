@@ -17,6 +17,7 @@ from memjax.interop.file_kinds import other_kind
 
 REOPEN_BYTES = 16 * 2**20
 FLOATS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
+EIGHTHS = ("F8_E4M3", "F8_E5M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ", "I8", "U8")
 _OTHERS = {"I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 
 

@@ -4,6 +4,7 @@ Nothing pickled is opened, nothing is executed, and every key of the weights mus
 """
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ from memjax.interop.stable_diffusion.pipeline import (
     latent_size,
     padding_notes,
 )
-from memjax.interop.stable_diffusion.scheduler_settings import scheduling
+from memjax.interop.stable_diffusion.scheduler_settings import distilled_notes, scheduling
 from memjax.interop.stable_diffusion.single_file import load_single_file
 from memjax.interop.weight_files import WeightFiles
 from memjax.models.clip.text import CLIPText
@@ -49,6 +50,7 @@ def load(
     revision: str | None = None,
     tokenizer: str | os.PathLike[str] | None = None,
     prediction: str | None = None,
+    weights: str | None = None,
     progress: Progress | None = None,
 ) -> Pipeline:
     """Loads a model of Stable Diffusion 1 or 2.
@@ -68,6 +70,9 @@ def load(
         prediction: For a single file: ``"eps"`` or ``"v"``. Left out, what the file's metadata
             (``modelspec.prediction_type``) or a ``.yaml`` beside it say; where they are silent,
             ``"eps"`` for Stable Diffusion 1 and ``"v"`` for 2.
+        weights: For a single file: ``"model"``, or ``"ema"`` for the averaged weights of the U-Net
+            that a training run left beside them. Left out, ``"model"``, and a note where there are
+            averaged ones.
         progress: Told the bytes read and their total.
 
     Raises:
@@ -78,8 +83,8 @@ def load(
     text, place = os.fspath(path_or_hub_id), Path(path_or_hub_id)
     if place.is_file():
         _refuse(text, "a file", variant=variant, revision=revision)
-        return _load_file(place, dtype, tokenizer, prediction, progress)
-    _refuse(text, "not a single file", tokenizer=tokenizer, prediction=prediction)
+        return _load_file(place, dtype, tokenizer, prediction, weights, progress)
+    _refuse(text, "not a single file", tokenizer=tokenizer, prediction=prediction, weights=weights)
     if place.is_dir():
         _refuse(text, "a folder", revision=revision)
         return load_folder(place, dtype, variant, {"kind": "diffusers folder"}, progress)
@@ -106,6 +111,7 @@ def _load_file(
     dtype: str,
     tokenizer: str | os.PathLike[str] | None,
     prediction: str | None,
+    weights: str | None,
     progress: Progress | None,
 ) -> Pipeline:
     if path.suffix in PICKLED:
@@ -118,7 +124,7 @@ def _load_file(
             f"The file {path} is not a .safetensors file; give a diffusers folder, a .safetensors "
             "file or a name on the hub."
         )
-    return load_single_file(path, dtype, tokenizer, prediction, progress)
+    return load_single_file(path, dtype, tokenizer, prediction, weights, progress)
 
 
 def load_folder(
@@ -151,7 +157,9 @@ def load_folder(
     info = {"model": str(folder), **origin, "dtype": dtype, "variant": variant, "sha256": digests}
     converted = (folder / fingerprints.FILE).is_file()
     padding = padding_notes(networks, tokenizer, converted)
-    info["notes"] = [*schedule.notes, *_variant_notes(files, variant), *padding]
+    names = (Path(info["model"]).name, *_former_names(folder, settings))
+    distilled = distilled_notes(names, schedule.sampling)
+    info["notes"] = [*schedule.notes, *_variant_notes(files, variant), *padding, *distilled]
     info["weights"] = {p.relative_to(folder).as_posix(): p.stat().st_size for p in paths}
     return assemble(networks, params, tokenizer, schedule, size, settings, info)
 
@@ -172,6 +180,13 @@ def networks_of(settings: Mapping[str, Any], folder: Path, dtype: str) -> Networ
         AutoencoderKL(vae_config(settings["vae"], where["vae"], dtype)),
         CLIPText(text_config(settings["text_encoder"], where["text_encoder"], dtype)),
     )
+
+
+def _former_names(folder: Path, settings: Mapping[str, Any]) -> list[str]:
+    """Returns the names that the model had before it came into its folder."""
+    index, unet = settings["model_index"], settings["unet"]
+    found = [index.get("_name_or_path"), unet.get("_name_or_path"), fingerprints.source(folder)]
+    return [re.split(r"[/\\]", name)[-1] for name in found if isinstance(name, str)]
 
 
 def _variant_notes(files: Mapping[str, list[Path]], variant: str | None) -> list[str]:

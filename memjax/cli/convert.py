@@ -97,6 +97,7 @@ def main() -> int:
 
     require(**{"from": _FROM.value, "to": _TO.value})
     if (Path(str(_FROM.value)) / RUN_FILE).is_file() and str(_TO.value).endswith(".safetensors"):
+        _refuse_for_runs()
         return _export(Path(str(_FROM.value)), Path(str(_TO.value)))
     bars, kept = _Bars(), dict[str, Any]()
     try:
@@ -118,6 +119,17 @@ def main() -> int:
         bars.close()
     print(f"{kept['text']}\nwritten: {target}")
     return 0
+
+
+def _refuse_for_runs() -> None:
+    """Refuses flags that say nothing about a run."""
+    others = (_VARIANT, _SAVE_VARIANT, _REVISION, _TOKENIZER, _PREDICTION, _WEIGHTS)
+    given = [f"--{flag.name}={flag.value}" for flag in others if flag.value is not None]
+    if given:
+        raise ValueError(
+            f"{' and '.join(given)} was given for {_FROM.value}, which is a memjax run: leave it "
+            "out; its averaged weights are written."
+        )
 
 
 def _export(run: Path, target: Path) -> int:

@@ -36,14 +36,22 @@ _SUFFIXES = {
 }
 
 
+def kind_of_name(name: str) -> str | None:
+    """Returns what a file is by its name, and the way out, to follow "is"; None if unknown."""
+    if name.startswith("openvino_"):
+        return "a graph of OpenVINO; fetch the safetensors files of the model"
+    return _SUFFIXES.get(Path(name).suffix.lower())
+
+
 def other_kind(path: Path) -> str | None:
     """Returns what a weights file is instead, and the way out, to follow "is"; None if unknown.
 
     Git LFS pointers, web pages and messages of a server are told as well as weights in other
     formats, ends of downloads that are missing and downloads that still go on.
     """
-    if path.suffix.lower() in _SUFFIXES:
-        return _SUFFIXES[path.suffix.lower()]
+    kind = kind_of_name(path.name)
+    if kind is not None:
+        return kind
     with open(path, "rb") as file:
         head = file.read(_HEAD)
     size = path.stat().st_size

@@ -18,6 +18,7 @@ from memjax.interop.progress import Progress, counter
 from memjax.interop.stable_diffusion.folder import (
     PARTS,
     PICKLED,
+    SINGLE,
     check_variant,
     read_index,
     refusal_of_pickles,
@@ -114,9 +115,9 @@ def _load_file(
     weights: str | None,
     progress: Progress | None,
 ) -> Pipeline:
-    if path.suffix in PICKLED:
+    if path.suffix.lower() in PICKLED:
         raise ValueError(refusal_of_pickles(path))
-    if path.suffix != ".safetensors":
+    if path.suffix.lower() not in SINGLE:
         kind = other_kind(path)
         if kind is not None:
             raise ValueError(f"The file {path} is {kind}.")

@@ -67,6 +67,7 @@ def scheduling(settings: Mapping[str, Any], where: str) -> Scheduling:
     fields.choice("trained_betas", None)
     fields.choice("rescale_betas_zero_snr", False)
     fields.choice("thresholding", False)
+    fields.choice("use_flow_sigmas", False)
     schedule = fields.choice("beta_schedule", *_SCHEDULES)
     predicted = fields.choice("prediction_type", *_PREDICTIONS)
     steps = fields.whole("num_train_timesteps", 1000, 10**6, 2)

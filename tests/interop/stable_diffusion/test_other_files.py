@@ -5,7 +5,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from memjax.interop import load
-from tests.interop.stable_diffusion.pipelines import assert_sentence
+from memjax.runs.model import load_model
+from tests.interop.stable_diffusion.pipelines import WEIGHTS, assert_sentence, folder
 
 UNET, VAE, TEXT = "model.diffusion_model.", "first_stage_model.", "cond_stage_model."
 QUERY = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
@@ -52,3 +53,35 @@ def test_what_a_file_holds_is_named_before_a_tokenizer_is_asked_for(tmp_path, na
     with pytest.raises(ValueError, match=f"holds {FILES[name]}") as caught:
         load(file)
     assert_sentence(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("model.onnx", r"its model\.onnx is an ONNX graph"),
+        ("diffusion_flax_model.msgpack", r"is Flax's weights"),
+        ("openvino_model.bin", r"is a graph of OpenVINO"),
+        ("diffusion_pytorch_model.safetensors.part", r"is a download that has not ended"),
+    ],
+)
+def test_folders_of_other_formats_are_named(tmp_path, name, said):
+    model = folder(tmp_path / "model")
+    (model / WEIGHTS["unet"]).rename(model / "unet" / name)
+    with pytest.raises(ValueError, match=f"has no .*{said}") as caught:
+        load(model)
+    assert_sentence(caught.value)
+
+
+def test_a_folder_without_an_index_says_what_may_be_meant(tmp_path):
+    model = folder(tmp_path / "models" / "sd14")
+    (tmp_path / "lora").mkdir()
+    save_file({"a": np.zeros(1)}, tmp_path / "lora" / "pytorch_lora_weights.safetensors")
+    for path, said in {
+        tmp_path / "models": "give .*sd14, which is one",
+        model / "unet": "give .*sd14, which is one",
+        tmp_path / "lora": "it holds 'pytorch_lora_weights.safetensors', give that file",
+    }.items():
+        for opened in (load, load_model):
+            with pytest.raises(ValueError, match=said) as caught:
+                opened(path)
+            assert_sentence(caught.value)

@@ -168,3 +168,9 @@ def test_a_tokenizer_that_pads_as_stable_diffusion_2_is_told(model, read, tmp_pa
     notes = read(tokenizer=tmp_path / "words").info["notes"]
     assert len(notes) == 1
     assert "expected the end token for the text encoder of Stable Diffusion 1" in notes[0]
+
+
+@pytest.mark.parametrize("ending", [".SAFETENSORS", ".sft"])
+def test_other_endings_of_safetensors(model, tmp_path, ending):
+    file = original_files.write(tmp_path / f"model{ending}", model[1])
+    assert load(file, tokenizer=model[2]).info["notes"] == []

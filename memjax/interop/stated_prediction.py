@@ -135,4 +135,4 @@ def _yaml(path: Path) -> str:
     beside = path.with_suffix(".yaml")
     if not beside.is_file() or beside.stat().st_size > _LONGEST:
         return ""
-    return beside.read_text(encoding="utf-8", errors="replace")
+    return beside.read_text(encoding="utf-8-sig", errors="replace")

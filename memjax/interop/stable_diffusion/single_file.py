@@ -1,6 +1,7 @@
 """Stable Diffusion in one ``.safetensors`` file, in the layout of the original repositories."""
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,7 @@ from memjax.models.unet.network import UNet
 from memjax.models.vae import AutoencoderKL
 
 SIZES = {"eps": 64, "v": 96}
+_RESOLUTION = "modelspec.resolution"
 
 
 def load_single_file(
@@ -102,13 +104,13 @@ def load_single_file(
     predicted, said = choose_prediction(
         path, metadata, prediction, second, "v_pred" in files.stored
     )
-    settings = _settings(networks, words, second, spec, predicted)
+    size, sized = _latent_size(metadata, networks, SIZES[predicted if second else "eps"])
+    settings = _settings(networks, words, second, spec, predicted, size)
     params = _read(path, files, entries, networks, second, dtype, progress)
     schedule = scheduling(settings["scheduler"], str(path))
     names = (path.stem, metadata.get("modelspec.title", ""))
-    notes += [*said, *averaged, *padding_notes(networks, words, converted=False)]
+    notes += [*said, *sized, *averaged, *padding_notes(networks, words, converted=False)]
     notes += distilled_notes(names, schedule.sampling)
-    size = settings["unet"]["sample_size"]
     info: dict[str, Any] = {
         "kind": "single file",
         "model": str(path),
@@ -117,7 +119,7 @@ def load_single_file(
         "notes": notes,
     }
     info["weights"] = {path.name: path.stat().st_size}
-    return assemble(networks, params, words, schedule, (size, size), settings, info)
+    return assemble(networks, params, words, schedule, size, settings, info)
 
 
 def _networks(path: Path, files: WeightFiles, dtype: str) -> Networks:
@@ -131,10 +133,20 @@ def _networks(path: Path, files: WeightFiles, dtype: str) -> Networks:
     except UnknownShapesError as error:
         raise ValueError(
             f"The file {path} is not a whole Stable Diffusion 1 or 2 in one file: it lacks "
-            f"{error}; give a file that holds {UNET}…, {VAE}… and {TEXT}…, or a diffusers folder."
+            f"{_lacking(files.stored)}{error}; give a file that holds {UNET}…, {VAE}… and "
+            f"{TEXT}…, or a diffusers folder."
         ) from error
     except ValueError as error:
         raise ValueError(f"The weights in {path} cannot be right: {error}") from error
+
+
+def _lacking(stored: Mapping[str, Stored]) -> str:
+    """Names the networks of which there is nothing, to stand before a tensor's name."""
+    starts = {UNET: "the U-Net", VAE: "the autoencoder (VAE)", TEXT: "the text encoder"}
+    absent = [
+        what for start, what in starts.items() if not any(name.startswith(start) for name in stored)
+    ]
+    return f"{' and '.join(absent)}: " if absent else ""
 
 
 def _entries(
@@ -217,15 +229,37 @@ def _check_schedule(path: Path, files: WeightFiles, spec: ScheduleSpec) -> None:
         )
 
 
+def _latent_size(
+    metadata: Mapping[str, str], networks: Networks, usual: int
+) -> tuple[tuple[int, int], list[str]]:
+    """Returns a latent's height and width, by the metadata where they name a resolution."""
+    found = re.fullmatch(r"\s*(\d{1,5})\s*[xX]\s*(\d{1,5})\s*", metadata.get(_RESOLUTION, ""))
+    pixels = (int(found[2]), int(found[1])) if found else (0, 0)  # written as width × height
+    downscale = networks.vae.config.downscale
+    step = downscale * networks.unet.config.size_multiple
+    if not all(0 < side <= 4096 * downscale and side % step == 0 for side in pixels):
+        return (usual, usual), []
+    size = (pixels[0] // downscale, pixels[1] // downscale)
+    if size == (usual, usual):
+        return size, []
+    return size, [
+        f"Images have {pixels[1]} × {pixels[0]} pixels, as the metadata name it ({_RESOLUTION})."
+    ]
+
+
 def _settings(
-    networks: Networks, words: PromptTokenizer, second: bool, spec: ScheduleSpec, prediction: str
+    networks: Networks,
+    words: PromptTokenizer,
+    second: bool,
+    spec: ScheduleSpec,
+    prediction: str,
+    size: tuple[int, int],
 ) -> dict[str, dict[str, Any]]:
-    size = SIZES[prediction] if second else SIZES["eps"]
     vae = networks.vae.config
     return {
         "model_index": model_index({}),
-        "unet": unet_settings(networks.unet.config, (size, size), linear=second),
-        "vae": vae_settings(vae, size * vae.downscale),
+        "unet": unet_settings(networks.unet.config, size, linear=second),
+        "vae": vae_settings(vae, max(size) * vae.downscale),
         "text_encoder": text_settings(networks.text.config, words.special_ids),
         "scheduler": scheduler_settings(spec, prediction),
     }

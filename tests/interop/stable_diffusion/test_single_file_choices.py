@@ -174,3 +174,23 @@ def test_a_tokenizer_that_pads_as_stable_diffusion_2_is_told(model, read, tmp_pa
 def test_other_endings_of_safetensors(model, tmp_path, ending):
     file = original_files.write(tmp_path / f"model{ending}", model[1])
     assert load(file, tokenizer=model[2]).info["notes"] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("768x512", (64, 96)), ("512x512", (64, 64)), ("513x513", (64, 64)), ("large", (64, 64))],
+)
+def test_the_resolution_of_the_metadata_is_taken_and_said(read, text, size):
+    """Width before height, in pixels; this autoencoder makes 4 of one."""
+    text = text.replace("768x512", "384x256").replace("512x512", "256x256")
+    found = read(metadata={"modelspec.resolution": text})
+    assert found.sample_shape[:2] == size
+    assert any("384 × 256 pixels" in note for note in found.info["notes"]) == (size != (64, 64))
+    assert found.settings["unet"]["sample_size"] == (64 if size == (64, 64) else [64, 96])
+
+
+def test_a_whole_network_that_is_missing_is_named(model, tmp_path):
+    rest = {name: array for name, array in model[1].items() if not name.startswith("first_stage")}
+    file = original_files.write(tmp_path / "no_vae.safetensors", rest)
+    with pytest.raises(ValueError, match=r"it lacks the autoencoder \(VAE\): first_stage_model"):
+        load(file, tokenizer=model[2])

@@ -72,7 +72,8 @@ PUBLISHED = {
     "saved again with '!' listed": {
         "tokenizer_config": _LATER
         | {"pad_token": "!", "added_tokens_decoder": _decoder(("0", _MARK))},
-        "special_tokens_map": LONG | {"pad_token": _MARK | {"special": None}},
+        "special_tokens_map": LONG
+        | {"pad_token": {k: v for k, v in _MARK.items() if k != "special"}},
     },
     "tokenizer_2 of a turbo fine-tune": {
         "tokenizer_config": _LATER
@@ -84,8 +85,10 @@ PUBLISHED = {
     "Joey-Jang/StableMaterials": {
         "tokenizer_config": _LATER | {"pad_token": END, "added_tokens_decoder": _decoder()},
         "special_tokens_map": LONG
-        | dict.fromkeys(("eos_token", "pad_token"), {"content": END} | _WRITTEN)
-        | {"unk_token": {"content": END} | _WRITTEN | {"normalized": False}},
+        | dict.fromkeys(
+            ("eos_token", "pad_token", "unk_token"),
+            {"content": END} | _WRITTEN | {"normalized": False},
+        ),
     },
     "textual inversion of 2.1": {
         "tokenizer_config": CONFIG,

@@ -65,7 +65,7 @@ PUBLISHED = {
         | {"name_or_path": "hf-models/stable-diffusion-v2-base/tokenizer"},
         "special_tokens_map": LONG | {"pad_token": "!"},
     },
-    # Fine-tunes: of 1.5 without the second file; 2.x as saved again later (sd-turbo); with a
+    # Fine-tunes: of 1.5 without the second file; 2.x as libraries save it since; with a
     # decoder, the map and added_tokens.json (sdxl_dpo_turbo); a material model of 1.5;
     # a textual inversion before and after added_tokens_decoder.
     "AdamOswald/Tardis-fusion": {"tokenizer_config": CONFIG},

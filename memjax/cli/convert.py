@@ -54,6 +54,14 @@ _PREDICTION = flags.DEFINE_enum(
     "else eps for Stable Diffusion 1, v for 2.",
     flag_values=FLAGS,
 )
+_WEIGHTS = flags.DEFINE_enum(
+    "weights",
+    None,
+    ["model", "ema"],
+    "Which of a single file's weights of the U-Net: its own, or the averaged ones (model_ema) that "
+    "a training run left beside them; left out: its own.",
+    flag_values=FLAGS,
+)
 _FORCE = flags.DEFINE_bool(
     "force", False, "Replace the pipeline's folder that is there.", flag_values=FLAGS
 )
@@ -89,6 +97,7 @@ def main() -> int:
 
     require(**{"from": _FROM.value, "to": _TO.value})
     if (Path(str(_FROM.value)) / RUN_FILE).is_file() and str(_TO.value).endswith(".safetensors"):
+        _refuse_for_runs()
         return _export(Path(str(_FROM.value)), Path(str(_TO.value)))
     bars, kept = _Bars(), dict[str, Any]()
     try:
@@ -101,6 +110,7 @@ def main() -> int:
             revision=_REVISION.value,
             tokenizer=_TOKENIZER.value,
             prediction=_PREDICTION.value,
+            weights=_WEIGHTS.value,
             force=_FORCE.value,
             progress=bars.stage,
             loaded=lambda pipeline: kept.update(text=summary(pipeline)),
@@ -109,6 +119,17 @@ def main() -> int:
         bars.close()
     print(f"{kept['text']}\nwritten: {target}")
     return 0
+
+
+def _refuse_for_runs() -> None:
+    """Refuses flags that say nothing about a run."""
+    others = (_VARIANT, _SAVE_VARIANT, _REVISION, _TOKENIZER, _PREDICTION, _WEIGHTS)
+    given = [f"--{flag.name}={flag.value}" for flag in others if flag.value is not None]
+    if given:
+        raise ValueError(
+            f"{' and '.join(given)} was given for {_FROM.value}, which is a memjax run: leave it "
+            "out; its averaged weights are written."
+        )
 
 
 def _export(run: Path, target: Path) -> int:

@@ -11,7 +11,7 @@ import numpy as np
 from memjax.core.types import Params
 from memjax.interop.layout import Place, places
 from memjax.interop.progress import Told
-from memjax.interop.weight_files import FLOATS, Stored, WeightFiles, printable
+from memjax.interop.weight_files import EIGHTHS, FLOATS, Stored, WeightFiles, printable
 
 DTYPES = ("float32", "bfloat16", "float16")
 _MOST_LISTED = 60
@@ -131,6 +131,13 @@ def _check(
                 shapes.append(f"{place.name} {_numbers(shape)} for {_numbers(place.foreign_shape)}")
             if tensor.dtype not in FLOATS:
                 dtypes.append(f"{place.name} {tensor.dtype}")
+    eighths = sorted({stored[e.stored].dtype for e in entries.values()} & set(EIGHTHS))
+    if eighths:
+        raise ValueError(
+            f"The weights of {what} in {where} are quantized to 8 bits ({', '.join(eighths)}), too "
+            "coarse for what is measured here, which is not supported; fetch the model in float16, "
+            "bfloat16 or float32."
+        )
     found = {
         "lacks": missing,
         "has besides": list(dict.fromkeys(extra)),

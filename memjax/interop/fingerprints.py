@@ -47,6 +47,12 @@ def verify(folder: Path, files: Iterable[Path]) -> dict[str, str]:
     return found
 
 
+def source(folder: Path) -> Any:
+    """Returns what the model was called that a folder was converted from; None if unknown."""
+    found = read_json(folder / FILE).get("source") if (folder / FILE).is_file() else None
+    return found.get("model") if isinstance(found, dict) else None
+
+
 def description(digests: dict[str, str], source: dict[str, Any]) -> dict[str, Any]:
     """Returns the contents of ``memjax.json``."""
     return {"format": 1, "sha256": digests, "source": source}

@@ -5,6 +5,8 @@ import math
 from pathlib import Path
 from typing import Any
 
+from memjax.interop.file_kinds import stand_in
+
 MAX_BYTES = 64 * 2**20
 
 
@@ -29,6 +31,9 @@ def read_json(path: Path) -> dict[str, Any]:
             path.read_bytes().decode("utf-8-sig"), parse_constant=_refuse, parse_float=_finite
         )
     except (ValueError, RecursionError) as error:
+        kind = stand_in(path.read_bytes())
+        if kind is not None:
+            raise ValueError(f"The file {path} is {kind}.") from error
         raise ValueError(
             f"The file {path} is not valid JSON ({' '.join(str(error).split())[:200]}); fetch it "
             "again."

@@ -13,8 +13,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from memjax.interop.file_kinds import other_kind
+
 REOPEN_BYTES = 16 * 2**20
 FLOATS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
+EIGHTHS = ("F8_E4M3", "F8_E5M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ", "I8", "U8")
 _OTHERS = {"I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 
 
@@ -113,5 +116,8 @@ def _open(file: Path) -> Any:
 
 
 def _damaged(file: Path, error: Exception) -> ValueError:
+    kind = other_kind(file)
+    if kind is not None:
+        return ValueError(f"The file {file} is {printable(kind, 600)}.")
     said = printable(" ".join(str(error).split()))
     return ValueError(f"The file {file} is damaged ({said}); fetch it again.")

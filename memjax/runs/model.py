@@ -113,10 +113,12 @@ def load_model(
         _refuse(given, path)
         return _open_run_folder(here, dtype)
     if here.is_dir() and not (here / PIPELINE_FILE).is_file():
+        from memjax.interop.stable_diffusion.folder import meant
+
         raise ValueError(
             f"{here} is not a memjax run (it holds no {RUN_FILE}), nor a diffusers folder (it "
             f"holds no {PIPELINE_FILE}): pass the --workdir of `memjax train` or `memjax demo`, or "
-            f"the folder in which {PIPELINE_FILE} lies."
+            f"the folder in which {PIPELINE_FILE} lies{meant(here)}."
         )
     return _foreign(here, dtype, given)
 

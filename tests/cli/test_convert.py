@@ -62,6 +62,11 @@ def test_replacing_and_variants(tmp_path, capsys):
         (("--from=m", "--to=full", "--force"), "holds something else than a pipeline"),
         (("--from=m", "--to=copy", "--dtype=int8"), "dtype"),
         (("--from=m", "--to=copy", "--prediction=v"), "prediction was given for m"),
+        (("--from=m", "--to=copy", "--weights=ema"), "weights was given for m"),
+        (
+            ("--from=run", "--to=x.safetensors", "--weights=ema", "--prediction=v"),
+            "--prediction=v and --weights=ema was given for run, which is a memjax run",
+        ),
         (("--from=none", "--to=copy"), "There is no folder or file none"),
         (("--from=model.ckpt", "--to=copy"), "pickled (.bin, .ckpt, .pt)"),
     ],
@@ -71,6 +76,8 @@ def test_mistakes_are_one_sentence_and_write_nothing(tmp_path, monkeypatch, caps
     folder(tmp_path / "m")
     (tmp_path / "full").mkdir()
     (tmp_path / "full/notes.txt").write_text("x")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/run.json").write_text("{}")
     (tmp_path / "model.ckpt").write_bytes(b"\x80\x02.")
     before = sorted(tmp_path.rglob("*"))
     code, out, error = convert(capsys, *flags)

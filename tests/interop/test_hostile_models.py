@@ -143,8 +143,11 @@ HOSTILE = {
     "a header of 2^63 bytes": (declares(2**63), "is damaged"),
     "a header of all the file": (declares(2**24), "is damaged"),
     "a header that is no JSON": (write(UNET, struct.pack("<Q", 8) + b"{{{{{{{{"), "is damaged"),
-    "a page of the web": (write(UNET, b"<html>404</html>"), "is damaged"),
-    "a pickle": (write(UNET, b"\x80\x02cos\nsystem\nX\x05\x00\x00\x00touchR."), "is damaged"),
+    "a page of the web": (write(UNET, b"<html>404</html>"), "is a web page"),
+    "a pickle": (
+        write(UNET, b"\x80\x02cos\nsystem\nX\x05\x00\x00\x00touchR."),
+        "is a pickled PyTorch file",
+    ),
     "overlapping tensors": (overlaps, "is damaged"),
     "offsets beyond the end": (tensor("conv_in.bias", data_offsets=[0, 2**40]), "is damaged"),
     "offsets backwards": (tensor("conv_in.bias", data_offsets=[128, 0]), "is damaged"),

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Int
 
 from memjax.interop.clip.tokenizer_files import TokenizerParts, read_parts
+from memjax.interop.fields import shown
 from memjax.interop.json_files import read_json
 
 BOS, EOS, PAD = "BOS", "EOS", "PAD"
@@ -106,7 +107,22 @@ class PromptTokenizer:
             raise ValueError(f"texts is the string {texts!r}, expected a list: write [text].")
         if not texts:
             return []
+        for text in texts:
+            _check_text(text)
         return self._clip(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
+
+
+def _check_text(text: Any) -> None:
+    """Refuses what is no text, or no whole one."""
+    if not isinstance(text, str):
+        raise ValueError(f"A prompt is {shown(text)}, expected a text.")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"The prompt {shown(text)} has half of a character at place {error.start + 1} (an "
+            "emoji that was cut through); write it whole, or leave it out."
+        ) from error
 
 
 def load_tokenizer(folder: str | os.PathLike[str]) -> PromptTokenizer:

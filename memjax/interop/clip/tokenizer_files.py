@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from memjax.interop.fields import shown
+from memjax.interop.file_kinds import stand_in
 from memjax.interop.json_files import MAX_BYTES
 
 MAX_LENGTH = 77
@@ -91,6 +92,7 @@ def read_parts(folder: Path, read: Read) -> TokenizerParts:
             "vocab.json and merges.txt."
         )
     settings = _optional(folder / "tokenizer_config.json", read)
+    _refuse_other_ways(folder, settings, _optional(folder / "tokenizer.json", read))
     if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
         vocab, merges = read(folder / "vocab.json"), _plain_merges(folder / "merges.txt")
         listed = _optional(folder / "tokenizer.json", read).get("added_tokens")
@@ -98,8 +100,12 @@ def read_parts(folder: Path, read: Read) -> TokenizerParts:
         vocab, merges, listed = _one_file(folder / "tokenizer.json", read)
     else:
         raise ValueError(
-            f"The folder {folder} has neither tokenizer.json nor vocab.json with merges.txt; put "
-            "the files of a CLIP tokenizer there."
+            f"The folder {folder} has neither tokenizer.json nor vocab.json with merges.txt; "
+            + (
+                f"its tokenizer is in {folder / 'tokenizer'}: give that."
+                if (folder / "tokenizer").is_dir()
+                else "put the files of a CLIP tokenizer there."
+            )
         )
     _check_vocabulary(folder, vocab)
     special, added = _named_and_added(folder, settings, listed, read, vocab)
@@ -110,6 +116,23 @@ def _optional(path: Path, read: Read) -> dict[str, Any]:
     return read(path) if path.is_file() else {}
 
 
+def _refuse_other_ways(folder: Path, settings: Mapping[str, Any], file: Mapping[str, Any]) -> None:
+    """Refuses settings that transformers obeys and no text encoder of CLIP was trained with."""
+    found = dict(settings)
+    for name in ("padding", "truncation"):
+        part = file.get(name)
+        if isinstance(part, Mapping) and part.get("direction") == "Left":
+            found.setdefault(f"{name}_side", "left")
+    usual = {"padding_side": "right", "truncation_side": "right", "split_special_tokens": False}
+    wrong = [name for name, value in usual.items() if found.get(name) not in (None, value)]
+    if wrong:
+        raise ValueError(
+            f"The tokenizer in {folder} has {wrong[0]}={shown(found[wrong[0]])}, expected "
+            f"{usual[wrong[0]]!r} as CLIP's text encoders were trained; give the tokenizer folder "
+            "of the model as published."
+        )
+
+
 def _plain_merges(path: Path) -> tuple[tuple[str, str], ...]:
     if path.stat().st_size > MAX_BYTES:
         raise ValueError(f"The file {path} has more than {MAX_BYTES} bytes; fetch it again.")
@@ -117,6 +140,9 @@ def _plain_merges(path: Path) -> tuple[tuple[str, str], ...]:
         lines = path.read_text(encoding="utf-8").split("\n")
     except UnicodeDecodeError as error:
         raise ValueError(f"The file {path} is not text in UTF-8; fetch it again.") from error
+    kind = stand_in("\n".join(lines).encode())
+    if kind is not None:
+        raise ValueError(f"The file {path} is {kind}.")
     lines = lines[1:] if lines[0].startswith("#version") else lines
     pairs = [line.rstrip("\r").split(" ") for line in lines]
     return _pairs(path, [pair for pair in pairs if pair != [""]])

@@ -19,6 +19,7 @@ def convert(
     revision: str | None = None,
     tokenizer: str | os.PathLike[str] | None = None,
     prediction: str | None = None,
+    weights: str | None = None,
     save_variant: str | None = None,
     force: bool = False,
     progress: Callable[[str], Progress] | None = None,
@@ -34,6 +35,7 @@ def convert(
         revision: As in ``load``.
         tokenizer: As in ``load``.
         prediction: As in ``load``.
+        weights: As in ``load``.
         save_variant: Of the weights files that are written.
         force: As in :func:`memjax.interop.save`.
         progress: Name of the stage (``"read"``, ``"write"``) → what is told its bytes.
@@ -58,6 +60,7 @@ def convert(
         revision=revision,
         tokenizer=tokenizer,
         prediction=prediction,
+        weights=weights,
         progress=stage("read"),
     )
     if loaded is not None:

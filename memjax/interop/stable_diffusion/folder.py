@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from memjax.interop.fields import shown
+from memjax.interop.file_kinds import kind_of_name
 from memjax.interop.json_files import read_json
 
 PARTS = ("unet", "vae", "text_encoder")
@@ -21,6 +22,7 @@ STEMS = {
     "vae": "diffusion_pytorch_model",
     "text_encoder": "model",
 }
+SINGLE = (".safetensors", ".sft")
 PICKLED = (".bin", ".ckpt", ".pt", ".pth")
 _PIPELINES = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline")
 _CLASSES = {
@@ -44,7 +46,7 @@ def read_index(folder: Path) -> dict[str, Any]:
     if not (folder / INDEX).is_file():
         raise ValueError(
             f"The folder {folder} has no {INDEX}; expected a Stable Diffusion folder as diffusers "
-            f"lays it out, with {', '.join(FOLDERS)} beside it, or a memjax run."
+            f"lays it out, with {', '.join(FOLDERS)} beside it, or a memjax run{meant(folder)}."
         )
     check_links(folder)
     index = read_json(folder / INDEX)
@@ -65,6 +67,15 @@ def read_index(folder: Path) -> dict[str, Any]:
             "those of Stable Diffusion 1 or 2."
         )
     return index
+
+
+def meant(folder: Path) -> str:
+    """Returns what a folder without an index has that may be meant, to follow a sentence."""
+    below = [path.parent for path in sorted(folder.glob(f"*/{INDEX}"))[:1]]
+    if below or (folder.parent / INDEX).is_file():
+        return f": give {(below or [folder.parent])[0]}, which is one"
+    files = sorted(path for path in folder.glob("*") if path.suffix.lower() in SINGLE)
+    return f": it holds {shown(files[0].name)}, give that file" if files else ""
 
 
 def model_index(found: Mapping[str, Any], scheduler: str = "DDIMScheduler") -> dict[str, Any]:
@@ -160,6 +171,9 @@ def _nothing(home: Path, stem: str, variant: str | None) -> str:
             f"{', '.join(variants)}; choose one with variant={variants[0]!r} "
             f"(--variant={variants[0]})."
         )
+    other = next((name for name in names if kind_of_name(name)), None)
+    if other is not None:
+        return f"The folder {home} has no {stem}.safetensors; its {other} is {kind_of_name(other)}."
     if any(name.endswith(PICKLED) for name in names):
         return refusal_of_pickles(home.parent)
     return f"The folder {home} has no {stem}.safetensors; fetch the safetensors files of the model."

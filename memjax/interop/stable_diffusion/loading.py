@@ -4,18 +4,21 @@ Nothing pickled is opened, nothing is executed, and every key of the weights mus
 """
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from memjax.interop import fingerprints
 from memjax.interop.clip.tokenizer import load_tokenizer
+from memjax.interop.file_kinds import other_kind
 from memjax.interop.fill import check_dtype, fill, plain_entries
 from memjax.interop.json_files import read_json
 from memjax.interop.progress import Progress, counter
 from memjax.interop.stable_diffusion.folder import (
     PARTS,
     PICKLED,
+    SINGLE,
     check_variant,
     read_index,
     refusal_of_pickles,
@@ -32,7 +35,7 @@ from memjax.interop.stable_diffusion.pipeline import (
     latent_size,
     padding_notes,
 )
-from memjax.interop.stable_diffusion.scheduler_settings import scheduling
+from memjax.interop.stable_diffusion.scheduler_settings import distilled_notes, scheduling
 from memjax.interop.stable_diffusion.single_file import load_single_file
 from memjax.interop.weight_files import WeightFiles
 from memjax.models.clip.text import CLIPText
@@ -48,6 +51,7 @@ def load(
     revision: str | None = None,
     tokenizer: str | os.PathLike[str] | None = None,
     prediction: str | None = None,
+    weights: str | None = None,
     progress: Progress | None = None,
 ) -> Pipeline:
     """Loads a model of Stable Diffusion 1 or 2.
@@ -67,6 +71,9 @@ def load(
         prediction: For a single file: ``"eps"`` or ``"v"``. Left out, what the file's metadata
             (``modelspec.prediction_type``) or a ``.yaml`` beside it say; where they are silent,
             ``"eps"`` for Stable Diffusion 1 and ``"v"`` for 2.
+        weights: For a single file: ``"model"``, or ``"ema"`` for the averaged weights of the U-Net
+            that a training run left beside them. Left out, ``"model"``, and a note where there are
+            averaged ones.
         progress: Told the bytes read and their total.
 
     Raises:
@@ -77,8 +84,8 @@ def load(
     text, place = os.fspath(path_or_hub_id), Path(path_or_hub_id)
     if place.is_file():
         _refuse(text, "a file", variant=variant, revision=revision)
-        return _load_file(place, dtype, tokenizer, prediction, progress)
-    _refuse(text, "not a single file", tokenizer=tokenizer, prediction=prediction)
+        return _load_file(place, dtype, tokenizer, prediction, weights, progress)
+    _refuse(text, "not a single file", tokenizer=tokenizer, prediction=prediction, weights=weights)
     if place.is_dir():
         _refuse(text, "a folder", revision=revision)
         return load_folder(place, dtype, variant, {"kind": "diffusers folder"}, progress)
@@ -105,16 +112,20 @@ def _load_file(
     dtype: str,
     tokenizer: str | os.PathLike[str] | None,
     prediction: str | None,
+    weights: str | None,
     progress: Progress | None,
 ) -> Pipeline:
-    if path.suffix in PICKLED:
+    if path.suffix.lower() in PICKLED:
         raise ValueError(refusal_of_pickles(path))
-    if path.suffix != ".safetensors":
+    if path.suffix.lower() not in SINGLE:
+        kind = other_kind(path)
+        if kind is not None:
+            raise ValueError(f"The file {path} is {kind}.")
         raise ValueError(
             f"The file {path} is not a .safetensors file; give a diffusers folder, a .safetensors "
             "file or a name on the hub."
         )
-    return load_single_file(path, dtype, tokenizer, prediction, progress)
+    return load_single_file(path, dtype, tokenizer, prediction, weights, progress)
 
 
 def load_folder(
@@ -147,7 +158,9 @@ def load_folder(
     info = {"model": str(folder), **origin, "dtype": dtype, "variant": variant, "sha256": digests}
     converted = (folder / fingerprints.FILE).is_file()
     padding = padding_notes(networks, tokenizer, converted)
-    info["notes"] = [*schedule.notes, *_variant_notes(files, variant), *padding]
+    names = (Path(info["model"]).name, *_former_names(folder, settings))
+    distilled = distilled_notes(names, schedule.sampling)
+    info["notes"] = [*schedule.notes, *_variant_notes(files, variant), *padding, *distilled]
     info["weights"] = {p.relative_to(folder).as_posix(): p.stat().st_size for p in paths}
     return assemble(networks, params, tokenizer, schedule, size, settings, info)
 
@@ -168,6 +181,13 @@ def networks_of(settings: Mapping[str, Any], folder: Path, dtype: str) -> Networ
         AutoencoderKL(vae_config(settings["vae"], where["vae"], dtype)),
         CLIPText(text_config(settings["text_encoder"], where["text_encoder"], dtype)),
     )
+
+
+def _former_names(folder: Path, settings: Mapping[str, Any]) -> list[str]:
+    """Returns the names that the model had before it came into its folder."""
+    index, unet = settings["model_index"], settings["unet"]
+    found = [index.get("_name_or_path"), unet.get("_name_or_path"), fingerprints.source(folder)]
+    return [re.split(r"[/\\]", name)[-1] for name in found if isinstance(name, str)]
 
 
 def _variant_notes(files: Mapping[str, list[Path]], variant: str | None) -> list[str]:

@@ -95,7 +95,8 @@ def unet_config(settings: Settings, where: str, dtype: str = "float32") -> UNetC
     }
     fields.ignore(*_UNET_IGNORED)
     fields.refuse_others()
-    fields.finish(SUPPORTED)
+    distilled = settings.get("time_cond_proj_dim") is not None
+    fields.finish(SUPPORTED + distilled * ", not latent consistency models distilled from them")
     config |= {"block_out_channels": widths, "zero_init_out": False, "dtype": compute_dtype(dtype)}
     return _built(UNetConfig, config, where)
 

@@ -11,12 +11,14 @@ from collections.abc import Iterable, Mapping
 from memjax.interop.fill import Entry
 
 UNET, VAE, TEXT = "model.diffusion_model.", "first_stage_model.", "cond_stage_model."
+EMA = "model_ema."
 _CLIP, _OPEN_CLIP = f"{TEXT}transformer.", f"{TEXT}model."
-# What a training run leaves in such a file: its schedule, its loss network, averaged weights.
+# What a training run leaves in such a file: its schedule, its loss network, averaged weights; and
+# marks without values that other programs set.
 _IGNORED = re.compile(
     r"model_ema\..*|first_stage_model\.(loss|model_ema)\..*|"
     r"(sqrt_|log_)?(one_minus_|recip_|recipm1_)?alphas_cumprod(_prev)?|sqrt_recipm?1?_alphas_cumprod|"
-    r"betas|posterior_(variance|log_variance_clipped|mean_coef[12])|logvar|lvlb_weights|"
+    r"betas|v_pred|ztsnr|posterior_(variance|log_variance_clipped|mean_coef[12])|logvar|lvlb_weights|"
     r"cond_stage_model\.(transformer\.|model\.)?(logit_scale|attn_mask|text_projection(\.weight)?)|"
     r"cond_stage_model\..*position_ids|"
     r"cond_stage_model\.transformer\.(vision_model\..*|visual_projection\.weight)"
@@ -54,6 +56,11 @@ _OPEN_CLIP_FIXED = {
 def is_ignored(name: str) -> bool:
     """Says whether a tensor is left out of the three networks."""
     return _IGNORED.fullmatch(name) is not None
+
+
+def averaged_name(name: str) -> str:
+    """Returns the name of the averaged weights that belong to a tensor of the U-Net."""
+    return EMA + name.removeprefix("model.").replace(".", "")
 
 
 def unet_name(name: str, layers: int) -> str | None:

@@ -158,8 +158,13 @@ def padding_notes(networks: Networks, tokenizer: PromptTokenizer, converted: boo
         tokenizer: Prompts → token ids.
         converted: Whether the folder was written by ``memjax``.
     """
-    pad = tokenizer.special_ids["pad_token_id"]
-    if networks.text.config.hidden_act != "gelu" or pad == 0:
+    pad, second = tokenizer.special_ids["pad_token_id"], networks.text.config.hidden_act == "gelu"
+    if not second and pad == 0:
+        return [
+            "The tokenizer pads prompts with the id 0, as Stable Diffusion 2 does, expected the "
+            "end token for the text encoder of Stable Diffusion 1; give its tokenizer."
+        ]
+    if not second or pad == 0:
         return []
     way = "give the tokenizer of a Stable Diffusion 2"
     if converted:

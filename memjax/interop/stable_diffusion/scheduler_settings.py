@@ -5,7 +5,8 @@ References:
     diffusers' ``DDIMScheduler`` and ``StableDiffusionPipeline``.
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, NamedTuple
 
 from memjax.core.schedules import ScheduleSpec
@@ -20,6 +21,12 @@ _CLASSES = (
     *("KDPM2DiscreteScheduler", "KDPM2AncestralDiscreteScheduler", "DEISMultistepScheduler"),
 )
 STEPS, GUIDANCE = 50, 7.5
+_DISTILLED_CLASSES = ("LCMScheduler", "TCDScheduler")
+_DISTILLED = re.compile(
+    r"(?<![a-z])(turbo|lcm|lightning|hyper|hyper-?sd\d*|tcd|pcm|dmd2?|perflow|instaflow|flash)"
+    r"(?![a-z])",
+    re.IGNORECASE,
+)
 SPEC = ScheduleSpec("scaled_linear", 1000, 0.00085, 0.012)  # of every Stable Diffusion
 
 
@@ -50,10 +57,17 @@ def scheduling(settings: Mapping[str, Any], where: str) -> Scheduling:
         ValueError: Lists every setting that is not supported.
     """
     fields = Fields(settings, where)
+    if settings.get("_class_name") in _DISTILLED_CLASSES:
+        raise ValueError(
+            f"The file {where} names the {settings['_class_name']}: the model was distilled to be "
+            "sampled in few steps without guidance, which is not supported; give the model that it "
+            "was distilled from."
+        )
     name = fields.choice("_class_name", *_CLASSES)
     fields.choice("trained_betas", None)
     fields.choice("rescale_betas_zero_snr", False)
     fields.choice("thresholding", False)
+    fields.choice("use_flow_sigmas", False)
     schedule = fields.choice("beta_schedule", *_SCHEDULES)
     predicted = fields.choice("prediction_type", *_PREDICTIONS)
     steps = fields.whole("num_train_timesteps", 1000, 10**6, 2)
@@ -79,6 +93,24 @@ def scheduling(settings: Mapping[str, Any], where: str) -> Scheduling:
     }
     notes = _notes(name, 1 if spacing != "leading" else offset, clips)
     return Scheduling(spec, _PREDICTIONS[predicted], sampling, notes)
+
+
+def distilled_notes(names: Iterable[str], sampling: Mapping[str, Any]) -> list[str]:
+    """Says it where a model's name is that of one distilled to be sampled in few steps.
+
+    .. note:: Weights do not tell it, and a name may mislead, so nothing is changed. Guidance 1 is
+        the conditional prediction alone; trailing steps begin at pure noise, as those models do.
+    """
+    for name in names:
+        found = _DISTILLED.search(name)
+        if found is not None:
+            return [
+                f"The name {name[:80]!r} is one of a model distilled to be sampled in few steps "
+                f"without guidance ({found[0]}), but {sampling['num_steps']} steps at guidance "
+                f"{sampling['guidance_scale']:g} are the default: --num_steps=4 "
+                "--guidance_scale=1 are what such a model was trained for."
+            ]
+    return []
 
 
 def _notes(name: str, offset: int, clips: bool) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 from etils import epath
 
+from memjax.interop.file_kinds import stand_in
 from memjax.interop.torch.pickle_data import RefusedError, read_pickle
 from memjax.interop.torch.tensors import Storage, StridedTensor, arrays, named_tensors, torch_rules
 
@@ -59,7 +60,10 @@ def read_torch(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
             tensors, load = (_read_zip if is_zip else _read_legacy)(file)
             return arrays(tensors, load)
         except _DAMAGE as error:
-            raise ValueError(_sentence(path, error)) from error
+            file.seek(0)
+            kind = stand_in(file.read(1024))
+            said = f"The file {os.fspath(path)} is {kind}." if kind else _sentence(path, error)
+            raise ValueError(said) from error
 
 
 def _sentence(path: str | os.PathLike[str], error: Exception) -> str:

@@ -175,3 +175,37 @@ def test_added_tokens_keep_their_ids(tmp_path, place):
     np.testing.assert_array_equal(
         third.encode(["<new-dog> <new-cat>"]).ids, again.encode(["<new-dog> <new-cat>"]).ids
     )
+
+
+@pytest.mark.parametrize(
+    ("file", "settings", "name"),
+    [
+        ("tokenizer_config.json", {"padding_side": "left"}, "padding_side='left'"),
+        ("tokenizer_config.json", {"truncation_side": "left"}, "truncation_side='left'"),
+        ("tokenizer_config.json", {"split_special_tokens": True}, "split_special_tokens=True"),
+        ("tokenizer.json", {"padding": {"direction": "Left"}}, "padding_side='left'"),
+        ("tokenizer.json", {"truncation": {"direction": "Left"}}, "truncation_side='left'"),
+    ],
+)
+def test_settings_that_transformers_obeys_are_not_passed_over(tmp_path, file, settings, name):
+    tiny_tokenizer().save(tmp_path)
+    found = json.loads((tmp_path / file).read_text())
+    (tmp_path / file).write_text(json.dumps(found | settings))
+    with pytest.raises(ValueError, match=f"has {name}, expected"):
+        load_tokenizer(tmp_path)
+
+
+def test_the_folder_above_names_the_one_below(tmp_path):
+    tiny_tokenizer().save(tmp_path / "tokenizer")
+    with pytest.raises(ValueError, match=r"its tokenizer is in .*/tokenizer: give that"):
+        load_tokenizer(tmp_path)
+
+
+def test_prompts_that_are_no_whole_text(tokenizer):
+    with pytest.raises(ValueError, match=r"has half of a character at place 3 .* cut through") as e:
+        tokenizer.encode(["a cat", "a \ud83d"])
+    str(e.value).encode()
+    with pytest.raises(ValueError, match="has half of a character"):
+        tokenizer.words("\udc00")
+    with pytest.raises(ValueError, match="A prompt is 3, expected a text"):
+        tokenizer.encode([3])

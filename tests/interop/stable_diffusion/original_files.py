@@ -7,7 +7,9 @@ import jax
 import numpy as np
 from safetensors.numpy import save_file
 
+from memjax.interop import tiny_pipeline
 from memjax.interop.layout import places
+from memjax.interop.stable_diffusion.pipeline import Pipeline
 
 UNET, VAE, TEXT = "model.diffusion_model.", "first_stage_model.", "cond_stage_model."
 FIXED = {
@@ -26,6 +28,29 @@ RESNET = {
     "conv_shortcut": "skip_connection",
 }
 ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out": "proj_out"}
+
+# What cannot be told from shapes is as in the published models: 32 groups, 8 heads or 64 channels
+# a head.
+UNETS = {
+    "sd1": {"block_out_channels": (32, 64), "num_heads": 8, "attention_blocks": (True, False)},
+    "sd2": {
+        "block_out_channels": (64, 128),
+        "num_heads": (1, 2),
+        "attention_blocks": (False, True),
+    },
+}
+
+
+def published_like(kind: str) -> Pipeline:
+    """Returns a tiny pipeline, ``sd1`` or ``sd2``, whose settings can be told from its shapes."""
+    shared = {"norm_num_groups": 32, "layers_per_block": 2, "cross_attention_dim": 64}
+    return tiny_pipeline(
+        kind,
+        unet=shared | UNETS[kind],
+        vae={"block_out_channels": (32, 64, 64), "norm_num_groups": 32, "layers_per_block": 2},
+        text={"num_heads": 1},
+        latent_size=8,
+    )
 
 
 def state(params, linear: bool = True) -> dict[str, np.ndarray]:

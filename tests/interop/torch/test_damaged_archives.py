@@ -95,7 +95,7 @@ def crowded(path: pathlib.Path) -> None:
 DAMAGED = {
     "is empty": (cut_at(0), "neither a torch archive"),
     "is cut": (cut_at(300), "damaged"),
-    "is no archive": (lambda path: path.write_text("<html>404</html>"), "neither a torch archive"),
+    "is no archive": (lambda path: path.write_text("<html>404</html>"), "is a web page"),
     "declares gigabytes": (declares_more, "declares 2147483.* bytes of tensors"),
     "has a flipped bit": (flips_a_bit, "CRC"),
     "is a zip bomb": (squeezed, "compressed"),

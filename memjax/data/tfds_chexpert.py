@@ -23,7 +23,9 @@ import numpy as np
 
 from memjax.data import storage
 from memjax.data.problems import Problems
-from memjax.data.readers.chexpert import base_folder, read_chexpert, table_path
+from memjax.data.readers.chexpert import read_chexpert
+from memjax.data.readers.chexpert_places import base_folder
+from memjax.data.readers.chexpert_tables import table_path
 from memjax.data.readers.tfds_folder import import_tfds
 from memjax.data.records import (
     BLANK,

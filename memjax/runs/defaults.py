@@ -48,6 +48,7 @@ def default_config() -> dict[str, Any]:
             "copies": 50,
             "lateral_fraction": 0.05,
         },
+        "labels": "",  # cheXbert, visualCheXbert, impression, … (chexpert); negbio (mimic)
         "class_fields": (),  # of metadata.jsonl or .csv, become class labels (folder)
         "max_words": 16,  # of a caption; the rest is not read (folder, tfds)
         "vocabulary_size": 2000,  # most frequent words; the others are one token

@@ -10,6 +10,40 @@ from typing import Any
 
 import numpy as np
 
+_DIGITS = 400  # of a whole number; Python's own limit is 4,300
+
+
+def loads(text: str | bytes) -> Any:
+    """Parses JSON and nothing else.
+
+    Raises:
+        ValueError: The text is no UTF-8 or no JSON, holds NaN, an infinity (a number that only
+            becomes one by its size, too) or a whole number of more than 400 digits, or is nested
+            too deeply.
+    """
+    text = text.decode("utf-8-sig") if isinstance(text, bytes) else text
+    try:
+        return json.loads(text, parse_constant=_refuse, parse_float=_finite, parse_int=_whole)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def _refuse(name: str) -> float:
+    raise ValueError(f"{name} is not a number of JSON")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"the number {text[:40]} is too large")
+    return value
+
+
+def _whole(text: str) -> int:
+    if len(text) > _DIGITS:
+        raise ValueError(f"a number has {len(text)} digits, expected at most {_DIGITS}")
+    return int(text)
+
 
 def to_plain(value: Any, *, digits: int | None = None) -> Any:
     """Converts nested results to what JSON knows.

@@ -1,48 +1,48 @@
-"""CheXpert as it is distributed: v1.0 and v1.0-small, with every bad row counted and named.
+"""CheXpert as it is distributed: v1.0, v1.0-small and Plus, with every bad row counted and named.
 
-v1.0 at full size unzips into ``CheXpert-v1.0 batch 1 (validate & csv)``, which holds the tables and
-``valid``, and ``CheXpert-v1.0 batch 2 (train 1)`` and so on, which hold the patients of ``train``.
-It is read as it lies, from the folder around these or from the one with the tables.
+:mod:`memjax.data.readers.chexpert_tables` says which tables are read, and
+:mod:`memjax.data.readers.chexpert_places` where images are looked for.
 
 References:
     Irvin et al., "CheXpert: A Large Chest Radiograph Dataset with Uncertainty Labels and Expert
     Comparison", arXiv:1901.07031.
+    Smit et al. 2020, "CheXbert", arXiv:2004.09167.
+    Chambon et al. 2024, "CheXpert Plus", arXiv:2405.19538.
 """
 
 import hashlib
 import os
-import re
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from memjax.data import storage
 from memjax.data.images import CorruptImageError, image_reading
 from memjax.data.labels.space import FINDINGS, state_of
 from memjax.data.problems import Problems
-from memjax.data.readers.tables import Table, age_of, read_table, sex_of, surplus_cells
+from memjax.data.readers.chexpert_places import Layout, layout_of, patient_and_study
+from memjax.data.readers.chexpert_tables import COLUMNS, rows_of, table_path
+from memjax.data.readers.tables import age_of, read_table, sex_of, surplus_cells
 from memjax.data.records import Record
 
-COLUMNS: tuple[str, ...] = ("Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", *FINDINGS)
-MARKER_COLUMNS: tuple[str, ...] = ("Path", "marker_1", "marker_2", "group")
-_PREFIX = re.compile(r"^CheXpert-v1\.0[^/]*/")
-_BATCH = re.compile(r"CheXpert-v1\.0[^/]* batch [^/]+")
-_PLACE = re.compile(r"(patient\w+)/(study\w+)/[^/]+$")
-_STATES = {text: state_of(text) for text in ("", "1", "1.0", "0", "0.0", "-1", "-1.0")}
+__all__ = ["COLUMNS", "MARKER_COLUMNS", "check_images", "patient_split", "present", "read_chexpert"]
 
+MARKER_COLUMNS: tuple[str, ...] = ("Path", "marker_1", "marker_2", "group")
+_STATES = {text: state_of(text) for text in ("", "1", "1.0", "0", "0.0", "-1", "-1.0")}
 _SEXES = {"Male": "Male", "Female": "Female", "Unknown": "", "": ""}
-_FOLDER = "the folder that holds CheXpert's train.csv and valid.csv, or its batch folders"
+_SUFFIXES = (".jpg", ".png", ".jpeg")
 
 
 def read_chexpert(
     root: str | os.PathLike[str],
-    split: Literal["train", "valid"] = "train",
+    split: Literal["train", "valid", "test"] = "train",
     *,
+    labels: str = "",
     frontal_only: bool = True,
     strict: bool = False,
     check_files: bool = True,
     examples: int = 5,
 ) -> tuple[list[Record], Problems]:
-    """Read ``train.csv`` or ``valid.csv`` of a CheXpert folder.
+    """Read the table of a split of a CheXpert folder.
 
     A row with an impossible value, a bad path or a missing file is left out and counted. An
     impossible age or sex is counted and the row kept without it.
@@ -51,6 +51,9 @@ def read_chexpert(
         root: The folder (or ``gs://…``) that holds the table: ``CheXpert-v1.0`` or
             ``CheXpert-v1.0-small``; or the folder that holds v1.0's batch folders.
         split: Which table.
+        labels: Whose labels of the training set: ``cheXbert`` or ``visualCheXbert`` (v1.0), the
+            section of the report that they are read from (CheXpert Plus), or ``""`` for those of
+            the table itself.
         frontal_only: Leave lateral views out (this is no problem and is not counted).
         strict: Refuse a data set with problems.
         check_files: Look whether every image file is there.
@@ -62,15 +65,13 @@ def read_chexpert(
     Raises:
         ValueError: No such table, wrong columns, no usable row; with ``strict`` any problem.
     """
-    base = base_folder(root)
-    table = _read_table(table_path(root, split), COLUMNS)
     problems = Problems(examples)
-    layout = _layout(base)
-    extras = _read_markers(base, layout)
+    layout = layout_of(root, split)
+    name, rows = rows_of(table_path(root, split, labels), layout, split, labels, problems)
+    extras = _read_markers(layout)
     records, seen = [], set()
-    for number, row in table.rows:
+    for where, row in rows:
         place = layout.place(row["Path"])
-        where = f"{table.name} row {number}"
         if place is None:
             problems.add("bad path", f"{where}: {row['Path'][:80]!r}")
             continue
@@ -78,7 +79,7 @@ def read_chexpert(
             problems.add("repeated path", f"{where}: {place}")
             continue
         seen.add(place)
-        record = _record(base, place, row, where, problems, extras.get(place))
+        record = _record(layout.base, place, row, where, problems, extras.get(place))
         if record is not None and (record.frontal or not frontal_only):
             records.append(record)
     if check_files:
@@ -86,76 +87,8 @@ def read_chexpert(
     if strict:
         problems.refuse()
     if not records:
-        raise ValueError(f"{table.name} in {base} has no usable row. {problems.summary()}")
+        raise ValueError(f"{name} in {layout.base} has no usable row. {problems.summary()}")
     return records, problems
-
-
-def _read_table(path: str, expected: Sequence[str]) -> Table:
-    return read_table(path, expected, whose="CheXpert's", where=_FOLDER)
-
-
-def base_folder(root: str | os.PathLike[str]) -> str:
-    """The folder that places are relative to: around the batch folders where ``root`` is one."""
-    base = storage.root_text(root)
-    outer, _, name = base.rpartition("/")
-    return (outer or ".") if _BATCH.fullmatch(name) else base
-
-
-def table_path(root: str | os.PathLike[str], split: str) -> str:
-    """Where a table lies: in the root, else around it or in one of the batch folders."""
-    base = base_folder(root)
-    places = [storage.root_text(root), base]
-    places += [f"{base}/{name}" for name in _batch_folders(storage.list_folder(base))]
-    paths = [f"{place}/{split}.csv" for place in places]
-    return next((path for path in paths if storage.exists(path)), paths[0])
-
-
-def _batch_folders(names: Sequence[str]) -> list[str]:
-    return [name for name in names if _BATCH.fullmatch(name)]
-
-
-class _Layout(NamedTuple):
-    """How the folder lies.
-
-    Attributes:
-        names: What is in it.
-        moved: Where a patient of a batch folder lies: ``patient00001`` or ``valid/patient64541`` →
-            the patient's folder.
-    """
-
-    names: frozenset[str]
-    moved: dict[str, str]
-
-    def place(self, path: str) -> str | None:
-        """The path below the root, or None where it is absolute, climbs out, or has no patient."""
-        written = path.replace("\\", "/")
-        place = _PREFIX.sub("", written)
-        if place.startswith("/") or ":" in place or "\0" in place or ".." in place.split("/"):
-            return None
-        found = _PLACE.search(place)
-        if found is None:
-            return None
-        top = written.split("/")[0]
-        if top in self.names and _BATCH.fullmatch(top):
-            return written
-        patient, rest = place[: found.end(1)], place[found.end(1) :]
-        folder = self.moved.get(patient) or self.moved.get(patient.removeprefix("train/"))
-        if folder:
-            return f"{folder}{rest}"
-        return written if top in self.names and place.split("/")[0] not in self.names else place
-
-
-def _layout(base: str) -> _Layout:
-    names = storage.list_folder(base)
-    moved = {}
-    for batch in _batch_folders(names):
-        for name in storage.list_folder(f"{base}/{batch}"):
-            if name in ("train", "valid"):
-                inner = storage.list_folder(f"{base}/{batch}/{name}")
-                moved.update({f"{name}/{place}": f"{batch}/{name}/{place}" for place in inner})
-            else:
-                moved[name] = f"{batch}/{name}"
-    return _Layout(frozenset(names), moved)
 
 
 def _record(
@@ -178,7 +111,7 @@ def _record(
         problems.add("impossible value", f"{where}, column {name!r}: {row[name][:40]!r}")
     if bad:
         return None
-    patient, study = _PLACE.search(place).groups()  # type: ignore[union-attr]
+    patient, study = patient_and_study(place)
     extra = extra or {}
     return Record(
         path=f"{base}/{place}",
@@ -194,23 +127,29 @@ def _record(
     )
 
 
-def _read_markers(base: str, layout: _Layout) -> dict[str, dict[str, str]]:
+def _read_markers(layout: Layout) -> dict[str, dict[str, str]]:
     """The optional side table of burned-in markers and known duplicates."""
-    path = f"{base}/markers.csv"
+    path = f"{layout.base}/markers.csv"
     if not storage.exists(path):
         return {}
-    rows = _read_table(path, MARKER_COLUMNS).rows
+    rows = read_table(path, MARKER_COLUMNS, whose="memjax's", where="a table of markers").rows
     return {place: row for _, row in rows if (place := layout.place(row["Path"])) is not None}
 
 
 def present(records: Sequence[Record], problems: Problems) -> list[Record]:
-    """The records whose image is there; the others are counted."""
+    """The records whose image is there, in the table's format or in another; others are counted."""
     kept = []
     for record in records:
-        if storage.exists(record.path):
-            kept.append(record)
-        else:
+        stem = os.path.splitext(record.path)[0]
+        paths = dict.fromkeys([record.path, *(stem + suffix for suffix in _SUFFIXES)])
+        found = next((path for path in paths if storage.exists(path)), None)
+        if found is None:
             problems.add("missing file", record.path)
+            continue
+        kept.append(record._replace(path=found))
+        if found != record.path:
+            written, real = (os.path.splitext(path)[1] for path in (record.path, found))
+            problems.note(f"found as {real}, where the table says {written}")
     return kept
 
 

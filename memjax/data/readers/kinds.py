@@ -10,7 +10,8 @@ from memjax.data import storage
 from memjax.data.labels.space import suggestion
 from memjax.data.phantoms.folder import write_phantoms
 from memjax.data.problems import Problems
-from memjax.data.readers.chexpert import patient_split, read_chexpert, table_path
+from memjax.data.readers.chexpert import patient_split, read_chexpert
+from memjax.data.readers.chexpert_tables import table_path
 from memjax.data.records import Record
 
 
@@ -48,6 +49,11 @@ def read_kind(workdir: Path, kind: str, settings: Mapping[str, Any]) -> Read:
         raise ValueError(
             f"data.kind is {kind!r}{suggestion(kind, READERS)}, expected one of {tuple(READERS)}."
         )
+    if settings.get("labels") and kind not in ("chexpert", "mimic"):
+        raise ValueError(
+            f"data.labels is {settings['labels']!r} and data.kind {kind!r} has one table of labels "
+            "alone; leave it empty, or read kind 'chexpert' or 'mimic'."
+        )
     return READERS[kind](workdir, settings)
 
 
@@ -71,13 +77,14 @@ def _chexpert(workdir: Path, settings: Mapping[str, Any]) -> Read:
 
 
 def _chexpert_folder(folder: str, settings: Mapping[str, Any]) -> Read:
-    frontal = settings["frontal_only"]
-    train, problems = read_chexpert(folder, "train", frontal_only=frontal)
+    frontal, labels = settings["frontal_only"], settings.get("labels", "")
+    train, problems = read_chexpert(folder, "train", labels=labels, frontal_only=frontal)
     train, held = patient_split(train, settings["held_out_fraction"], settings["seed"])
-    if storage.exists(table_path(folder, "valid")):
-        valid, wrong = read_chexpert(folder, "valid", frontal_only=frontal)
-        problems.merge(wrong)
-        held = [*held, *valid]
+    for split in ("valid", "test"):
+        if storage.exists(table_path(folder, split)):
+            more, wrong = read_chexpert(folder, split, frontal_only=frontal)
+            problems.merge(wrong)
+            held = [*held, *more]
     return Read(train, held, problems, folder)
 
 
@@ -91,16 +98,19 @@ def _nih(workdir: Path, settings: Mapping[str, Any]) -> Read:
 
 def _mimic(workdir: Path, settings: Mapping[str, Any]) -> Read:
     root = _root(settings, "mimic-cxr-2.0.0-metadata.csv.gz", "/data/mimic-cxr-jpg/2.1.0")
-    return _chest(root, settings, "mimic", "train", True)
+    labels = settings.get("labels", "")
+    return _chest(root, settings, "mimic", "train", True, labels=labels)
 
 
-def _chest(root: str, settings: Mapping[str, Any], kind: str, split: str, with_valid: bool) -> Read:
+def _chest(
+    root: str, settings: Mapping[str, Any], kind: str, split: str, with_valid: bool, **options: Any
+) -> Read:
     read = getattr(importlib.import_module(f"memjax.data.readers.{kind}"), f"read_{kind}")
     frontal = settings["frontal_only"]
-    train, problems = read(root, split, frontal_only=frontal)
+    train, problems = read(root, split, frontal_only=frontal, **options)
     train, held = patient_split(train, settings["held_out_fraction"], settings["seed"])
     if with_valid:
-        valid, wrong = read(root, "valid", frontal_only=frontal)
+        valid, wrong = read(root, "valid", frontal_only=frontal, **options)
         problems.merge(wrong)
         held = [*held, *valid]
     return Read(train, held, problems, root)

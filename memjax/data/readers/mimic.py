@@ -4,6 +4,10 @@ Four tables are joined: images (``metadata``), labels per study (``chexpert``, e
 the split, and, where it was put beside them, MIMIC-IV's ``patients`` for sex and age. All may be
 packed (``.csv.gz``). The labels are CheXpert's 14 with the same four states.
 
+Of a film without a view position (15,769 have none) ViewCodeSequence_CodeMeaning says it; where
+that is empty, too, the film is frontal if the procedure's name speaks of AP or PA alone. Films
+whose view is not known are no frontal films, and are counted.
+
 The age at a film is ``anchor_age + (year of StudyDate − anchor_year)``; MIMIC gives everyone above
 89 the age 91.
 
@@ -13,7 +17,7 @@ References:
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from memjax.data import storage
@@ -31,6 +35,7 @@ from memjax.data.readers.tables import (
 from memjax.data.records import Record
 
 METADATA: tuple[str, ...] = ("dicom_id", "subject_id", "study_id", "ViewPosition", "StudyDate")
+LABELERS: tuple[str, ...] = ("chexpert", "negbio")
 LABELS: tuple[str, ...] = ("subject_id", "study_id", *FINDINGS)
 SPLIT: tuple[str, ...] = ("dicom_id", "study_id", "subject_id", "split")
 PATIENTS: tuple[str, ...] = ("subject_id", "gender", "anchor_age", "anchor_year")
@@ -40,6 +45,8 @@ SPLITS: dict[str, str] = {
     "validate": "validate",
     "test": "test",
 }
+VIEW_CODE = "ViewCodeSequence_CodeMeaning"
+PROCEDURES = ("ProcedureCodeSequence_CodeMeaning", "PerformedProcedureStepDescription")
 # ViewPosition → (view, frontal). Oblique films and those without a word count as not frontal.
 VIEWS_OF: dict[str, tuple[str, bool]] = {
     **dict.fromkeys(("AP", "AP AXIAL", "AP LLD", "AP RLD"), ("AP", True)),
@@ -47,9 +54,17 @@ VIEWS_OF: dict[str, tuple[str, bool]] = {
     "LL": ("LL", False),
     "RL": ("RL", False),
     **dict.fromkeys(
-        ("LATERAL", "XTABLE LATERAL", "LAO", "RAO", "LPO", "RPO", "SWIMMERS", "L5 S1", ""),
+        ("LATERAL", "XTABLE LATERAL", "LAO", "RAO", "LPO", "RPO", "SWIMMERS", "L5 S1"),
         ("", False),
     ),
+}
+# The words of DICOM's context group 4010.
+VIEWS_OF_CODES: dict[str, tuple[str, bool]] = {
+    "antero-posterior": ("AP", True),
+    "postero-anterior": ("PA", True),
+    "frontal": ("", True),
+    "left lateral": ("LL", False),
+    "right lateral": ("RL", False),
 }
 
 _PREFIX = "mimic-cxr-2.0.0-"
@@ -69,6 +84,7 @@ def read_mimic(
     root: str | os.PathLike[str],
     split: Literal["train", "valid", "validate", "test", "all"] = "train",
     *,
+    labels: str = "",
     frontal_only: bool = True,
     strict: bool = False,
     check_files: bool = True,
@@ -79,7 +95,9 @@ def read_mimic(
     Args:
         root: The folder (or ``gs://…``) with the tables and ``files/p10/p10000032/s50414267/``.
         split: ``train``, ``valid`` (MIMIC's "validate"), ``test`` or ``all``.
-        frontal_only: Leave out films that are not AP or PA (this is no problem, not counted).
+        labels: ``chexpert`` or ``negbio``; ``""`` for the first of them that is there.
+        frontal_only: Leave out films that are not frontal (this is no problem and is not counted,
+            but for films whose view is not known).
         strict: Refuse a data set with problems.
         check_files: Look whether every image file is there.
         examples: How many examples of each kind of problem are kept.
@@ -93,11 +111,15 @@ def read_mimic(
     """
     base = storage.root_text(root)
     problems = Problems(examples)
-    pictures = _table(base, ("metadata",), METADATA)
+    if labels not in ("", *LABELERS):
+        raise ValueError(
+            f"data.labels is {labels!r}{suggestion(labels, LABELERS)}; expected one of "
+            f"{LABELERS}, or '' for the first that is there."
+        )
+    pictures = _table(base, ("metadata",), METADATA, (VIEW_CODE, *PROCEDURES))
     chosen = _of_split(base, pictures, split, problems)
-    studies = _labels(
-        _table(base, ("chexpert", "negbio"), LABELS), {r["study_id"] for _, r in chosen}, problems
-    )
+    kinds = (labels,) if labels else LABELERS
+    studies = _labels(_table(base, kinds, LABELS), {r["study_id"] for _, r in chosen}, problems)
     people = _people(base, {row["subject_id"] for _, row in chosen}, problems)
     records, seen = [], set()
     for number, row in chosen:
@@ -107,8 +129,12 @@ def read_mimic(
             continue
         seen.add(name)
         record = _record(base, row, where, studies, people, problems)
-        if record is not None and (record.frontal or not frontal_only):
+        if record is None:
+            continue
+        if record.frontal or not frontal_only:
             records.append(record)
+        elif not (row["ViewPosition"] or row.get(VIEW_CODE)):
+            problems.add("view not known", f"{where}: {name}")
     if check_files:
         records = present(records, problems)
     if strict:
@@ -120,10 +146,19 @@ def read_mimic(
     return records, problems
 
 
-def _table(base: str, kinds: tuple[str, ...], columns: tuple[str, ...]) -> Table:
+def _table(
+    base: str, kinds: Sequence[str], columns: Sequence[str], optional: Sequence[str] = ()
+) -> Table:
     names = [f"{_PREFIX}{kind}.csv" for kind in kinds]
     path = first_that_exists(base, names) or f"{base}/{names[0]}"
-    return read_table(path, columns, whose="MIMIC-CXR-JPG's", where=_FOLDER, open_ended=True)
+    return read_table(
+        path,
+        columns,
+        whose="MIMIC-CXR-JPG's",
+        where=_FOLDER,
+        optional=optional,
+        open_ended=True,
+    )
 
 
 def _of_split(
@@ -209,17 +244,15 @@ def _record(
     if not numbers or not _DICOM.fullmatch(name):
         problems.add("bad path", f"{where}: {f'{subject}/{study}/{name}'[:80]!r}")
         return None
-    if row["ViewPosition"] not in VIEWS_OF:
-        problems.add(
-            "impossible value", f"{where}, column 'ViewPosition': {row['ViewPosition'][:40]!r}"
-        )
+    seen = _view(row, where, problems)
+    if seen is None:
         return None
     if study not in studies:
         problems.add("no labels", f"{where}: study {study[:40]}")
     findings = studies.get(study)
     if findings is None:
         return None
-    view, frontal = VIEWS_OF[row["ViewPosition"]]
+    view, frontal = seen
     person = people.get(subject, _Person("", 0, 0))
     return Record(
         path=f"{base}/files/p{subject[:2]}/p{subject}/s{study}/{name}.jpg",
@@ -231,6 +264,27 @@ def _record(
         frontal=frontal,
         findings=findings,
     )
+
+
+def _view(row: Mapping[str, str], where: str, problems: Problems) -> tuple[str, bool] | None:
+    """The view and whether the film is frontal; None where a word is none of a view's."""
+    position = row["ViewPosition"].upper()
+    if position:
+        if position not in VIEWS_OF:
+            written = row["ViewPosition"][:40]
+            problems.add("impossible value", f"{where}, column 'ViewPosition': {written!r}")
+        return VIEWS_OF.get(position)
+    code = row.get(VIEW_CODE, "").lower()
+    if code:
+        problems.note(f"view by {VIEW_CODE}")
+        return VIEWS_OF_CODES.get(code, ("", False))
+    for column in PROCEDURES:
+        words = set(re.findall(r"[A-Z]+", row.get(column, "").upper()))
+        views = words & {"AP", "PA"}
+        if len(views) == 1 and not words & {"LAT", "LATERAL", "OBLIQUE", "OBL"}:
+            problems.note(f"view by {column}")
+            return views.pop(), True
+    return "", False
 
 
 def _age(person: _Person, date: str, where: str, problems: Problems) -> int | None:

@@ -41,7 +41,11 @@ from memjax.data.readers.tables import (
 )
 from memjax.data.records import Record
 
-TABLES: tuple[str, ...] = ("Data_Entry_2017_v2020.csv", "Data_Entry_2017.csv")
+TABLES: tuple[str, ...] = (
+    "Data_Entry_2017_v2020.csv",
+    "Data_Entry_2017.csv",
+    "sample_labels.csv",  # a sample of 5,606 films that goes about by itself
+)
 COLUMNS: tuple[str, ...] = (
     "Image Index",
     "Finding Labels",
@@ -80,6 +84,7 @@ LISTS: dict[str, str] = {
 _KNOWN = (*COUNTERPART, *WITHOUT_COUNTERPART)
 _FOLDER = "the folder that holds NIH ChestX-ray14's Data_Entry_2017_v2020.csv"
 _NAME = re.compile(r"(\d{8})_(\d{3})\.png")
+_FILE = re.compile(r"\d{8}_\d{3}\.(png|jpg|jpeg)")
 _SEXES = {"M": "Male", "F": "Female", "": ""}
 _YEARS = re.compile(r"0*(\d+)Y")
 _BELOW_A_YEAR = re.compile(r"\d{3}[MD]")
@@ -98,7 +103,8 @@ def read_nih(
 
     Args:
         root: The folder (or ``gs://…``) with the table, the two lists, and ``images_001/images``
-            to ``images_012/images`` or one folder ``images``.
+            to ``images_012/images`` (also ``images_01``, ``images-224``, …) or one folder
+            ``images``; as PNG or turned into JPEG.
         split: ``train`` (train_val_list.txt), ``test`` or ``valid`` (both test_list.txt), or
             ``all``, which needs no list.
         frontal_only: Accepted for likeness: every film of this data set is frontal.
@@ -131,11 +137,13 @@ def read_nih(
         record = _record(row, where, problems)
         if record is None:
             continue
-        folder = folders.get(name)
-        if folder is None and check_files:
+        image = folders.get(name.removesuffix(".png"))
+        if image is None and check_files:
             problems.add("missing file", f"{base}/images/{name}")
             continue
-        records.append(record._replace(path=f"{folder or base + '/images'}/{name}"))
+        if image and not image.endswith(".png"):
+            problems.note(f"found as .{image.rsplit('.', 1)[-1]}, where the table says .png")
+        records.append(record._replace(path=image or f"{base}/images/{name}"))
     if wanted is not None:
         for name in sorted(wanted - seen):
             problems.add("listed without a row", f"{LISTS[split]}: {name[:80]}")
@@ -178,20 +186,21 @@ def _split_names(base: str, split: str) -> set[str] | None:
 
 
 def _folders_of_images(base: str) -> dict[str, str]:
-    """File name → folder it lies in; each folder is listed once."""
+    """File name without its suffix → path; each folder is listed once, and PNG comes first."""
     places = [f"{base}/images"]
     places += [
         f"{base}/{name}{inner}"
         for name in storage.list_folder(base)
-        if re.fullmatch(r"images_\d{3}", name)
-        for inner in ("/images", "")
+        if name.startswith("images")
+        for inner in ("/images", f"/{name}", "")
     ]
-    return {
-        name: place
-        for place in places
+    found = {
+        (match[1] == "png", match[0].rpartition(".")[0]): f"{place}/{match[0]}"
+        for place in dict.fromkeys(places)
         for name in storage.list_folder(place)
-        if _NAME.fullmatch(name)
+        if (match := _FILE.fullmatch(name))
     }
+    return {key[1]: found[key] for key in sorted(found)}
 
 
 def _record(row: dict[str, str], where: str, problems: Problems) -> Record | None:
@@ -236,7 +245,7 @@ def _bad_cells(row: dict[str, str], number: str) -> list[tuple[str, str]]:
 
 
 def _findings(text: str, where: str, problems: Problems) -> tuple[int, ...] | None:
-    names = [name.strip() for name in text.split("|")]
+    names = [_SPELLED.get(_folded(name), name.strip()) for name in text.split("|")]
     unknown = [name for name in names if name not in _KNOWN]
     for name in unknown:
         problems.add(
@@ -247,6 +256,13 @@ def _findings(text: str, where: str, problems: Problems) -> tuple[int, ...] | No
         problems.add("contradictory labels", f"{where}, column 'Finding Labels': {text[:60]!r}")
         return None
     return None if unknown else states_of(names)
+
+
+def _folded(name: str) -> str:
+    return name.strip().casefold().replace(" ", "_")
+
+
+_SPELLED = {_folded(name): name for name in _KNOWN}
 
 
 def states_of(names: Sequence[str]) -> tuple[int, ...]:

@@ -1,19 +1,26 @@
 """CSV tables of data sets: read whole, columns checked by name, rows numbered as an editor does."""
 
+import codecs
+import contextlib
 import csv
 import gzip
 import io
+import itertools
+import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import IO, NamedTuple, TextIO, cast
 
 from memjax.data import storage
+from memjax.data.images import open_binary
 from memjax.data.labels.space import suggestion
 from memjax.data.problems import Problems
 
 OLDEST = 120
 _CELLS = "#cells"
-_DELIMITERS = {";": "semicolons", "\t": "tabs", "|": "bars"}
+_LONGEST = 1 << 24  # characters of a line
+_DELIMITERS = ",;\t|"
+_UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 def age_of(text: str, where: str, column: str, problems: Problems) -> int | None:
@@ -42,10 +49,12 @@ class Table(NamedTuple):
     Attributes:
         name: File name, for messages.
         rows: ``(line number in the file, {column: text})``; see :func:`surplus_cells`.
+        unread: Columns that are there and are not kept.
     """
 
     name: str
     rows: list[tuple[int, dict[str, str]]]
+    unread: tuple[str, ...] = ()
 
 
 def read_table(
@@ -60,6 +69,9 @@ def read_table(
 ) -> Table:
     """Reads a CSV table, packed with gzip if its name ends in ``.gz``.
 
+    As spreadsheets and programs write them: cells may be separated by semicolons, tabs or bars, the
+    text may be UTF-16 with its mark, columns may be written in another case, lines may be blank.
+
     Args:
         path: Local path or URL.
         expected: Columns that must be there.
@@ -70,23 +82,60 @@ def read_table(
         advice: The way out, said where columns are missing.
 
     Raises:
-        ValueError: The file cannot be read, is no UTF-8 CSV table, or has other columns.
+        ValueError: The file cannot be read, is no CSV table in Unicode, or has other columns.
     """
     name = path.rsplit("/", 1)[-1]
-    lines = csv.reader(io.StringIO(_text(path, where), newline=""))
-    try:
-        header = [cell.strip() for cell in next(lines, [])]
-        if open_ended:
-            while header and not header[-1]:
-                header.pop()
-        _check_columns(name, header, expected, whose, open_ended, advice)
-        closed = not open_ended or optional is None
-        kept = {*header} if closed else {*expected, *(optional or ())}
-        return Table(name, list(_rows(lines, header, kept, open_ended)))
-    except csv.Error as error:
-        raise ValueError(
-            f"{path} is not a CSV table ({error}); save it again as CSV, UTF-8."
-        ) from error
+    known = [*expected, *(optional or ())]
+    with open_text(path, where) as file:
+        skipped, delimiter, lines = _separated(file, expected)
+        cells = csv.reader(lines, delimiter=delimiter, strict=True)
+        try:
+            header = _named(next(cells, []), known)
+            if open_ended:
+                while header and not header[-1]:
+                    header.pop()
+            closed = not open_ended or optional is None
+            kept = {*header} if closed else {*known}
+            _check_columns(name, header, expected, kept, whose, open_ended, advice)
+            rows = [
+                (number + skipped, row) for number, row in _rows(cells, header, kept, open_ended)
+            ]
+        except csv.Error as error:
+            raise ValueError(
+                f"{path} is not a CSV table ({error}, in the row that ends at line "
+                f"{cells.line_num + skipped}); save it again as CSV, UTF-8."
+            ) from error
+    return Table(name, rows, tuple(column for column in header if column not in kept))
+
+
+def _separated(file: TextIO, expected: Sequence[str]) -> tuple[int, str, Iterator[str]]:
+    """Lines skipped, what separates the cells, and all other lines.
+
+    It is what gives most of the expected columns, or most columns where none is expected. Excel
+    names it in a first line ``sep=;``.
+    """
+    first = file.readline(_LONGEST)
+    named = re.fullmatch(r"\s*\"?sep=(.)\"?\s*", first)
+    if named:
+        return 1, named[1], _lines(file)
+    wanted = {name.casefold() for name in expected}
+
+    def found(mark: str) -> int:
+        cells = [cell.strip(' "').casefold() for cell in first.split(mark)]
+        return len(wanted.intersection(cells)) if wanted else len(cells)
+
+    return 0, max(_DELIMITERS, key=found), itertools.chain([first], _lines(file))
+
+
+def _named(cells: Iterable[str], known: Sequence[str]) -> list[str]:
+    """The header; a column that is known in another case is called as it is known."""
+    header = [cell.strip("\ufeff \t\r\n") for cell in cells]
+    alike = {name.casefold(): name for name in known if name not in header}
+    folded = [name.casefold() for name in header]
+    return [
+        alike[low] if low in alike and folded.count(low) == 1 else name
+        for name, low in zip(header, folded, strict=True)
+    ]
 
 
 def surplus_cells(row: dict[str, str]) -> int:
@@ -114,13 +163,37 @@ def read_lines(path: str, where: str) -> list[str]:
     Raises:
         ValueError: The file cannot be read or is no UTF-8 text.
     """
-    return [line.strip() for line in _text(path, where).splitlines() if line.strip()]
+    with open_text(path, where) as file:
+        return [line.strip() for line in _lines(file) if line.strip()]
 
 
-def _text(path: str, where: str) -> str:
+def _lines(file: TextIO) -> Iterator[str]:
+    while line := file.readline(_LONGEST):
+        if len(line) == _LONGEST:
+            raise ValueError(
+                f"a line of {file.name} has more than {_LONGEST:,} characters; it is no table or "
+                "list of text, or damaged."
+            )
+        yield line
+
+
+@contextlib.contextmanager
+def open_text(path: str, where: str) -> Iterator[TextIO]:
+    """Opens a text file line by line: UTF-8 or, with its mark, UTF-16; ``.gz`` is unpacked.
+
+    Raises:
+        ValueError: The file cannot be read or is no such text; ``where`` says what was expected.
+    """
     try:
-        data = storage.read_bytes(path)
-        return (gzip.decompress(data) if path.endswith(".gz") else data).decode("utf-8-sig")
+        with storage.explained(path), open_binary(path) as raw:
+            data = gzip.GzipFile(fileobj=raw) if path.endswith(".gz") else raw
+            head = data.read(2)
+            data.seek(0)
+            yield io.TextIOWrapper(
+                cast(IO[bytes], data),
+                encoding="utf-16" if head in _UTF_16 else "utf-8-sig",
+                newline="",
+            )
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise ValueError(f"{path} cannot be unpacked ({error}); fetch it again.") from error
     except OSError as error:
@@ -135,6 +208,7 @@ def _check_columns(
     name: str,
     header: Sequence[str],
     expected: Sequence[str],
+    kept: set[str],
     whose: str,
     open_ended: bool,
     advice: str,
@@ -142,7 +216,7 @@ def _check_columns(
     missing = [column for column in expected if column not in header]
     extra = [column for column in header if column not in expected]
     twice = sorted({column for column in header if header.count(column) > 1})
-    twice = [column for column in twice if not open_ended or column in expected]
+    twice = [column for column in twice if column and (column in kept or not open_ended)]
     if not (missing or twice or (extra and not open_ended)):
         return
     _refuse_other_formats(name, header, missing)
@@ -157,7 +231,9 @@ def _check_columns(
     if twice:
         parts.append("names twice " + ", ".join(repr(column) for column in twice))
     least = "at least " if open_ended else ""
-    many = f"{len(expected)} columns" if len(expected) > 1 else f"column {expected[0]!r}"
+    many = f"{len(expected)} columns" if len(expected) != 1 else f"column {expected[0]!r}"
+    if not expected:
+        least, many = "", "columns once each"
     raise ValueError(f"{name} {' and '.join(parts)}; expected {least}{whose} {many}{advice}.")
 
 
@@ -167,13 +243,6 @@ def _refuse_other_formats(name: str, header: Sequence[str], missing: Sequence[st
         raise ValueError(f"{name} is empty and lacks {missing[0]!r}; expected a CSV table with it.")
     if any("\0" in cell for cell in header):
         raise ValueError(f"{name} holds NUL bytes (UTF-16, or damaged); save it as UTF-8.")
-    if len(header) == 1:
-        for mark, word in _DELIMITERS.items():
-            if header[0].count(mark) >= len(missing) // 2 and mark in header[0]:
-                raise ValueError(
-                    f"{name} separates its cells by {word} ({mark!r}); expected commas: save it "
-                    "as comma-separated CSV."
-                )
 
 
 def _misspelt(column: str, extra: Iterable[str]) -> str:
@@ -185,7 +254,7 @@ def _rows(
     lines: Iterator[list[str]], header: list[str], kept: set[str], open_ended: bool
 ) -> Iterator[tuple[int, dict[str, str]]]:
     for cells in lines:
-        if not cells:
+        if not any(cell.strip() for cell in cells):
             continue
         if open_ended:
             while len(cells) > len(header) and not cells[-1].strip():

@@ -259,7 +259,7 @@ TABLES = {
     ),
     "metadata.csv with semicolons": (
         ("metadata.csv", "file_name;text\n1.png;a dog\n"),
-        r"metadata\.csv separates its cells by semicolons",
+        r"missing file: 1 \(metadata\.csv row 2: 1\.png\)",
     ),
     "metadata.csv with another name for text": (
         ("metadata.csv", "file_name,description\nimages/1.png,a dog\n"),

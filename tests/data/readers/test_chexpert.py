@@ -208,6 +208,8 @@ def test_only_the_four_values_are_possible(folder, value):
     "path",
     [
         "/etc/patient1/study1/a.jpg",
+        "C:\\patient1\\study1\\a.jpg",
+        "/data/train/../patient1/study1/a.jpg",
         "CheXpert-v1.0-small//etc/patient1/study1/a.jpg",
         "../patient1/study1/a.jpg",
         "..\\patient1\\study1\\a.jpg",
@@ -239,9 +241,8 @@ def test_cells_too_few_or_many_are_counted(folder):
         ([c for c in COLUMNS if c != "Edema"], ["lacks 'Edema';"]),
         (
             [c.replace("Edema", "Oedema") for c in COLUMNS],
-            ["lacks 'Edema' (is it misspelt as 'Oedema'?)", "unknown columns 'Oedema'"],
+            ["lacks 'Edema' (is it misspelt as 'Oedema'?)", "other columns 'Oedema'"],
         ),
-        ([*COLUMNS, "Hospital"], ["has unknown columns 'Hospital'"]),
         ([*COLUMNS, "Sex"], ["names twice 'Sex'"]),
         ([], ["lacks 'Path'"]),
     ],
@@ -268,11 +269,11 @@ def test_no_table_no_text_no_rows(folder, tmp_path):
         read_chexpert(tmp_path / "nowhere")
     with pytest.raises(ValueError, match="has no usable row"):
         read_chexpert(folder([]))
-    (tmp_path / "train.csv").write_bytes(b"\xff\xfe\x00P")
+    (tmp_path / "train.csv").write_bytes(b"\xff\x00P")
     with pytest.raises(ValueError, match="is not UTF-8"):
         read_chexpert(tmp_path)
     (tmp_path / "train.csv").write_bytes(",".join(COLUMNS).encode() + b'\n"' + b"a" * 200_000)
-    with pytest.raises(ValueError, match="is not a CSV table"):
+    with pytest.raises(ValueError, match=r"is not a CSV table .* ends at line 2"):
         read_chexpert(tmp_path)
 
 

@@ -91,19 +91,21 @@ def policy(text: str) -> tuple[str, ...]:
 
 
 CASES = {
-    "utf-16": Case("chexpert", edit("train.csv", lambda b: b.decode().encode("utf-16")),
-                   ("train.csv", "is not UTF-8", "save it as UTF-8")),
+    "torn utf-16": Case("chexpert", edit("train.csv", lambda b: b.decode().encode("utf-16")[:-1]),
+                        ("train.csv", "is not UTF-8", "save it as UTF-8")),
     "nul bytes": Case("chexpert", edit("train.csv", lambda b: b.decode().encode("utf-16-le")),
                       ("train.csv", "NUL bytes", "save it as UTF-8")),
     "nul in a cell": Case("chexpert", replace("train.csv", "1.0", "1.0\0"),
                           ("impossible value", "row 2", "'Edema'")),
     "latin-1": Case("chexpert", edit("train.csv", lambda b: b.replace(b"Male", "Mâle".encode(
         "latin-1"))), ("train.csv", "is not UTF-8")),
-    "semicolons": Case("chexpert", replace("train.csv", ",", ";"),
-                       ("train.csv", "semicolons", "expected commas")),
-    "tabs": Case("nih", replace(NIH, ",", "\t"), (NIH, "tabs", "expected commas")),
+    "open quote": Case("chexpert", replace("train.csv", "CheXpert-v1.0-small/train/patient00001",
+                                           '"CheXpert-v1.0-small/train/patient00001'),
+                       ("train.csv is not a CSV table", "unexpected end of data", "line 3")),
+    "quote within a quote": Case("chexpert", add("train.csv", '"a"b,'),
+                                 ("train.csv is not a CSV table", "line 4")),
     "missing column": Case("chexpert", replace("train.csv", "Edema,", ""),
-                           ("lacks 'Edema'", "expected CheXpert's 19 columns")),
+                           ("lacks 'Edema'", "expected at least CheXpert's 19 columns")),
     "misspelt column": Case("chexpert", replace("train.csv", "Pleural Other", "Plural Other"),
                             ("lacks 'Pleural Other'", "is it misspelt as 'Plural Other'")),
     "doubled column": Case("chexpert", replace("train.csv", "Path,Sex,", "Path,Sex,Sex,"),

@@ -1,6 +1,7 @@
 import pytest
 
 from memjax.data.labels.space import BLANK, FINDINGS, NEGATIVE, POSITIVE, UNCERTAIN
+from memjax.data.readers.kinds import read_kind
 from memjax.data.readers.mimic import read_mimic
 from tests.data.readers.chest_folders import (
     MIMIC_FILMS,
@@ -118,3 +119,70 @@ def test_a_film_without_a_split_is_counted_once(tmp_path):
     append(root / "mimic-cxr-2.0.0-metadata.csv", mimic_metadata_row(film))
     assert read_mimic(root, "train")[1].counts == {"no split": 1}
     assert not read_mimic(root, "valid")[1]
+
+
+def film(number, view, code, procedure, description="CHEST (PA AND LAT)"):
+    return (
+        f'f{number}-a1,10000032,50414267,"{description}",{view},3056,2544,21800506,213014.53,'
+        f'"{procedure}",{code},Erect'
+    )
+
+
+FILMS = {
+    film(1, "", "postero-anterior", "CHEST (PA AND LAT)"): ("PA", True),
+    film(2, "", "Antero-Posterior", "CHEST (PORTABLE AP)"): ("AP", True),
+    film(3, "", "left lateral", "CHEST (PA AND LAT)"): ("LL", False),
+    film(4, "", "swimmers", ""): ("", False),
+    film(5, "", "", "CHEST (PORTABLE AP)"): ("AP", True),
+    film(6, "", "", "", "CHEST (SINGLE VIEW PA)"): ("PA", True),
+    film(7, "", "", "CHEST (PA AND LAT)"): ("", False),
+    film(8, "pa", "antero-posterior", ""): ("PA", True),
+}
+
+
+def test_a_film_without_a_view_position_is_read_by_its_codes(tmp_path):
+    root = write_mimic(tmp_path, packed=False)
+    before = len(read_mimic(root, "all", frontal_only=False)[0])
+    for number, line in enumerate(FILMS, start=1):
+        append(root / "mimic-cxr-2.0.0-metadata.csv", line)
+        place = f"files/p10/p10000032/s50414267/f{number}-a1.jpg"
+        (root / place).write_bytes(b"")
+    records, problems = read_mimic(root, "all", frontal_only=False)
+    assert [(r.view, r.frontal) for r in records[before:]] == list(FILMS.values())
+    assert not problems
+    assert problems.notes == {
+        "view by ViewCodeSequence_CodeMeaning": 4,
+        "view by ProcedureCodeSequence_CodeMeaning": 1,
+        "view by PerformedProcedureStepDescription": 1,
+    }
+    frontal, problems = read_mimic(root, "all")
+    assert [r.path[-9:-4] for r in frontal[-5:]] == ["f1-a1", "f2-a1", "f5-a1", "f6-a1", "f8-a1"]
+    assert problems.counts == {"view not known": 1}
+    assert "metadata.csv row 12: f7-a1" in problems.summary()
+
+
+def test_the_labeler_is_chosen_by_name(tmp_path):
+    root = write_mimic(tmp_path, packed=False)
+    rows = (root / "mimic-cxr-2.0.0-chexpert.csv").read_text()
+    (root / "mimic-cxr-2.0.0-negbio.csv").write_text(rows.replace("-1.0", "1.0"))
+
+    def edema(labels):
+        return read_mimic(root, "train", labels=labels)[0][1].findings[FINDINGS.index("Edema")]
+
+    assert [edema(name) for name in ("", "chexpert", "negbio")] == [UNCERTAIN, UNCERTAIN, POSITIVE]
+    with pytest.raises(ValueError, match=r"data\.labels is 'negbo' \(did you mean 'negbio'"):
+        edema("negbo")
+
+
+def test_other_kinds_refuse_a_labeler(tmp_path):
+    with pytest.raises(ValueError, match=r"data\.labels is 'negbio' and data\.kind 'nih'"):
+        read_kind(tmp_path, "nih", {"labels": "negbio"})
+
+
+def test_images_made_smaller_as_png_are_found(tmp_path):
+    root = write_mimic(tmp_path)
+    for path in root.rglob("*.jpg"):
+        path.rename(path.with_suffix(".png"))
+    records, problems = read_mimic(root, "train", strict=True)
+    assert {r.path[-4:] for r in records} == {".png"}
+    assert problems.notes == {"found as .png, where the table says .jpg": 2}

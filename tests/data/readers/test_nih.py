@@ -142,3 +142,42 @@ def test_ids_fit_the_pipeline(tmp_path):
     ids = encode_records(records, chexpert_label_space())
     assert ids.min() >= 1
     assert ids.dtype == np.int32
+
+
+FOLDERS = ("images", "images_001", "images_01/images", "images-224/images-224", "images_001/images")
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_the_folders_that_people_unpack_into(tmp_path, folder):
+    root = write_nih(tmp_path, one_folder=True)
+    (root / "images").rename(root / "first")
+    (root / folder).parent.mkdir(exist_ok=True)
+    (root / "first").rename(root / folder)
+    records, problems = read_nih(root, "all", strict=True)
+    assert not problems
+    assert {r.path.rpartition("/")[0] for r in records} == {f"{root}/{folder}"}
+
+
+def test_films_turned_into_jpeg_are_found_and_png_comes_first(tmp_path):
+    root = write_nih(tmp_path, one_folder=True)
+    for path in (root / "images").iterdir():
+        (root / "images" / f"{path.stem}.jpg").write_bytes(path.read_bytes())
+    (root / "images/00000001_000.png").unlink()
+    records, problems = read_nih(root, "all", strict=True)
+    assert [r.path[-4:] for r in records] == [".jpg", ".png", ".png", ".png", ".png"]
+    assert problems.notes == {"found as .jpg, where the table says .png": 1}
+
+
+def test_the_sample_that_goes_about_by_itself(tmp_path):
+    header = NIH_HEADER.replace("OriginalImage[Width,Height]", "OriginalImageWidth,Height")
+    rows = [row.replace(",57,", ",057Y,") for row in NIH_ROWS]
+    root = write_nih(tmp_path, rows, header, one_folder=True, table="sample_labels.csv")
+    records, problems = read_nih(root, "all", strict=True)
+    assert not problems
+    assert records[0].age == 57
+
+
+def test_labels_in_another_spelling(tmp_path):
+    rows = [NIH_ROWS[-1].replace("Pleural_Thickening", "Pleural thickening"), NIH_ROWS[0]]
+    root = write_nih(tmp_path, rows)
+    assert states(read_nih(root, "all", strict=True)[0][0])["Pleural Other"] == POSITIVE

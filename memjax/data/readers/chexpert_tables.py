@@ -1,0 +1,184 @@
+"""The tables that CheXpert was published with, each as rows of ``train.csv``.
+
+==============================  ==================================================================
+``train.csv``, ``valid.csv``    v1.0: labels of the CheXpert labeler, of radiologists
+``train_cheXbert.csv``,         v1.0: the same rows with labels of CheXbert, of visualCheXbert
+``train_visualCheXbert.csv``
+``val_labels.csv``,             CheXlocalize: radiologists' labels alone; the view is in the file's
+``test_labels.csv``             name
+``groundtruth.csv``             labels of the test set's studies
+``df_chexpert_plus_*.csv``      CheXpert Plus, whose labels lie in
+                                ``chexbert_labels/impression_fixed.json``
+==============================  ==================================================================
+"""
+
+import fnmatch
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from memjax.data import storage
+from memjax.data.labels.space import FINDINGS, suggestion
+from memjax.data.problems import Problems
+from memjax.data.readers.chexpert_places import Layout, folders_of_tables
+from memjax.data.readers.tables import Table, cells_of, open_text, read_table
+from memjax.runtime.json import loads
+
+COLUMNS: tuple[str, ...] = ("Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", *FINDINGS)
+FILES: dict[str, tuple[str, ...]] = {
+    "train": ("train.csv", "train_cheXbert.csv", "train_visualCheXbert.csv"),
+    "valid": ("valid.csv", "val_labels.csv"),
+    "test": ("test.csv", "test_labels.csv", "groundtruth.csv"),
+}
+LABELERS: dict[str, str] = {
+    "": "",
+    "cheXbert": "train_cheXbert.csv",
+    "visualCheXbert": "train_visualCheXbert.csv",
+}
+SECTIONS: tuple[str, ...] = ("impression", "report", "findings")  # of a report, in CheXpert Plus
+_FOLDER = "the folder that holds CheXpert's train.csv and valid.csv, or its batch folders"
+_PLUS = "df_chexpert_plus_*.csv"
+_PLUS_COLUMNS = {
+    "path_to_image": "Path",
+    "sex": "Sex",
+    "age": "Age",
+    "frontal_lateral": "Frontal/Lateral",
+    "ap_pa": "AP/PA",
+}
+
+
+def table_path(root: Any, split: str, labels: str = "") -> str:
+    """Where the table of a split lies; the usual place where there is none.
+
+    Args:
+        root: The folder, or ``gs://…``.
+        split: ``train``, ``valid`` or ``test``.
+        labels: One of :data:`LABELERS`, or a section of CheXpert Plus's reports.
+
+    Raises:
+        ValueError: If there are no such labels.
+    """
+    if labels not in (*LABELERS, *SECTIONS):
+        known = [*LABELERS, *SECTIONS][1:]
+        raise ValueError(
+            f"data.labels is {labels!r}{suggestion(labels, known)}; expected one of {known}, or '' "
+            "for those of the table itself."
+        )
+    folders, usual = folders_of_tables(root), FILES[split]
+    if labels and split == "train":
+        usual = (LABELERS[labels],) if LABELERS.get(labels) else ()
+    paths = [f"{folder}/{name}" for name in usual for folder in folders]
+    plus = [] if split == "test" or LABELERS.get(labels) else _plus_tables(folders)
+    found = next((path for path in paths if storage.exists(path)), None)
+    return found or next(iter(plus), None) or f"{folders[0]}/{(usual or FILES[split])[0]}"
+
+
+def _plus_tables(folders: Sequence[str]) -> list[str]:
+    return [
+        f"{folder}/{name}"
+        for folder in folders
+        for name in storage.list_folder(folder)
+        if fnmatch.fnmatch(name, _PLUS)
+    ]
+
+
+def rows_of(
+    path: str, layout: Layout, split: str, labels: str, problems: Problems
+) -> tuple[str, Iterator[tuple[str, dict[str, str]]]]:
+    """The table's name, and where each row stands with its cells as in ``train.csv``.
+
+    Raises:
+        ValueError: The table, or that of its labels, cannot be read or has other columns.
+    """
+    name = path.rsplit("/", 1)[-1]
+    if fnmatch.fnmatch(name, _PLUS):
+        return name, _plus_rows(path, split, labels, problems)
+    if name == "groundtruth.csv":
+        table = _read(path, ("Study", *FINDINGS))
+        return name, _study_rows(table, layout, problems)
+    bare = name in ("val_labels.csv", "test_labels.csv")
+    table = _read(path, ("Path", *FINDINGS) if bare else COLUMNS)
+    for column in table.unread:
+        problems.note(f"column of {name} not read: {column or 'one without a name'}")
+    if split == "train" and name != FILES["train"][0]:
+        problems.note(f"table of labels by another labeler: {name}")
+    rows = ((f"{name} row {number}", row) for number, row in table.rows)
+    return name, ((where, row | _view(row["Path"]) if bare else row) for where, row in rows)
+
+
+def _read(path: str, columns: Sequence[str]) -> Table:
+    return read_table(path, columns, whose="CheXpert's", where=_FOLDER, open_ended=True)
+
+
+def _view(path: str) -> dict[str, str]:
+    """What the name of a file says, where its table says nothing of view, sex and age."""
+    side = "Lateral" if "lateral" in path.rsplit("/", 1)[-1].lower() else "Frontal"
+    return {"Sex": "", "Age": "", "Frontal/Lateral": side, "AP/PA": ""}
+
+
+def _study_rows(
+    table: Table, layout: Layout, problems: Problems
+) -> Iterator[tuple[str, dict[str, str]]]:
+    """A row for each image of each study: the table has one for all images of a study."""
+    for number, row in table.rows:
+        where = f"{table.name} row {number}"
+        found = list(layout.images_of(row["Study"]))
+        if not found:
+            problems.add("study without images", f"{where}: {row['Study'][:80]}")
+        for place in found:
+            yield where, {**row, "Path": place, **_view(place)}
+
+
+def _plus_rows(
+    path: str, split: str, labels: str, problems: Problems
+) -> Iterator[tuple[str, dict[str, str]]]:
+    table = read_table(
+        path,
+        tuple(_PLUS_COLUMNS),
+        whose="CheXpert Plus's",
+        where=_FOLDER,
+        optional=("split", *FINDINGS),
+        open_ended=True,
+    )
+    own = bool(table.rows) and all(name in table.rows[0][1] for name in FINDINGS)
+    states = {} if own and not labels else _plus_labels(path, labels, problems)
+    for number, row in table.rows:
+        where, place = f"{table.name} row {number}", row["path_to_image"]
+        if (row.get("split") or place.split("/")[0]).lower() != split:
+            continue
+        found = cells_of(row) if own and not labels else states.get(place)
+        if found is None:
+            problems.add("no labels", f"{where}: {place[:80]}")
+            continue
+        cells = {name: row[column] for column, name in _PLUS_COLUMNS.items()}
+        yield where, {**row, **cells, **{name: found[name] for name in FINDINGS}}
+
+
+def _plus_labels(path: str, labels: str, problems: Problems) -> Mapping[str, dict[str, str]]:
+    """Image → text of each finding, out of one of the files in ``chexbert_labels``."""
+    folder = path.rpartition("/")[0]
+    places = [
+        f"{folder}/{inner}{section}_fixed.json"
+        for section in ([labels] if labels else SECTIONS)
+        for inner in ("chexbert_labels/", "")
+    ]
+    file = next((place for place in places if storage.exists(place)), None)
+    if file is None:
+        raise ValueError(
+            f"{path} carries no findings, and {places[0]} is not there; expected CheXpert Plus's "
+            "chexbert_labels beside the table: fetch and unpack chexbert_labels.zip."
+        )
+    problems.note(f"table of labels read: {file.rsplit('/', 1)[-1]}")
+    found = {}
+    with open_text(file, _FOLDER) as lines:
+        for number, line in enumerate(lines, start=1):
+            where = f"{file.rsplit('/', 1)[-1]} line {number}"
+            try:
+                row = loads(line) if line.strip() else None
+                if row is not None:
+                    states = {name: row[name] for name in FINDINGS}
+                    found[row["path_to_image"]] = {
+                        name: "" if state is None else str(state) for name, state in states.items()
+                    }
+            except (ValueError, KeyError, TypeError) as error:
+                problems.add("line without labels", f"{where} ({str(error)[:60]})")
+    return found

@@ -74,7 +74,7 @@ _HELD_OUT = flags.DEFINE_string(
 )
 _PROMPTS = prompts_flag(FLAGS)
 _NEGATIVES = flags.DEFINE_string(
-    "negatives", "", "Text models: JSONL file of prompts not memorised.", flag_values=FLAGS
+    "negatives", "", "Text models: file of prompts not memorised.", flag_values=FLAGS
 )
 _CLIP = flags.DEFINE_string(
     "clip", "", "Text models: folder of a CLIP model, for the CLIP score.", flag_values=FLAGS

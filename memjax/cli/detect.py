@@ -82,7 +82,7 @@ _STEPS = flags.DEFINE_string(
     flag_values=FLAGS,
 )
 _NEGATIVES = flags.DEFINE_string(
-    "negatives", "", "JSONL file of prompts known not to be memorised.", flag_values=FLAGS
+    "negatives", "", "File of prompts known not to be memorised, as --prompts.", flag_values=FLAGS
 )
 _NOISE = noise_flags(FLAGS)
 _INITIAL = initial_noise_flag(FLAGS)
@@ -95,8 +95,6 @@ _RESTART = flags.DEFINE_boolean(
     "restart", False, "Discard the parts that a stopped run has kept.", flag_values=FLAGS
 )
 _NULL = null_flags(FLAGS)
-# Fields that an output row holds; those of an input row, perhaps an earlier output, are not kept.
-_OWN = ("score", "score_rms", "flagged", "detectors", "per_step", "provenance", "tokens_cut")
 
 
 def main() -> int:
@@ -254,8 +252,7 @@ def _write(
         several = {"detectors": each} if len(each) > 1 else {}
         curve = {"per_step": own["per_step"]}
         head = {name: value for name, value in own.items() if name != "per_step"}
-        carried = {name: value for name, value in row.items() if name not in _OWN}
-        out.append({**carried, **text, **head, **flag, **several, **curve, "provenance": made})
+        out.append({**row, **text, **head, **flag, **several, **curve, "provenance": made})
     write_rows(_OUT.value, out)
     print(f"{len(rows)} prompts scored with {made['forward_evals']} forward evaluations")
     _print_top(out, detectors[found.name].is_norm)

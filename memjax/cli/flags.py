@@ -132,7 +132,8 @@ def prompts_flag(values: flags.FlagValues) -> flags.FlagHolder:
     return flags.DEFINE_string(
         "prompts",
         "",
-        "JSONL file with one prompt a line: caption (text) or labels.",
+        "File of prompts: .jsonl (caption or labels), .txt (one a line) or .csv (column caption, "
+        "prompt or text).",
         flag_values=values,
     )
 

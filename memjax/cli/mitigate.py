@@ -77,7 +77,7 @@ _RADIUS = flags.DEFINE_float(
 _NEGATIVES = flags.DEFINE_string(
     "negatives",
     "",
-    "JSONL file of prompts that are not memorised: stop at their mean magnitude.",
+    "File of prompts that are not memorised: stop at their mean magnitude.",
     flag_values=FLAGS,
 )
 _PROTECT = flags.DEFINE_list(

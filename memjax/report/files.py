@@ -1,7 +1,5 @@
 """A page with its figures and their data: files that appear together or not at all."""
 
-import csv
-import io
 import json
 import math
 import os
@@ -13,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from memjax.runtime.csv_text import csv_text as csv_lines
 from memjax.runtime.files import write_all
 
 Table = Mapping[str, Sequence[Any] | np.ndarray]
 FOLDER, INDEX = "figures", "index.json"
 _MAX_NAME = 80
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def file_names(keys: Iterable[str]) -> dict[str, str]:
@@ -59,28 +57,23 @@ def csv_text(table: Table, name: str = "table") -> str:
             f"table {name!r} has columns of lengths {lengths}, expected at least one column and "
             "one length; give each column a value a row."
         )
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\r\n")
-    writer.writerow([_cell(key) for key in columns])
-    writer.writerows([_cell(value) for value in row] for row in zip(*columns.values(), strict=True))
-    return out.getvalue()
+    rows = zip(*columns.values(), strict=True)
+    cells = ([_cell(value) for value in row] for row in rows)
+    return csv_lines([[str(key) for key in columns], *cells], line_end="\r\n")
 
 
 def _values(column: Any) -> list[Any]:
     return column.tolist() if hasattr(column, "tolist") else list(column)
 
 
-def _cell(value: Any) -> str:
+def _cell(value: Any) -> Any:
     if hasattr(value, "item"):
         value = value.item()
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
     if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, (int, float)):
-        return repr(value)
-    text = str(value)
-    return f"'{text}" if text.startswith(_FORMULA) else text
+    return value if isinstance(value, (int, float)) else str(value)
 
 
 def check_png(name: str, png: bytes) -> None:

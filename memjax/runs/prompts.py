@@ -1,4 +1,4 @@
-"""Prompts in, rows out: JSONL that is read strictly and written whole, a fine-tuning's too."""
+"""What commands do with rows of prompts: check, encode and write them, a fine-tuning's too."""
 
 import json
 import logging
@@ -14,84 +14,12 @@ from memjax.core.types import Bundle, Cond
 from memjax.data.labels.captions import caption_of
 from memjax.data.records import Record
 from memjax.runs.model import Model
+from memjax.runs.prompt_rows import read_prompts as read_prompts
 from memjax.runtime.files import write_bytes
 from memjax.training.network import prompt_ids
 
-EXAMPLE = '{"caption": "a film of a chest"} or {"labels": {"Edema": "positive", "view": "AP"}}'
 FOLDER = "prompts"
 FILES = ("memorized", "once", "held_out")
-
-
-def read_prompts(path: str) -> list[dict[str, Any]]:
-    """Reads prompt rows; each needs ``caption`` or ``labels`` and gets an ``id`` if it has none.
-
-    Other fields are carried along. A row with neither, but with a text called ``prompt``, is taken
-    as a caption.
-
-    Raises:
-        ValueError: If the file is missing, empty, or a line is no such row; names the line.
-    """
-    file = Path(path)
-    if not file.is_file():
-        raise ValueError(f"{path} is not a file: give a JSONL file with one prompt a line.")
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text ({error.reason}): save it as UTF-8.") from error
-    rows: list[dict[str, Any]] = []
-    # Not splitlines(): a JSON string may hold U+2028 and the like as they are.
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            rows.append(_row(line, f"{path} line {number}", len(rows)))
-    if not rows:
-        raise ValueError(
-            f"{path} holds no prompt: write one JSON object a line, such as {EXAMPLE}."
-        )
-    _refuse_repeated_ids(path, rows)
-    return rows
-
-
-def _refuse_repeated_ids(path: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    seen: set[str] = set()
-    for row in rows:
-        if row["id"] in seen:
-            raise ValueError(f"{path} has two prompts with id {row['id']!r}: make ids unique.")
-        seen.add(row["id"])
-
-
-def _row(line: str, where: str, index: int) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{where} is not JSON ({error.msg} at column {error.colno}).") from error
-    except RecursionError as error:
-        raise ValueError(f"{where} is nested too deeply: write a plain object.") from error
-    if isinstance(row, dict) and not _says_something(row) and isinstance(row.get("prompt"), str):
-        row["caption"] = row["prompt"]
-    if not isinstance(row, dict) or not _says_something(row):
-        raise ValueError(
-            f"{where} has neither 'labels' nor 'caption': write an object such as {EXAMPLE}."
-        )
-    if row.get("caption") is not None and not isinstance(row["caption"], str):
-        raise ValueError(f"{where} has the caption {row['caption']!r}, expected a text in quotes.")
-    _refuse_half_signs(row, where)
-    name = row.get("id")
-    return {**row, "id": f"prompt-{index:04d}" if name in (None, "") else str(name)}
-
-
-def _says_something(row: Mapping[str, Any]) -> bool:
-    return row.get("labels") is not None or bool(row.get("caption"))
-
-
-def _refuse_half_signs(row: Mapping[str, Any], where: str) -> None:
-    """A lone surrogate is no text: it could be read, but never be written again."""
-    try:
-        json.dumps(row, ensure_ascii=False).encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(
-            f"{where} holds half a character (\\u{ord(error.object[error.start]):04x} alone): "
-            "write both halves, or the character itself."
-        ) from error
 
 
 def check_rows(model: Model, rows: Sequence[Mapping[str, Any]]) -> list[int] | None:

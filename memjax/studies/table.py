@@ -4,14 +4,14 @@ The rows of all arms, prompts and generations stand below one another, so that a
 ``groupby`` away; figures of a report are means of some of them.
 """
 
-import csv
-import io
+import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
+from memjax.runtime.csv_text import csv_text
 from memjax.studies.mitigation.job import Job
 from memjax.studies.run import AS_ASKED, Audit
 from memjax.studies.study import Observation, Part, detection_of
@@ -154,18 +154,4 @@ def csv_bytes(rows: Iterable[tuple], fields: Sequence[str] = Row._fields) -> byt
         rows: One tuple a row.
         fields: Names of the columns.
     """
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(fields)
-    for row in rows:
-        writer.writerow([_safe(value) for value in row])
-    return out.getvalue().encode()
-
-
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
-
-
-def _safe(value: object) -> object:
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
+    return csv_text(itertools.chain([fields], rows), digits=6).encode()

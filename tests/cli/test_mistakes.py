@@ -208,7 +208,7 @@ def place(tmp_path_factory):
         "good": [good],
         "empty": [],
         "list_row": [["Edema"]],
-        "bare_row": [{"id": "a", "text": "edema"}],
+        "bare_row": [{"id": "a", "words": "edema"}],
         "twice": [good, good],
         "finding": [{"id": "a", "labels": {"Cardiomegly": "positive"}}],
         "value": [{"id": "a", "labels": {"Edema": "positiv"}}],

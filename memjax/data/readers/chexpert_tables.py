@@ -20,7 +20,7 @@ from memjax.data import storage
 from memjax.data.labels.space import FINDINGS, suggestion
 from memjax.data.problems import Problems
 from memjax.data.readers.chexpert_places import Layout, folders_of_tables
-from memjax.data.readers.tables import Table, cells_of, open_text, read_table
+from memjax.data.readers.tables import Table, cells_of, lines_of, open_text, read_table
 from memjax.runtime.json import loads
 
 COLUMNS: tuple[str, ...] = ("Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", *FINDINGS)
@@ -169,8 +169,8 @@ def _plus_labels(path: str, labels: str, problems: Problems) -> Mapping[str, dic
         )
     problems.note(f"table of labels read: {file.rsplit('/', 1)[-1]}")
     found = {}
-    with open_text(file, _FOLDER) as lines:
-        for number, line in enumerate(lines, start=1):
+    with open_text(file, _FOLDER) as text:
+        for number, line in enumerate(lines_of(text), start=1):
             where = f"{file.rsplit('/', 1)[-1]} line {number}"
             try:
                 row = loads(line) if line.strip() else None

@@ -117,14 +117,14 @@ def _separated(file: TextIO, expected: Sequence[str]) -> tuple[int, str, Iterato
     first = file.readline(_LONGEST)
     named = re.fullmatch(r"\s*\"?sep=(.)\"?\s*", first)
     if named:
-        return 1, named[1], _lines(file)
+        return 1, named[1], lines_of(file)
     wanted = {name.casefold() for name in expected}
 
     def found(mark: str) -> int:
         cells = [cell.strip(' "').casefold() for cell in first.split(mark)]
         return len(wanted.intersection(cells)) if wanted else len(cells)
 
-    return 0, max(_DELIMITERS, key=found), itertools.chain([first], _lines(file))
+    return 0, max(_DELIMITERS, key=found), itertools.chain([first], lines_of(file))
 
 
 def _named(cells: Iterable[str], known: Sequence[str]) -> list[str]:
@@ -164,10 +164,11 @@ def read_lines(path: str, where: str) -> list[str]:
         ValueError: The file cannot be read or is no UTF-8 text.
     """
     with open_text(path, where) as file:
-        return [line.strip() for line in _lines(file) if line.strip()]
+        return [line.strip() for line in lines_of(file) if line.strip()]
 
 
-def _lines(file: TextIO) -> Iterator[str]:
+def lines_of(file: TextIO) -> Iterator[str]:
+    """The lines of an open text file with their ends; one without end is refused."""
     while line := file.readline(_LONGEST):
         if len(line) == _LONGEST:
             raise ValueError(

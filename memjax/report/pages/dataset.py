@@ -1,7 +1,6 @@
 """The page and the tables that show what a data set holds."""
 
 import base64
-import csv
 import io
 import json
 from collections.abc import Mapping, Sequence
@@ -15,6 +14,7 @@ from PIL import Image
 from memjax.data.labels.space import FINDINGS, POSITIVE
 from memjax.data.records import Record
 from memjax.data.statistics import HELD_OUT, STATE_COLUMNS, TRAIN
+from memjax.runtime.csv_text import csv_text
 from memjax.runtime.json import to_plain
 
 EXAMPLES = 5
@@ -196,6 +196,4 @@ def _reading(result: Mapping[str, Any]) -> list[tuple[Any, ...]]:
 
 
 def _csv(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    out = io.StringIO(newline="")
-    csv.writer(out, lineterminator="\n").writerows([header, *rows])
-    return out.getvalue()
+    return csv_text([header, *rows])

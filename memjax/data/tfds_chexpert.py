@@ -24,7 +24,7 @@ import numpy as np
 from memjax.data import storage
 from memjax.data.problems import Problems
 from memjax.data.readers.chexpert import read_chexpert
-from memjax.data.readers.chexpert_places import base_folder
+from memjax.data.readers.chexpert_places import RELEASES, base_folder
 from memjax.data.readers.chexpert_tables import table_path
 from memjax.data.readers.tfds_folder import import_tfds
 from memjax.data.records import (
@@ -39,7 +39,6 @@ from memjax.data.records import (
 )
 
 NAME = "memjax_chexpert"
-FOLDERS: tuple[str, ...] = ("CheXpert-v1.0", "CheXpert-v1.0-small")
 _PLACE = re.compile(r"(patient\w+)/(study\w+)/")
 _STOCK = {"uncertain": UNCERTAIN, "positive": POSITIVE, "negative": NEGATIVE, "unmentioned": BLANK}
 _SEXES = ("Male", "Female", "unknown")
@@ -104,11 +103,11 @@ def chexpert_root(manual_dir: str) -> str:
         ValueError: There is none.
     """
     base = storage.root_text(manual_dir)
-    for place in (base, *(f"{base}/{name}" for name in FOLDERS)):
+    for place in (base, *(f"{base}/{name}" for name in RELEASES)):
         if storage.exists(table_path(place, "train")):
             return base_folder(place)
     raise ValueError(
-        f"{base} holds no train.csv, nor do {' or '.join(FOLDERS)} in it; expected the folder "
+        f"{base} holds no train.csv, nor do {' or '.join(RELEASES)} in it; expected the folder "
         "that CheXpert was unpacked into."
     )
 

@@ -34,7 +34,14 @@ RESULTS = (
     *("likeness", "clip", "images_before", "images_after"),
 )
 _VERDICTS = RESULTS[:7]  # left out of rows that say nothing of where they come from, too
-_TABLES = {".parquet": "pandas.read_parquet(…).to_csv(…)", ".xlsx": "the spreadsheet's CSV UTF-8"}
+_OTHERS = {
+    **dict.fromkeys((".parquet", ".arrow"), "pandas.read_parquet(…).to_csv(…)"),
+    **dict.fromkeys((".xlsx", ".xls", ".ods"), "the spreadsheet as CSV UTF-8"),
+    **dict.fromkeys(
+        (".pickle", ".pkl", ".pt", ".pth"), "a program that trusts it: it can run code"
+    ),
+    **dict.fromkeys((".docx", ".rtf", ".pdf"), "the program that made it, as text"),
+}
 _DEPTH = 32
 _Found = Iterator[tuple[str, Any]]  # where it stands, and what
 
@@ -53,10 +60,10 @@ def read_prompts(path: str) -> list[dict[str, Any]]:
     if not file.is_file():
         raise ValueError(f"{path} is not a file: give a file of prompts (.jsonl, .txt or .csv).")
     suffix = Path(file.name.lower().removesuffix(".gz")).suffix
-    if suffix in _TABLES:
+    if suffix in _OTHERS:
         raise ValueError(
-            f"{path} is a {suffix} table, which is not read as prompts: save it as .csv, by "
-            f"{_TABLES[suffix]}."
+            f"{path} is a {suffix} file, which is not read as prompts: save it as .csv or .txt, by "
+            f"{_OTHERS[suffix]}."
         )
     read = _READERS.get(suffix, _json_lines)
     rows: list[dict[str, Any]] = []

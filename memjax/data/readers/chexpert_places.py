@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from memjax.data import storage
 
+RELEASES: tuple[str, ...] = ("CheXpert-v1.0", "CheXpert-v1.0-small")
 _PREFIX = re.compile(r"^CheXpert-v1\.0[^/]*/")
 _BATCH = re.compile(r"CheXpert-v1\.0[^/]* batch [^/]+")
 _PLACE = re.compile(r"(patient\w+)/(study\w+)/[^/]+$")
@@ -26,10 +27,17 @@ def patient_and_study(place: str) -> tuple[str, str]:
 
 
 def base_folder(root: str | os.PathLike[str]) -> str:
-    """The folder that places are relative to: around the batch folders where ``root`` is one."""
+    """The folder that places are relative to.
+
+    It is around the batch folders where ``root`` is one of them, and the folder of the release
+    where it lies in ``root`` and the tables in it.
+    """
     base = storage.root_text(root)
     outer, _, name = base.rpartition("/")
-    return (outer or ".") if _BATCH.fullmatch(name) else base
+    if _BATCH.fullmatch(name):
+        return outer or "."
+    inner = [f"{base}/{release}" for release in RELEASES if not storage.exists(f"{base}/train.csv")]
+    return next((place for place in inner if storage.exists(f"{place}/train.csv")), base)
 
 
 def folders_of_tables(root: str | os.PathLike[str]) -> list[str]:

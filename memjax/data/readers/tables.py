@@ -188,11 +188,12 @@ def open_text(path: str, where: str) -> Iterator[TextIO]:
     try:
         with storage.explained(path), open_binary(path) as raw:
             data = gzip.GzipFile(fileobj=raw) if path.endswith(".gz") else raw
-            head = data.read(2)
+            head = data.read(128)
             data.seek(0)
+            _refuse_what_came_instead(path, head.lstrip(codecs.BOM_UTF8).lstrip().lower())
             yield io.TextIOWrapper(
                 cast(IO[bytes], data),
-                encoding="utf-16" if head in _UTF_16 else "utf-8-sig",
+                encoding="utf-16" if head.startswith(_UTF_16) else "utf-8-sig",
                 newline="",
             )
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
@@ -203,6 +204,18 @@ def open_text(path: str, where: str) -> Iterator[TextIO]:
         ) from error
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 text ({error.reason}); save it as UTF-8.") from error
+
+
+def _refuse_what_came_instead(path: str, head: bytes) -> None:
+    """A web page or a Git LFS pointer would be read as text."""
+    if head.startswith((b"<!doctype html", b"<html")):
+        raise ValueError(
+            f"{path} is a web page, not the file itself: fetch it from its raw address."
+        )
+    if head.startswith(b"version https://git-lfs"):
+        raise ValueError(
+            f"{path} is a Git LFS pointer, not the file itself: fetch it by `git lfs pull`."
+        )
 
 
 def _check_columns(

@@ -60,6 +60,12 @@ def test_rewritten_paths_find_the_image(tmp_path, path):
     assert [record.path for record in records] == [f"{tmp_path}/{IMAGE}"]
 
 
+def test_the_folder_around_the_release_is_a_root_too(tmp_path):
+    write_chexpert(tmp_path / "CheXpert-v1.0-small", [chexpert_row(1)])
+    records, _ = read_chexpert(tmp_path, strict=True)
+    assert [r.path for r in records] == [f"{tmp_path}/CheXpert-v1.0-small/{IMAGE}"]
+
+
 def test_a_relative_root_and_absolute_paths(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     table(tmp_path / "d/train.csv", COLUMNS, chexpert_row(1, Path=f"{tmp_path}/d/{IMAGE}"))

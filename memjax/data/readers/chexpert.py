@@ -20,7 +20,7 @@ from memjax.data.images import CorruptImageError, image_reading
 from memjax.data.labels.space import FINDINGS, state_of
 from memjax.data.problems import Problems
 from memjax.data.readers.chexpert_places import Layout, layout_of, patient_and_study
-from memjax.data.readers.chexpert_tables import COLUMNS, rows_of, table_path
+from memjax.data.readers.chexpert_tables import COLUMNS, rows_of, table_path, unread_tables
 from memjax.data.readers.tables import age_of, read_table, sex_of, surplus_cells
 from memjax.data.records import Record
 
@@ -68,6 +68,8 @@ def read_chexpert(
     problems = Problems(examples)
     layout = layout_of(root, split)
     name, rows = rows_of(table_path(root, split, labels), layout, split, labels, problems)
+    for other in unread_tables(root, labels) if split == "train" else ():
+        problems.note(f"table not read: {other}")
     extras = _read_markers(layout)
     records, seen = [], set()
     for where, row in rows:

@@ -36,6 +36,7 @@ LABELERS: dict[str, str] = {
 }
 SECTIONS: tuple[str, ...] = ("impression", "report", "findings")  # of a report, in CheXpert Plus
 _FOLDER = "the folder that holds CheXpert's train.csv and valid.csv, or its batch folders"
+_SUFFIXES = (".csv", ".csv.gz", ".tsv", ".xlsx", ".parquet")
 _PLUS = "df_chexpert_plus_*.csv"
 _PLUS_COLUMNS = {
     "path_to_image": "Path",
@@ -70,6 +71,14 @@ def table_path(root: Any, split: str, labels: str = "") -> str:
     plus = [] if split == "test" or LABELERS.get(labels) else _plus_tables(folders)
     found = next((path for path in paths if storage.exists(path)), None)
     return found or next(iter(plus), None) or f"{folders[0]}/{(usual or FILES[split])[0]}"
+
+
+def unread_tables(root: Any, labels: str = "") -> list[str]:
+    """Names of the tables in the folder that no split is read from."""
+    read = {table_path(root, split, labels if split == "train" else "") for split in FILES}
+    used = {path.rsplit("/", 1)[-1] for path in read} | {"markers.csv"}
+    found = {name for folder in folders_of_tables(root) for name in storage.list_folder(folder)}
+    return sorted(name for name in found - used if name.lower().endswith(_SUFFIXES))
 
 
 def _plus_tables(folders: Sequence[str]) -> list[str]:

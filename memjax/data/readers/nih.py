@@ -127,14 +127,14 @@ def read_nih(
     folders = _folders_of_images(base)
     records, seen = [], set()
     for number, row in table.rows:
-        name, where = row["Image Index"], f"{table.name} row {number}"
+        name, where = _file_name(row["Image Index"]), f"{table.name} row {number}"
         if wanted is not None and name not in wanted:
             continue
         if name in seen:
             problems.add("repeated path", f"{where}: {name[:80]}")
             continue
         seen.add(name)
-        record = _record(row, where, problems)
+        record = _record({**row, "Image Index": name}, where, problems)
         if record is None:
             continue
         image = folders.get(name.removesuffix(".png"))
@@ -171,6 +171,12 @@ def _read(path: str) -> Table:
             "columns."
         )
     return table
+
+
+def _file_name(index: str) -> str:
+    """The name of an image that was rewritten to a path; one that climbs out stays as it is."""
+    parts = index.replace("\\", "/").split("/")
+    return index if ".." in parts else parts[-1]
 
 
 def _split_names(base: str, split: str) -> set[str] | None:

@@ -95,10 +95,18 @@ def test_labels_of_chexbert_are_chosen_by_name(tmp_path):
         read = read_kind(tmp_path, "chexpert", settings(root, **changes))
         return read.train[0].findings[EDEMA], read.problems.notes
 
-    assert edema() == edema(labels="") == (POSITIVE, {})
+    assert edema() == edema(labels="")
+    assert edema() == (
+        POSITIVE,
+        {"table not read: train_cheXbert.csv": 1, "table not read: train_visualCheXbert.csv": 1},
+    )
     assert edema(labels="cheXbert") == (
         UNCERTAIN,
-        {"table of labels by another labeler: train_cheXbert.csv": 1},
+        {
+            "table of labels by another labeler: train_cheXbert.csv": 1,
+            "table not read: train.csv": 1,
+            "table not read: train_visualCheXbert.csv": 1,
+        },
     )
     assert edema(labels="visualCheXbert")[0] == NEGATIVE
     (root / "train.csv").unlink()

@@ -4,7 +4,7 @@ import pytest
 from memjax.data.images import load_image
 from memjax.data.labels.space import BLANK, FINDINGS, NEGATIVE, POSITIVE
 from memjax.data.readers.nih import COUNTERPART, WITHOUT_COUNTERPART, read_nih, states_of
-from tests.data.readers.chest_folders import NIH_HEADER, NIH_ROWS, write_nih
+from tests.data.readers.chest_folders import NIH_HEADER, NIH_ROWS, jpeg, put, write_lines, write_nih
 
 
 def states(record):
@@ -175,6 +175,16 @@ def test_the_sample_that_goes_about_by_itself(tmp_path):
     records, problems = read_nih(root, "all", strict=True)
     assert not problems
     assert records[0].age == 57
+
+
+def test_an_index_rewritten_to_a_path(tmp_path):
+    rows = [f"/data/images_001/images/{NIH_ROWS[0]}", NIH_ROWS[1]]
+    root = write_nih(tmp_path, rows[1:])
+    put(root / "images/00000001_000.png", jpeg(kind="PNG"))
+    write_lines(root / "Data_Entry_2017_v2020.csv", NIH_HEADER, *rows)
+    records, problems = read_nih(root, "all", strict=True)
+    assert not problems
+    assert records[0].path == f"{root}/images/00000001_000.png"
 
 
 def test_labels_in_another_spelling(tmp_path):

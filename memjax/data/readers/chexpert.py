@@ -67,9 +67,9 @@ def read_chexpert(
     """
     problems = Problems(examples)
     layout = layout_of(root, split)
-    name, rows = rows_of(table_path(root, split, labels), layout, split, labels, problems)
-    for other in unread_tables(root, labels) if split == "train" else ():
-        problems.note(f"table not read: {other}")
+    name, rows, remarks = rows_of(table_path(root, split, labels), layout, split, labels, problems)
+    if split == "train":
+        remarks += [f"read without the table {other}" for other in unread_tables(root, labels)]
     extras = _read_markers(layout)
     records, seen = [], set()
     for where, row in rows:
@@ -86,6 +86,9 @@ def read_chexpert(
             records.append(record)
     if check_files:
         records = present(records, problems)
+    for _ in records:
+        for remark in remarks:
+            problems.note(remark)
     if strict:
         problems.refuse()
     if not records:

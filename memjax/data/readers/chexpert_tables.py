@@ -14,7 +14,7 @@
 
 import fnmatch
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from memjax.data import storage
 from memjax.data.labels.space import FINDINGS, suggestion
@@ -90,28 +90,41 @@ def _plus_tables(folders: Sequence[str]) -> list[str]:
     ]
 
 
-def rows_of(
-    path: str, layout: Layout, split: str, labels: str, problems: Problems
-) -> tuple[str, Iterator[tuple[str, dict[str, str]]]]:
-    """The table's name, and where each row stands with its cells as in ``train.csv``.
+class Rows(NamedTuple):
+    """What a table holds.
+
+    Attributes:
+        name: Of the table, for messages.
+        rows: Where each row stands, and its cells as in ``train.csv``.
+        remarks: What one should know of every image: ``labeled by …``, ``read without …``.
+    """
+
+    name: str
+    rows: Iterator[tuple[str, dict[str, str]]]
+    remarks: list[str]
+
+
+def rows_of(path: str, layout: Layout, split: str, labels: str, problems: Problems) -> Rows:
+    """Reads the table of a split, and what belongs to it.
 
     Raises:
         ValueError: The table, or that of its labels, cannot be read or has other columns.
     """
     name = path.rsplit("/", 1)[-1]
     if fnmatch.fnmatch(name, _PLUS):
-        return name, _plus_rows(path, split, labels, problems)
+        return _plus(path, split, labels, problems)
     if name == "groundtruth.csv":
         table = _read(path, ("Study", *FINDINGS))
-        return name, _study_rows(table, layout, problems)
+        return Rows(name, _study_rows(table, layout, problems), [])
     bare = name in ("val_labels.csv", "test_labels.csv")
     table = _read(path, ("Path", *FINDINGS) if bare else COLUMNS)
-    for column in table.unread:
-        problems.note(f"column of {name} not read: {column or 'one without a name'}")
+    unread = [column or "one without a name" for column in table.unread]
+    remarks = [f"read without a column of {name}: {column}" for column in unread]
     if split == "train" and name != FILES["train"][0]:
-        problems.note(f"table of labels by another labeler: {name}")
+        remarks.append(f"labeled by {name}")
     rows = ((f"{name} row {number}", row) for number, row in table.rows)
-    return name, ((where, row | _view(row["Path"]) if bare else row) for where, row in rows)
+    given = ((where, row | _view(row["Path"]) if bare else row) for where, row in rows)
+    return Rows(name, given, remarks)
 
 
 def _read(path: str, columns: Sequence[str]) -> Table:
@@ -137,9 +150,7 @@ def _study_rows(
             yield where, {**row, "Path": place, **_view(place)}
 
 
-def _plus_rows(
-    path: str, split: str, labels: str, problems: Problems
-) -> Iterator[tuple[str, dict[str, str]]]:
+def _plus(path: str, split: str, labels: str, problems: Problems) -> Rows:
     table = read_table(
         path,
         tuple(_PLUS_COLUMNS),
@@ -148,13 +159,23 @@ def _plus_rows(
         optional=("split", *FINDINGS),
         open_ended=True,
     )
-    own = bool(table.rows) and all(name in table.rows[0][1] for name in FINDINGS)
-    states = {} if own and not labels else _plus_labels(path, labels, problems)
+    if not labels and table.rows and all(name in table.rows[0][1] for name in FINDINGS):
+        own = {row["path_to_image"]: cells_of(row) for _, row in table.rows}
+        return Rows(table.name, _plus_rows(table, split, own, problems), [])
+    file = _plus_file(path, labels)
+    states = _plus_labels(file, problems)
+    remarks = [f"labeled by {file.rsplit('/', 1)[-1]}"]
+    return Rows(table.name, _plus_rows(table, split, states, problems), remarks)
+
+
+def _plus_rows(
+    table: Table, split: str, states: Mapping[str, dict[str, str]], problems: Problems
+) -> Iterator[tuple[str, dict[str, str]]]:
     for number, row in table.rows:
         where, place = f"{table.name} row {number}", row["path_to_image"]
         if (row.get("split") or place.split("/")[0]).lower() != split:
             continue
-        found = cells_of(row) if own and not labels else states.get(place)
+        found = states.get(place)
         if found is None:
             problems.add("no labels", f"{where}: {place[:80]}")
             continue
@@ -162,8 +183,8 @@ def _plus_rows(
         yield where, {**row, **cells, **{name: found[name] for name in FINDINGS}}
 
 
-def _plus_labels(path: str, labels: str, problems: Problems) -> Mapping[str, dict[str, str]]:
-    """Image → text of each finding, out of one of the files in ``chexbert_labels``."""
+def _plus_file(path: str, labels: str) -> str:
+    """The file of labels beside a table of CheXpert Plus."""
     folder = path.rpartition("/")[0]
     places = [
         f"{folder}/{inner}{section}_fixed.json"
@@ -176,7 +197,11 @@ def _plus_labels(path: str, labels: str, problems: Problems) -> Mapping[str, dic
             f"{path} carries no findings, and {places[0]} is not there; expected CheXpert Plus's "
             "chexbert_labels beside the table: fetch and unpack chexbert_labels.zip."
         )
-    problems.note(f"table of labels read: {file.rsplit('/', 1)[-1]}")
+    return file
+
+
+def _plus_labels(file: str, problems: Problems) -> dict[str, dict[str, str]]:
+    """Image → text of each finding; JSON lines, whatever the file's suffix says."""
     found = {}
     with open_text(file, _FOLDER) as text:
         for number, line in enumerate(lines_of(text), start=1):

@@ -276,13 +276,13 @@ def _view(row: Mapping[str, str], where: str, problems: Problems) -> tuple[str, 
         return VIEWS_OF.get(position)
     code = row.get(VIEW_CODE, "").lower()
     if code:
-        problems.note(f"view by {VIEW_CODE}")
+        problems.note(f"given a view by {VIEW_CODE}")
         return VIEWS_OF_CODES.get(code, ("", False))
     for column in PROCEDURES:
         words = set(re.findall(r"[A-Z]+", row.get(column, "").upper()))
         views = words & {"AP", "PA"}
         if len(views) == 1 and not words & {"LAT", "LATERAL", "OBLIQUE", "OBL"}:
-            problems.note(f"view by {column}")
+            problems.note(f"given a view by {column}")
             return views.pop(), True
     return "", False
 

@@ -34,8 +34,8 @@ def test_extra_and_index_columns_are_named_and_the_rest_is_read(tmp_path):
     records, problems = read_chexpert(tmp_path, strict=True)
     assert records[0].findings[EDEMA] == POSITIVE
     assert problems.notes == {
-        "column of train.csv not read: one without a name": 1,
-        "column of train.csv not read: Hospital": 1,
+        "read without a column of train.csv: one without a name": 1,
+        "read without a column of train.csv: Hospital": 1,
     }
 
 
@@ -98,14 +98,17 @@ def test_labels_of_chexbert_are_chosen_by_name(tmp_path):
     assert edema() == edema(labels="")
     assert edema() == (
         POSITIVE,
-        {"table not read: train_cheXbert.csv": 1, "table not read: train_visualCheXbert.csv": 1},
+        {
+            "read without the table train_cheXbert.csv": 1,
+            "read without the table train_visualCheXbert.csv": 1,
+        },
     )
     assert edema(labels="cheXbert") == (
         UNCERTAIN,
         {
-            "table of labels by another labeler: train_cheXbert.csv": 1,
-            "table not read: train.csv": 1,
-            "table not read: train_visualCheXbert.csv": 1,
+            "labeled by train_cheXbert.csv": 1,
+            "read without the table train.csv": 1,
+            "read without the table train_visualCheXbert.csv": 1,
         },
     )
     assert edema(labels="visualCheXbert")[0] == NEGATIVE
@@ -229,7 +232,7 @@ def test_chexpert_plus_as_published(tmp_path, below):
     assert record.findings.count(BLANK) == len(FINDINGS) - 1
     assert problems.notes == {
         "found as .png, where the table says .jpg": 1,
-        "table of labels read: impression_fixed.json": 1,
+        "labeled by impression_fixed.json": 1,
     }
     assert [r.patient for r in read_chexpert(root, "valid", strict=True)[0]] == ["patient64541"]
     other, _ = read_chexpert(root, labels="findings", strict=True)

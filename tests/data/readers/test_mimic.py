@@ -151,9 +151,9 @@ def test_a_film_without_a_view_position_is_read_by_its_codes(tmp_path):
     assert [(r.view, r.frontal) for r in records[before:]] == list(FILMS.values())
     assert not problems
     assert problems.notes == {
-        "view by ViewCodeSequence_CodeMeaning": 4,
-        "view by ProcedureCodeSequence_CodeMeaning": 1,
-        "view by PerformedProcedureStepDescription": 1,
+        "given a view by ViewCodeSequence_CodeMeaning": 4,
+        "given a view by ProcedureCodeSequence_CodeMeaning": 1,
+        "given a view by PerformedProcedureStepDescription": 1,
     }
     frontal, problems = read_mimic(root, "all")
     assert [r.path[-9:-4] for r in frontal[-5:]] == ["f1-a1", "f2-a1", "f5-a1", "f6-a1", "f8-a1"]

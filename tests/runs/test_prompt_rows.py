@@ -65,6 +65,7 @@ TWO = ["a red dog", "Ödem, ein Bild"]
 FORMS = {
     "p.txt": "a red dog\nÖdem, ein Bild\n",
     "lines.TXT": "\r\na red dog\r\n\r\n  Ödem, ein Bild  \r\n",
+    "old.txt": "a red dog\rÖdem, ein Bild\r",
     "p.jsonl": "".join(json.dumps({"prompt": text}) + "\n" for text in TWO),
     "text.jsonl": "".join(json.dumps({"TEXT": text, "caption": None}) + "\n" for text in TWO),
     "quoted.jsonl": "".join(json.dumps(text) + "\n" for text in TWO),

@@ -6,6 +6,7 @@ import csv
 import gzip
 import io
 import itertools
+import os
 import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -185,6 +186,10 @@ def open_text(path: str, where: str) -> Iterator[TextIO]:
     Raises:
         ValueError: The file cannot be read or is no such text; ``where`` says what was expected.
     """
+    if not storage.is_url(path) and os.path.exists(path) and not os.path.isfile(path):
+        raise ValueError(
+            f"{path} cannot be read (it is a folder or a pipe, no file); expected {where}."
+        )
     try:
         with storage.explained(path), open_binary(path) as raw:
             data = gzip.GzipFile(fileobj=raw) if path.endswith(".gz") else raw

@@ -66,6 +66,21 @@ def test_the_folder_around_the_release_is_a_root_too(tmp_path):
     assert [r.path for r in records] == [f"{tmp_path}/CheXpert-v1.0-small/{IMAGE}"]
 
 
+def test_a_root_behind_a_link_and_tables_put_one_after_the_other(tmp_path):
+    real, link = tmp_path / "real", tmp_path / "link"
+    write_chexpert(real, [chexpert_row(n) for n in (1, 2)])
+    link.symlink_to(real)
+    header, first, second = (real / "train.csv").read_text().splitlines()
+    absolute = second.replace("CheXpert-v1.0-small", str(real))
+    (real / "train.csv").write_text("\n".join([header, first, header, absolute, ""]))
+    records, problems = read_chexpert(link)
+    assert [r.path for r in records] == [
+        f"{link}/train/patient0000{n}/study1/view1_frontal.jpg" for n in (1, 2)
+    ]
+    assert problems.counts == {"bad path": 1}
+    assert "row 3: 'Path'" in problems.summary()
+
+
 def test_a_relative_root_and_absolute_paths(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     table(tmp_path / "d/train.csv", COLUMNS, chexpert_row(1, Path=f"{tmp_path}/d/{IMAGE}"))

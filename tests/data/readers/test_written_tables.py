@@ -1,6 +1,8 @@
 """Tables as spreadsheets and programs write them: the same rows, whatever the dress."""
 
 import gzip
+import os
+import tracemalloc
 
 import pytest
 
@@ -88,3 +90,24 @@ def test_a_line_without_end_is_refused_before_it_fills_the_memory(tmp_path, monk
         read(path)
     with pytest.raises(ValueError, match="more than 1,000 characters"):
         read_lines(str(path), "a list")
+
+
+def test_a_pipe_is_no_table(tmp_path):
+    """Opening it would wait for a writer forever."""
+    os.mkfifo(tmp_path / "t.csv")
+    with pytest.raises(ValueError, match=r"t\.csv cannot be read \(it is a folder or a pipe"):
+        read(tmp_path / "t.csv")
+
+
+def test_a_packed_line_without_end_is_never_unpacked_whole(tmp_path):
+    path = tmp_path / "t.csv.gz"
+    with gzip.open(path, "wb", compresslevel=1) as file:
+        file.write(PLAIN.encode())
+        for _ in range(64):
+            file.write(bytes(1 << 20))
+    tracemalloc.start()
+    with pytest.raises(ValueError, match=r"more than 16,777,216 characters"):
+        read(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 60 << 20

@@ -41,7 +41,12 @@ logging.getLogger("memjax").setLevel(logging.INFO)
 # Kinds of data whose images are films of patients.
 FILMS = ("phantoms", "chexpert", "nih", "mimic")
 # Fields of later versions: at its default a field is no part of what decides the weights.
-_LATER = (("train", "filter_detector"), ("model", "refine_channels"), ("data", "augment"))
+_LATER = (
+    ("train", "filter_detector"),
+    ("model", "refine_channels"),
+    ("data", "augment"),
+    ("data", "labels"),
+)
 # What decides the weights; sampling and audit may change on an existing run.
 _TRAINED = ("seed", "data", "model", "diffusion", "train")
 

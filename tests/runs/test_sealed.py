@@ -19,6 +19,7 @@ LATER = {
     ("train", "filter_detector"): "update_norm",
     ("model", "refine_channels"): 8,
     ("data", "augment"): {"rotate": 5.0, "shift": 0.0, "zoom": 0.0, "flip": False},
+    ("data", "labels"): "cheXbert",
 }
 SECTIONS = ("seed", "data", "model", "diffusion", "train")
 

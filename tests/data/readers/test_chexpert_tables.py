@@ -176,6 +176,15 @@ def test_the_test_set_is_held_out(tmp_path):
     assert [r.patient for r in read.held_out] == ["patient64541", "patient64741"]
 
 
+def test_labels_of_a_test_set_without_its_images_are_counted(tmp_path):
+    root = write_chexpert(tmp_path)
+    table(root / "groundtruth.csv", ["Study", *FINDINGS], {"Study": "x/test/patient1/study1"})
+    read = read_kind(tmp_path, "chexpert", settings(root))
+    assert (len(read.train), read.held_out) == (2, [])
+    assert read.problems.counts == {"test set that cannot be read": 1}
+    assert "study without images: 1" in read.problems.summary()
+
+
 def test_labels_of_studies_become_those_of_their_images(tmp_path):
     rows = [
         {"Study": f"CheXpert-v1.0/test/patient{number}/study1", **labels(Edema="1")}

@@ -1,9 +1,9 @@
 """JSON files of foreign folders: bounded, strict, and a mistake is one sentence."""
 
-import json
-import math
 from pathlib import Path
 from typing import Any
+
+from memjax.runtime.json import loads
 
 MAX_BYTES = 64 * 2**20
 
@@ -25,10 +25,8 @@ def read_json(path: Path) -> dict[str, Any]:
             "settings; fetch it again."
         )
     try:
-        value = json.loads(
-            path.read_bytes().decode("utf-8-sig"), parse_constant=_refuse, parse_float=_finite
-        )
-    except (ValueError, RecursionError) as error:
+        value = loads(path.read_bytes())
+    except ValueError as error:
         raise ValueError(
             f"The file {path} is not valid JSON ({' '.join(str(error).split())[:200]}); fetch it "
             "again."
@@ -38,15 +36,4 @@ def read_json(path: Path) -> dict[str, Any]:
             f"The file {path} holds a JSON {type(value).__name__}, expected an object of settings; "
             "fetch it again."
         )
-    return value
-
-
-def _refuse(name: str) -> float:
-    raise ValueError(f"{name} is not a number of JSON")
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(f"the number {text[:40]} is too large")
     return value

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 import math
 import os
 import re
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from memjax.runtime.files import write_all
+from memjax.runtime.json import dumps, loads
 
 Table = Mapping[str, Sequence[Any] | np.ndarray]
 FOLDER, INDEX = "figures", "index.json"
@@ -131,7 +131,7 @@ def publish(
     out.mkdir(parents=True, exist_ok=True)
     index, stale = _index(out, owner, list(files))
     if index:
-        text = json.dumps(index, indent=1, sort_keys=True) + "\n"
+        text = dumps(index, indent=1, sort_keys=True) + "\n"
         files[f"{FOLDER}/{INDEX}"] = text.encode()
     files |= {
         name: text.encode() for name, text in reversed(list(pages.items()))
@@ -145,7 +145,7 @@ def publish(
 def _index(out: Path, owner: str, ours: list[str]) -> tuple[dict[str, list[str]], list[str]]:
     """Returns who owns which figure from now on, and the files that nobody owns any more."""
     try:
-        found = json.loads((out / FOLDER / INDEX).read_text(encoding="utf-8"))
+        found = loads((out / FOLDER / INDEX).read_bytes())
     except (OSError, ValueError):
         found = {}
     found = found if isinstance(found, dict) else {}

@@ -15,6 +15,7 @@ from memjax.data.labels.captions import caption_of
 from memjax.data.records import Record
 from memjax.runs.model import Model
 from memjax.runtime.files import write_bytes
+from memjax.runtime.json import dumps
 from memjax.training.network import prompt_ids
 
 EXAMPLE = '{"caption": "a film of a chest"} or {"labels": {"Edema": "positive", "view": "AP"}}'
@@ -145,7 +146,7 @@ def write_rows(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
     Signs that some readers take for line ends (U+0085, U+2028, U+2029) are written as escapes.
     """
-    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    text = "".join(dumps(row) + "\n" for row in rows)
     for sign in "\x85\u2028\u2029":
         text = text.replace(sign, f"\\u{ord(sign):04x}")
     Path(path).parent.mkdir(parents=True, exist_ok=True)
@@ -245,4 +246,4 @@ def _image(path: str, folder: Path, workdir: Path) -> str:
 
 
 def _jsonl(rows: Iterable[dict[str, Any]]) -> str:
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    return "".join(dumps(row) + "\n" for row in rows)

@@ -17,6 +17,7 @@ from memjax.training.checkpoint import (
     restore_latest,
     set_aside,
 )
+from memjax.training.seal import MANIFEST
 from memjax.training.state import state_hash
 
 
@@ -44,7 +45,7 @@ def run(saved, tmp_path):
 
 
 def biggest_file(folder):
-    files = [p for p in folder.rglob("*") if p.is_file() and p.name != checkpoint.MANIFEST]
+    files = [p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST]
     return max(files, key=lambda p: p.stat().st_size)
 
 
@@ -70,9 +71,9 @@ DAMAGE = {
     r"has \d+ bytes, expected \d+": truncate,
     "is missing": lambda folder: biggest_file(folder).unlink(),
     "the folder is empty": empty,
-    "cut short": lambda folder: (folder / checkpoint.MANIFEST).unlink(),
-    "manifest cannot be read": lambda folder: (folder / checkpoint.MANIFEST).write_text("{"),
-    "lists no file": lambda folder: (folder / checkpoint.MANIFEST).write_text('{"files": {}}'),
+    "cut short": lambda folder: (folder / MANIFEST).unlink(),
+    "manifest cannot be read": lambda folder: (folder / MANIFEST).write_text("{"),
+    "lists no file": lambda folder: (folder / MANIFEST).write_text('{"files": {}}'),
 }
 
 
@@ -179,10 +180,10 @@ def test_a_failed_save_is_raised_not_swallowed(tmp_path, monkeypatch):
 
 def test_the_manifest_lists_every_file(run):
     folder = run / FOLDER / "9"
-    listed = json.loads((folder / checkpoint.MANIFEST).read_text())["files"]
+    listed = json.loads((folder / MANIFEST).read_text())["files"]
     assert {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()} == {
         *listed,
-        checkpoint.MANIFEST,
+        MANIFEST,
     }
     assert np.all([len(entry["sha256"]) == 64 for entry in listed.values()])
 

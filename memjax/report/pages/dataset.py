@@ -3,7 +3,6 @@
 import base64
 import csv
 import io
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,7 +14,7 @@ from PIL import Image
 from memjax.data.labels.space import FINDINGS, POSITIVE
 from memjax.data.records import Record
 from memjax.data.statistics import HELD_OUT, STATE_COLUMNS, TRAIN
-from memjax.runtime.json import to_plain
+from memjax.runtime.json import dumps, to_plain
 
 EXAMPLES = 5
 _SHORT = {
@@ -56,7 +55,7 @@ def data_files(
     whole = {**{k: v for k, v in plain.items() if k != "rows"}, "made_by": to_plain(made_by)}
     return {
         **tables(plain),
-        "data.json": json.dumps(whole, indent=2, sort_keys=True, ensure_ascii=False) + "\n",
+        "data.json": dumps(whole, indent=2, sort_keys=True) + "\n",
         "data.html": page(
             plain, images, records, title=title, made_by=to_plain(made_by), seed=seed
         ),
@@ -85,7 +84,7 @@ def page(
     return environment.get_template("data.html.j2").render(
         r=result,
         title=title,
-        made_by=json.dumps(made_by, indent=2, sort_keys=True, ensure_ascii=False),
+        made_by=dumps(made_by, indent=2, sort_keys=True),
         states=STATE_COLUMNS,
         train=TRAIN,
         held_out=HELD_OUT,

@@ -168,9 +168,7 @@ def _fine_tuned(here: Path, record: dict[str, Any], dtype: str | None) -> Model:
     own = record["config"]
     check_fields(here / RUN_FILE, with_defaults(own), record, foreign=True)
     if (saved := newest_config(here)) is not None:
-        step, sealed = saved
-        sealed.pop("fine_tune", None)  # it names the base by its content, run.json by its place
-        require_sealed(here / RUN_FILE, record, step, sealed)
+        require_sealed(here / RUN_FILE, record, *saved)
     model = _foreign(folder, dtype, {})
     sampling = {**model.config["sampling"], **own.get("sampling", {})}
     kept = {name: model.config[name] for name in ("source", "settings")}

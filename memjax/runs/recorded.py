@@ -55,7 +55,13 @@ def check_fields(
     try:
         check_config(config)
         check_sections(config)
-    except (ArithmeticError, TypeError, ValueError) as error:
+    except (ArithmeticError, TypeError) as error:
+        empty = [n for n, value in usual.items() if value is not None and own.get(n) is None]
+        raise ValueError(
+            f"{file} holds values of no use ({error}; null: {', '.join(empty) or 'none'}): put "
+            "them right."
+        ) from error
+    except ValueError as error:
         raise ValueError(f"{file}: {error}") from error
 
 

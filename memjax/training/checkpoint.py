@@ -239,10 +239,11 @@ def load_params(
         _require_step(directory, step)
     if step is None:
         found = "; ".join(f"step {s}: {reason}" for s, reason in skipped) or "none found"
-        raise ValueError(
-            f"{run_dir} holds no good checkpoint ({found}): "
-            "pass the workdir of a run that has saved at least once."
+        whole = any(can_be_mended(reason) for _, reason in skipped)
+        way_out = (
+            "put that right" if whole else "pass the workdir of a run that has saved at least once"
         )
+        raise ValueError(f"{run_dir} holds no good checkpoint ({found}): {way_out}.")
     folder = directory / str(step)
     config = _read_config(folder)
     check(step, config)

@@ -9,10 +9,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
+
 from memjax.core.types import Bundle
 from memjax.data.records import LabelSpace, Slot
 from memjax.runtime.json import loads, write_json
-from memjax.training.checkpoint import load_params
+from memjax.training.checkpoint import RestoredParams, load_params
 from memjax.training.network import Network, build_network, make_bundle
 from memjax.training.seal import LABELS, as_of_now, config_changes
 
@@ -73,8 +76,11 @@ def read_run_file(path: str | Path) -> dict[str, Any]:
         )
     try:
         record = loads(file.read_bytes())
-        if record["format"] != _FORMAT or not label_space_of(record).slots:
-            raise KeyError("format")
+        if record["format"] != _FORMAT:
+            raise ValueError(f"format is {record['format']!r:.40}, expected {_FORMAT}")
+        if not label_space_of(record).slots:
+            raise ValueError(f"{LABELS} is empty")
+        record["data"] = dict(record.get("data", {}))
         for section in _SECTIONS:
             record["config"][section] = dict(record["config"][section])
     except OSError as error:
@@ -108,7 +114,8 @@ def require_sealed(
         ValueError: Naming the fields that differ, and both values.
     """
     said = {**record["config"], LABELS: record.get(LABELS)}
-    then = as_of_now(sealed, said)
+    # A fine-tuning's section names its base by content there, and by its place here.
+    then = as_of_now({k: v for k, v in sealed.items() if k != "fine_tune"}, said)
     now = as_of_now({name: said.get(name) for name in then}, {})
     for section, names, listed in (("data", _PLACES, True), ("train", _KEPT, False)):
         for values in (then, now):
@@ -165,6 +172,16 @@ def network_of(config: Mapping[str, Any], label_space: LabelSpace) -> Network:
     )
 
 
+def _require_shapes(file: Path, network: Network, restored: RestoredParams) -> None:
+    wanted = network.module.init_params(jax.random.key(0))
+    if jax.tree.map(jnp.shape, wanted) != jax.tree.map(jnp.shape, restored.params):
+        raise ValueError(
+            f"{file} describes another network than the checkpoint of step {restored.step} holds: "
+            "restore it from a copy, or start the same `memjax train` command again, which "
+            "rewrites it."
+        )
+
+
 def open_run(path: str | Path, *, ema: bool = True, step: int | None = None) -> Run:
     """Opens a run with the weights of its newest good checkpoint.
 
@@ -186,8 +203,12 @@ def open_run(path: str | Path, *, ema: bool = True, step: int | None = None) -> 
     file = Path(path) / RUN_FILE
     check = partial(require_sealed, file, record)
     restored = load_params(path, ema=ema, step=step, check=check)
+    # How the training goes on may have changed since the weights were made.
+    config["train"] |= restored.config.get("train", {})
     try:
         network = network_of(config, label_space)
+        if LABELS not in restored.config:  # of a version that did not seal them
+            _require_shapes(file, network, restored)
         cond_dropout = float(config["train"]["cond_dropout"])
         seed = int(config["seed"])
     except (ArithmeticError, AttributeError, KeyError, TypeError) as error:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from memjax.runtime.files import write_all
-from memjax.runtime.json import dumps, loads
+from memjax.runtime.json import dumps, loads, text_bytes
 
 Table = Mapping[str, Sequence[Any] | np.ndarray]
 FOLDER, INDEX = "figures", "index.json"
@@ -127,14 +127,14 @@ def publish(
         check_png(key, png)
         files[f"{FOLDER}/{names[key]}.png"] = bytes(png)
     for key, table in tables.items():
-        files[f"{FOLDER}/{names[key]}.csv"] = csv_text(table, key).encode()
+        files[f"{FOLDER}/{names[key]}.csv"] = text_bytes(csv_text(table, key))
     out.mkdir(parents=True, exist_ok=True)
     index, stale = _index(out, owner, list(files))
     if index:
         text = dumps(index, indent=1, sort_keys=True) + "\n"
         files[f"{FOLDER}/{INDEX}"] = text.encode()
     files |= {
-        name: text.encode() for name, text in reversed(list(pages.items()))
+        name: text_bytes(text) for name, text in reversed(list(pages.items()))
     }  # the owner is last
     write_all(out, files)
     for name in stale:

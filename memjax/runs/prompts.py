@@ -15,7 +15,7 @@ from memjax.data.labels.captions import caption_of
 from memjax.data.records import Record
 from memjax.runs.model import Model
 from memjax.runtime.files import write_bytes
-from memjax.runtime.json import dumps
+from memjax.runtime.json import dumps, text_bytes
 from memjax.training.network import prompt_ids
 
 EXAMPLE = '{"caption": "a film of a chest"} or {"labels": {"Edema": "positive", "view": "AP"}}'
@@ -150,7 +150,7 @@ def write_rows(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
     for sign in "\x85\u2028\u2029":
         text = text.replace(sign, f"\\u{ord(sign):04x}")
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(path, text.encode())
+    write_bytes(path, text_bytes(text))
 
 
 def initial_noise(path: str | None, bundle: Bundle, generations: int, seed: int) -> np.ndarray:
@@ -221,7 +221,7 @@ def write_prompt_files(
     for number, record in enumerate(held_out):
         lines["held_out"].append(_line(record, f"held_out-{number:04d}", folder, workdir))
     for name, rows in lines.items():
-        write_bytes(folder / f"{name}.jsonl", _jsonl(rows).encode())
+        write_bytes(folder / f"{name}.jsonl", text_bytes(_jsonl(rows)))
     return {name: len(rows) for name, rows in lines.items()}
 
 

@@ -317,13 +317,14 @@ def write_summary(
     if not is_first():
         return
     previous = workdir / "training.json"
-    spent, speed = 0.0, result.images_per_second
+    spent = 0.0
+    speed: float | None = result.images_per_second
     if result.start_step and previous.is_file():
         before = read_summary(previous)
         if isinstance(before.get("seconds"), int | float):
             spent = float(before["seconds"])
         if result.start_step == int(result.state.step):  # no step was made: the speed stands
-            speed = before.get("images_per_second", speed)
+            speed = before.get("images_per_second")
     summary = {
         "steps": int(result.state.step),
         "seconds": spent + seconds,

@@ -96,11 +96,11 @@ def write_json(
 ) -> Path:
     """Writes a JSON file that appears whole; see :func:`dumps`."""
     text = dumps(value, indent=indent, sort_keys=sort_keys)
-    return write_bytes(path, json_bytes(text + "\n"))
+    return write_bytes(path, text_bytes(text + "\n"))
 
 
-def json_bytes(text: str) -> bytes:
-    """Encodes JSON; names of files that are no Unicode are escaped, as JSON escapes them."""
+def text_bytes(text: str) -> bytes:
+    """Encodes text; names of files that are no Unicode are escaped, as JSON escapes them."""
     return text.encode("utf-8", "backslashreplace")
 
 
@@ -238,4 +238,4 @@ def _rounded(value: float, digits: int | None) -> float | None:
 def text_digest(value: Any) -> str:
     """Returns a digest of a JSON-able value."""
     text = dumps(to_plain(value), sort_keys=True)
-    return hashlib.sha256(json_bytes(text)).hexdigest()[:16]
+    return hashlib.sha256(text_bytes(text)).hexdigest()[:16]

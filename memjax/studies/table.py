@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from memjax.runtime.json import text_bytes
 from memjax.studies.mitigation.job import Job
 from memjax.studies.run import AS_ASKED, Audit
 from memjax.studies.study import Observation, Part, detection_of
@@ -159,7 +160,7 @@ def csv_bytes(rows: Iterable[tuple], fields: Sequence[str] = Row._fields) -> byt
     writer.writerow(fields)
     for row in rows:
         writer.writerow([_safe(value) for value in row])
-    return out.getvalue().encode()
+    return text_bytes(out.getvalue())
 
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from memjax.cli.main import main
 from memjax.data.labels.space import chexpert_label_space
 from memjax.runs.config import plain
 from memjax.runs.defaults import default_config
@@ -149,3 +150,11 @@ def test_a_run_of_a_version_that_sealed_less_opens(tmp_path):
     edit(bare, "config.diffusion.num_timesteps", 0)
     with pytest.raises(ValueError, match=r"run\.json holds values of which no network|timesteps"):
         load_model(bare)
+
+
+def test_weights_alone_are_written_of_no_edited_run(run, tmp_path, capfd):
+    edit(run, "config.diffusion.prediction", "v")
+    target = tmp_path / "weights.safetensors"
+    assert main(["convert", f"--from={run}", f"--to={target}"]) == 2
+    assert "diffusion.prediction is 'v', sealed was 'eps'" in capfd.readouterr().err
+    assert not target.exists()

@@ -19,7 +19,15 @@ from memjax.report.tables import (
     similarity_rows,
     versus,
 )
-from memjax.report.wording import decimal, family_title, interval, p_value_text, percent, wording
+from memjax.report.wording import (
+    decimal,
+    family_title,
+    interval,
+    p_value_text,
+    percent,
+    visible,
+    wording,
+)
 from memjax.runtime.json import dumps, to_plain
 
 __all__ = ["REQUIRED", "SECTIONS", "ReportPaths", "missing_fields", "render_html", "write_report"]
@@ -129,6 +137,7 @@ def page_environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("memjax.report"),
         autoescape=True,
+        finalize=visible,
         undefined=jinja2.ChainableUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

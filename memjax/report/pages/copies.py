@@ -14,7 +14,7 @@ from memjax.report.files import csv_text
 from memjax.report.pages.base import page_environment
 from memjax.report.pages.dataset import data_uri
 from memjax.report.wording import decimal, number
-from memjax.runtime.json import dumps, json_bytes, to_plain
+from memjax.runtime.json import dumps, text_bytes, to_plain
 from memjax.studies.copies import Copies
 from memjax.studies.copies.reading import ReadImages
 
@@ -51,9 +51,9 @@ def copies_files(found: Copies, *, title: str, made_by: Mapping[str, Any]) -> di
     text = dumps(whole, indent=2, sort_keys=True)
     return {
         WALL: wall(pairs),
-        TABLE: csv_text(table(found), TABLE).encode(),
-        SUMMARY: json_bytes(f"{text}\n"),
-        PAGE: page(summary, pairs, title=title, made_by=to_plain(made_by)).encode(),
+        TABLE: text_bytes(csv_text(table(found), TABLE)),
+        SUMMARY: text_bytes(f"{text}\n"),
+        PAGE: text_bytes(page(summary, pairs, title=title, made_by=to_plain(made_by))),
     }
 
 

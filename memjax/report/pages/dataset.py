@@ -14,6 +14,7 @@ from PIL import Image
 from memjax.data.labels.space import FINDINGS, POSITIVE
 from memjax.data.records import Record
 from memjax.data.statistics import HELD_OUT, STATE_COLUMNS, TRAIN
+from memjax.report.wording import visible
 from memjax.runtime.json import dumps, to_plain
 
 EXAMPLES = 5
@@ -75,6 +76,7 @@ def page(
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("memjax.report"),
         autoescape=True,
+        finalize=visible,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from memjax.runtime.files import write_bytes
-from memjax.runtime.json import BadLine, bad_lines, dumps, json_bytes, keep_aside, read_lines
+from memjax.runtime.json import BadLine, bad_lines, dumps, keep_aside, read_lines, text_bytes
 from memjax.studies.sweep.plan import Arm, identity
 
 logger = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ def put_row(workdir: Path, row: Mapping[str, Any]) -> None:
     same = (row["key"], row["seed"])
     kept = [r for r in rows if (r["key"], r["seed"]) != same]
     text = "".join(dumps(r, sort_keys=True) + "\n" for r in [*kept, row])
-    write_bytes(workdir / FILE, json_bytes(text))
+    write_bytes(workdir / FILE, text_bytes(text))
 
 
 def find_row(

@@ -143,7 +143,7 @@ def _open_run_folder(here: Path, dtype: str | None) -> Model:
     run = run._replace(config=with_defaults(run.config))
     check_fields(here / RUN_FILE, run.config, run.record)
     for step, reason in run.bundle.info["skipped_checkpoints"]:
-        print(f"checkpoint {step} was passed over: {reason}")
+        print(f"checkpoint {step} was passed over, {run.step} is used: {reason}")
     if dtype and dtype != run.config["model"]["dtype"]:
         run = _computing_in(run, dtype)
     return Model(here, here.name, run.config, run.bundle, run.step, run.record, run)

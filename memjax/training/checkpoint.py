@@ -144,7 +144,12 @@ def checkpoint_steps(directory: PathLike) -> list[int]:
     directory = Path(directory)
     if not directory.is_dir():
         return []
-    names = (p.name for p in directory.iterdir() if p.is_dir() and p.name.isdecimal())
+    try:
+        names = [p.name for p in directory.iterdir() if p.is_dir() and p.name.isdecimal()]
+    except OSError as error:
+        raise ValueError(
+            f"{directory} cannot be read ({error.strerror}): make it readable."
+        ) from None
     return sorted((int(name) for name in names), reverse=True)
 
 
@@ -298,7 +303,13 @@ def set_aside(directory: PathLike, skipped: Skipped) -> None:
         while target.exists():
             attempt += 1
             target = target.with_name(f"{step}-{attempt}")
-        folder.rename(target)
+        try:
+            folder.rename(target)
+        except OSError as error:
+            raise ValueError(
+                f"{folder} can be neither used nor moved ({reason}; {error.strerror}): make it "
+                "readable, or move it away."
+            ) from error
 
 
 def newest_config(run_dir: PathLike) -> tuple[int, dict[str, Any]] | None:

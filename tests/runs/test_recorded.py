@@ -62,6 +62,13 @@ def test_a_run_opens_as_it_was_made(run):
     assert model.config["model"]["block_out_channels"] == [8, 8]
 
 
+def test_a_damaged_checkpoint_is_said_with_the_one_that_is_used(run, capsys):
+    (run / FOLDER / "8" / "config" / "metadata").write_text("{}")
+    assert load_model(run).step == 4
+    said = capsys.readouterr().out
+    assert "checkpoint 8 was passed over, 4 is used: config/metadata has 2 bytes" in said
+
+
 @pytest.mark.parametrize(
     ("path", "value", "said"),
     [

@@ -2,6 +2,7 @@ import io
 import json
 import os
 import shutil
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -274,6 +275,12 @@ def test_an_unreadable_checkpoint_is_passed_over_and_kept(run, monkeypatch, plac
     ((step, reason),) = loaded.skipped
     assert step == 9
     assert "cannot be read (Permission denied" in reason
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", lambda *given: (_ for _ in ()).throw(OSError(13, "no")))
+        with pytest.raises(
+            ValueError, match=r"9 can be neither used nor moved \(.*make it readable"
+        ):
+            set_aside(run / FOLDER, loaded.skipped)
     set_aside(run / FOLDER, loaded.skipped)
     monkeypatch.undo()
     assert is_sealed(run / "checkpoints_set_aside" / "9")

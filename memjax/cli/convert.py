@@ -11,6 +11,7 @@ one file; names are those of the modules, joined by slashes.
 import dataclasses
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -137,12 +138,13 @@ def _export(run: Path, target: Path) -> int:
     from memjax.runtime.provenance import provenance
     from memjax.training.checkpoint import load_params
     from memjax.training.export import export_params
-    from memjax.training.run import read_run_file
+    from memjax.training.run import RUN_FILE, read_run_file, require_sealed
 
     if target.exists() and not _FORCE.value:
         raise ValueError(f"{target} is there already: choose another name, or give --force.")
-    config = read_run_file(run)["config"]
-    restored = load_params(run)
+    record = read_run_file(run)
+    config = record["config"]
+    restored = load_params(run, check=partial(require_sealed, run / RUN_FILE, record))
     about = {"weights": "ema", **provenance(config, config["seed"], restored.step)}
     dtype = jnp.dtype(_DTYPE.value)
     params = jax.tree.map(lambda a: np.asarray(jnp.asarray(a, dtype)), restored.params)

@@ -22,6 +22,7 @@ from memjax.report.pages.dataset import data_files
 from memjax.runs.config import check_config, plain
 from memjax.runs.outputs import out_folder
 from memjax.runtime.files import write_bytes
+from memjax.runtime.json import text_bytes
 from memjax.runtime.provenance import provenance
 from memjax.training.data import RunData, load_pictures, prepare_data
 
@@ -99,7 +100,7 @@ def main() -> int:
     )
     out = out_folder(folder)
     for file, text in files.items():
-        write_bytes(out / file, text.encode())
+        write_bytes(out / file, text_bytes(text))
     for sentence in result["stand_out"]:
         print(sentence)
     print(f"written: {out / 'data.html'}")

@@ -11,7 +11,6 @@ read by its text encoder, labels by a run. Scores are kept part by part in SCORE
 stopped run goes on with the same command.
 """
 
-import json
 import math
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -57,8 +56,8 @@ from memjax.runs.prompts import (
 )
 from memjax.runtime.batching import usual_size
 from memjax.runtime.devices import mesh_of_prompts
-from memjax.runtime.files import write_bytes
 from memjax.runtime.hosts import is_first
+from memjax.runtime.json import write_json
 from memjax.sampling import SamplingOptions
 from memjax.studies.rows import measure_rows
 from memjax.studies.store import Store, content_digest, text_digest
@@ -303,7 +302,7 @@ def _summarize(
     several = {"detectors": figures} if len(figures) > 1 else {}
     summary = {**own, "target_fpr": _FPR.value, **several, "provenance": made}
     path = Path(_OUT.value).with_suffix(".summary.json")
-    write_bytes(path, (json.dumps(summary, indent=1) + "\n").encode())
+    write_json(path, summary)
     for name, figure in figures.items():
         which = f"{name}: " if several else ""
         print(

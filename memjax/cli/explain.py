@@ -46,6 +46,7 @@ from memjax.runs.prompts import (
 )
 from memjax.runtime.batching import certainly_fits, usual_size
 from memjax.runtime.files import write_bytes
+from memjax.runtime.json import text_bytes
 from memjax.sampling import STATIC_ARGUMENTS, SamplingOptions
 from memjax.studies.rows import measure_rows
 from memjax.studies.store import Store, content_digest, text_digest
@@ -148,7 +149,7 @@ def _write(
     html = render_token_page(
         shown, title=title, attribution=made["attribution"], facts=_facts(made)
     )
-    write_bytes(folder / "words.html", html.encode())
+    write_bytes(folder / "words.html", text_bytes(html))
 
 
 def _print_top(page: Explained) -> None:

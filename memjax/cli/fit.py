@@ -10,7 +10,6 @@ The mesh is --config.parallel.data, .fsdp, .tensor; --slices joins several slice
 takes minutes for a large network: --largest_batch=false makes it one.
 """
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from ml_collections import config_flags
 
 from memjax.runs.config import check_config, plain
 from memjax.runtime.files import write_bytes
+from memjax.runtime.json import write_json
 from memjax.tools.fit.compile import (
     MOST_COMPILES,
     Compiled,
@@ -116,8 +116,7 @@ def main() -> int:
     report = {"config": _name(), "job": _JOB.value, **figures}
     print(table(report))
     if _OUT.value:
-        text = json.dumps(report, indent=1) + "\n"
-        print(f"all figures: {write_bytes(_OUT.value, text.encode())}")
+        print(f"all figures: {write_json(_OUT.value, report)}")
     return 0
 
 

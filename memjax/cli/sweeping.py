@@ -54,7 +54,8 @@ def run_sweep(
     arms, runs = plan_arms(sweep), runs or workdir
     studios = {} if studios is None else studios
     workdir.mkdir(parents=True, exist_ok=True)
-    missing = [a for a in arms if find_row(read_rows(workdir), a, sweep["measure"]) is None]
+    rows = read_rows(workdir)
+    missing = [a for a in arms if find_row(rows, a, sweep["measure"]) is None]
     say(f"{sweep['title']}: {len(arms)} arms, {len(missing)} to measure")
     for seed, of_seed in groupby(arms, key=lambda arm: arm.seed):
         own = [arm for arm in of_seed if arm in missing]
@@ -161,7 +162,8 @@ def _wall(look: ArmLook, studio: SweepData) -> bytes:
 
 def write_page(sweep: Mapping[str, Any], workdir: Path, arms: Sequence[Arm]) -> Path:
     """Writes the page from the rows there are; what is still missing is said on it."""
-    found = [find_row(read_rows(workdir), arm, sweep["measure"]) for arm in arms]
+    known = read_rows(workdir)
+    found = [find_row(known, arm, sweep["measure"]) for arm in arms]
     rows = [row for row in found if row is not None]
     names = ("title", "question", "expected_time", "expected_picture", "factor", "factor_label")
     plan = {name: sweep[name] for name in (*names, "scale", "headline")}

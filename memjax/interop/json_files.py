@@ -1,11 +1,10 @@
 """JSON files of foreign folders: bounded, strict, and a mistake is one sentence."""
 
-import json
-import math
 from pathlib import Path
 from typing import Any
 
 from memjax.interop.file_kinds import stand_in
+from memjax.runtime.json import loads
 
 MAX_BYTES = 64 * 2**20
 
@@ -27,10 +26,8 @@ def read_json(path: Path) -> dict[str, Any]:
             "settings; fetch it again."
         )
     try:
-        value = json.loads(
-            path.read_bytes().decode("utf-8-sig"), parse_constant=_refuse, parse_float=_finite
-        )
-    except (ValueError, RecursionError) as error:
+        value = loads(path.read_bytes())
+    except ValueError as error:
         kind = stand_in(path.read_bytes())
         if kind is not None:
             raise ValueError(f"The file {path} is {kind}.") from error
@@ -43,15 +40,4 @@ def read_json(path: Path) -> dict[str, Any]:
             f"The file {path} holds a JSON {type(value).__name__}, expected an object of settings; "
             "fetch it again."
         )
-    return value
-
-
-def _refuse(name: str) -> float:
-    raise ValueError(f"{name} is not a number of JSON")
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(f"the number {text[:40]} is too large")
     return value

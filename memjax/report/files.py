@@ -1,6 +1,5 @@
 """A page with its figures and their data: files that appear together or not at all."""
 
-import json
 import math
 import os
 import re
@@ -13,6 +12,7 @@ import numpy as np
 
 from memjax.runtime.csv_text import csv_text as csv_lines
 from memjax.runtime.files import write_all
+from memjax.runtime.json import dumps, loads, text_bytes
 
 Table = Mapping[str, Sequence[Any] | np.ndarray]
 FOLDER, INDEX = "figures", "index.json"
@@ -120,14 +120,14 @@ def publish(
         check_png(key, png)
         files[f"{FOLDER}/{names[key]}.png"] = bytes(png)
     for key, table in tables.items():
-        files[f"{FOLDER}/{names[key]}.csv"] = csv_text(table, key).encode()
+        files[f"{FOLDER}/{names[key]}.csv"] = text_bytes(csv_text(table, key))
     out.mkdir(parents=True, exist_ok=True)
     index, stale = _index(out, owner, list(files))
     if index:
-        text = json.dumps(index, indent=1, sort_keys=True) + "\n"
+        text = dumps(index, indent=1, sort_keys=True) + "\n"
         files[f"{FOLDER}/{INDEX}"] = text.encode()
     files |= {
-        name: text.encode() for name, text in reversed(list(pages.items()))
+        name: text_bytes(text) for name, text in reversed(list(pages.items()))
     }  # the owner is last
     write_all(out, files)
     for name in stale:
@@ -138,7 +138,7 @@ def publish(
 def _index(out: Path, owner: str, ours: list[str]) -> tuple[dict[str, list[str]], list[str]]:
     """Returns who owns which figure from now on, and the files that nobody owns any more."""
     try:
-        found = json.loads((out / FOLDER / INDEX).read_text(encoding="utf-8"))
+        found = loads((out / FOLDER / INDEX).read_bytes())
     except (OSError, ValueError):
         found = {}
     found = found if isinstance(found, dict) else {}

@@ -1,9 +1,12 @@
 """The words of a report: what the data are called, families of prompts, numbers in words."""
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+# Embeddings, overrides and isolates of direction; controls; halves of pairs.
+_UNSEEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _NB = "\N{NO-BREAK SPACE}"
 _FAMILIES = {
     "memorized": "memorized",
@@ -165,3 +168,10 @@ _PREFIXES = {
     "auc_": "AUC",
     "fd_": "Fréchet distance",
 }
+
+
+def visible(value: Any) -> Any:
+    """Returns text with what turns the direction of what follows, or is no text, written out."""
+    if not isinstance(value, str) or not _UNSEEN.search(value):
+        return value
+    return type(value)(_UNSEEN.sub(lambda sign: f"\\u{ord(sign[0]):04x}", value))

@@ -180,7 +180,7 @@ def _decisive(job: Job) -> dict[str, Any]:
     """What decides the weights; the base by its content, not by where it lies."""
     config = job.config
     section = {**config["fine_tune"], "base": job.base_key}
-    return {**sealed(config), "fine_tune": section}
+    return {**sealed(config, job.data.label_space), "fine_tune": section}
 
 
 def _write_records(job: Job) -> None:

@@ -1,7 +1,6 @@
 """What ``--model=`` may name: a memjax run, a diffusers folder, a single file, a hub id."""
 
 import dataclasses
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,9 +13,18 @@ from memjax.models.adapters import EpsFromV, LinenEps
 from memjax.models.unet.network import UNetConfig
 from memjax.runs.config import plain
 from memjax.runs.defaults import default_config
+from memjax.runs.recorded import check_fields
 from memjax.runtime.devices import keep_compiled
+from memjax.runtime.json import loads
+from memjax.training.checkpoint import newest_config
 from memjax.training.network import Network, make_bundle
-from memjax.training.run import RUN_FILE, Run, network_of, open_run
+from memjax.training.run import (
+    RUN_FILE,
+    Run,
+    network_of,
+    open_run,
+    require_sealed,
+)
 
 PIPELINE_FILE = "model_index.json"
 PIPELINE_FOLDER = "pipeline"  # of a fine-tuning's workdir
@@ -109,7 +117,7 @@ def load_model(
     here = Path(path)
     choices = {"revision": revision, "variant": variant, "tokenizer": tokenizer}
     given = {name: value for name, value in choices.items() if value}
-    if (here / RUN_FILE).is_file():
+    if (here / RUN_FILE).exists():
         _refuse(given, path)
         return _open_run_folder(here, dtype)
     if here.is_dir() and not (here / PIPELINE_FILE).is_file():
@@ -135,8 +143,9 @@ def _open_run_folder(here: Path, dtype: str | None) -> Model:
         return _fine_tuned(here, record, dtype)
     run = open_run(here)
     run = run._replace(config=with_defaults(run.config))
+    check_fields(here / RUN_FILE, run.config, run.record)
     for step, reason in run.bundle.info["skipped_checkpoints"]:
-        print(f"checkpoint {step} was passed over: {reason}")
+        print(f"checkpoint {step} was passed over, {run.step} is used: {reason}")
     if dtype and dtype != run.config["model"]["dtype"]:
         run = _computing_in(run, dtype)
     return Model(here, here.name, run.config, run.bundle, run.step, run.record, run)
@@ -145,9 +154,9 @@ def _open_run_folder(here: Path, dtype: str | None) -> Model:
 def _fine_tuning(here: Path) -> dict[str, Any] | None:
     """Returns ``run.json`` where the run fine-tunes a foreign model."""
     try:
-        record = json.loads((here / RUN_FILE).read_text())
+        record = loads((here / RUN_FILE).read_bytes())
         return record if isinstance(record["config"]["fine_tune"], dict) else None
-    except (KeyError, TypeError, ValueError):
+    except (OSError, KeyError, TypeError, ValueError):
         return None  # an ordinary run, or a damaged file: opening it says so
 
 
@@ -158,8 +167,11 @@ def _fine_tuned(here: Path, record: dict[str, Any], dtype: str | None) -> Model:
             f"{here} is a fine-tuning that is not finished (it holds no {PIPELINE_FOLDER}/"
             f"{PIPELINE_FILE}): start its `memjax train` command again, which writes it at the end."
         )
-    model = _foreign(folder, dtype, {})
     own = record["config"]
+    check_fields(here / RUN_FILE, with_defaults(own), record, foreign=True)
+    if (saved := newest_config(here)) is not None:
+        require_sealed(here / RUN_FILE, record, *saved)
+    model = _foreign(folder, dtype, {})
     sampling = {**model.config["sampling"], **own.get("sampling", {})}
     kept = {name: model.config[name] for name in ("source", "settings")}
     config = {**with_defaults(own), **kept, "sampling": sampling}

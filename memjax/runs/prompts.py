@@ -1,6 +1,5 @@
 """What commands do with rows of prompts: check, encode and write them, a fine-tuning's too."""
 
-import json
 import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,6 +15,7 @@ from memjax.data.records import Record
 from memjax.runs.model import Model
 from memjax.runs.prompt_rows import read_prompts as read_prompts
 from memjax.runtime.files import write_bytes
+from memjax.runtime.json import dumps, text_bytes
 from memjax.training.network import prompt_ids
 
 FOLDER = "prompts"
@@ -73,11 +73,11 @@ def write_rows(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
     Signs that some readers take for line ends (U+0085, U+2028, U+2029) are written as escapes.
     """
-    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    text = "".join(dumps(row) + "\n" for row in rows)
     for sign in "\x85\u2028\u2029":
         text = text.replace(sign, f"\\u{ord(sign):04x}")
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(path, text.encode())
+    write_bytes(path, text_bytes(text))
 
 
 def initial_noise(path: str | None, bundle: Bundle, generations: int, seed: int) -> np.ndarray:
@@ -148,7 +148,7 @@ def write_prompt_files(
     for number, record in enumerate(held_out):
         lines["held_out"].append(_line(record, f"held_out-{number:04d}", folder, workdir))
     for name, rows in lines.items():
-        write_bytes(folder / f"{name}.jsonl", _jsonl(rows).encode())
+        write_bytes(folder / f"{name}.jsonl", text_bytes(_jsonl(rows)))
     return {name: len(rows) for name, rows in lines.items()}
 
 
@@ -173,4 +173,4 @@ def _image(path: str, folder: Path, workdir: Path) -> str:
 
 
 def _jsonl(rows: Iterable[dict[str, Any]]) -> str:
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    return "".join(dumps(row) + "\n" for row in rows)

@@ -1,6 +1,5 @@
 """From a configuration to a trained run: the configuration is unpacked here, once."""
 
-import json
 import logging
 import sys
 import time
@@ -16,15 +15,14 @@ from memjax.data.augmentation import Augmentation
 from memjax.data.dataset import encode_records
 from memjax.data.labels.space import chexpert_label_space
 from memjax.data.planted_duplicates import Planted, plant_duplicates
-from memjax.data.records import Batch
+from memjax.data.records import Batch, LabelSpace
 from memjax.evaluate.similarity.ladder import check_rungs
-from memjax.runs.defaults import default_config
 from memjax.runs.options import AuditOptions
 from memjax.runs.outputs import out_folder
 from memjax.runtime.devices import keep_compiled, peak_flops
-from memjax.runtime.files import write_bytes
 from memjax.runtime.flops import flops_of
 from memjax.runtime.hosts import first_alone, is_first
+from memjax.runtime.json import read_summary, write_json
 from memjax.runtime.provenance import versions
 from memjax.sampling import SamplingOptions, make_stepper, sample, timesteps
 from memjax.training.data import RunData, batches_of, prepare_data
@@ -32,7 +30,8 @@ from memjax.training.loop import Speed, TrainResult, train
 from memjax.training.network import Network
 from memjax.training.optimizer import make_learning_rate, make_optimizer
 from memjax.training.placement import Spread
-from memjax.training.run import network_of, write_run_file
+from memjax.training.run import network_of, slots_to_json, write_run_file
+from memjax.training.seal import LABELS
 from memjax.training.step import TrainOptions, make_train_step
 
 logging.basicConfig(level=logging.WARNING, format="memjax: %(message)s", stream=sys.stderr)
@@ -40,13 +39,6 @@ logging.getLogger("memjax").setLevel(logging.INFO)
 
 # Kinds of data whose images are films of patients.
 FILMS = ("phantoms", "chexpert", "nih", "mimic")
-# Fields of later versions: at its default a field is no part of what decides the weights.
-_LATER = (
-    ("train", "filter_detector"),
-    ("model", "refine_channels"),
-    ("data", "augment"),
-    ("data", "labels"),
-)
 # What decides the weights; sampling and audit may change on an existing run.
 _TRAINED = ("seed", "data", "model", "diffusion", "train")
 
@@ -89,18 +81,9 @@ def optimizer_of(train_config: Mapping[str, Any]):
     return tx, rate
 
 
-def sealed(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns what of a configuration decides the weights, as checkpoints hold it.
-
-    A field that version 0.1 did not have is left out at its default, so that its runs go on.
-    """
-    kept = {name: config[name] for name in _TRAINED}
-    usual = default_config()
-    for section, field in _LATER:
-        values = config[section]
-        if field in values and values[field] == usual[section][field]:
-            kept[section] = {k: v for k, v in kept[section].items() if k != field}
-    return kept
+def sealed(config: Mapping[str, Any], label_space: LabelSpace) -> dict[str, Any]:
+    """Returns what checkpoints hold: labels, and what of a configuration decides the weights."""
+    return {**{name: config[name] for name in _TRAINED}, LABELS: slots_to_json(label_space)}
 
 
 def options_of(config: Mapping[str, Any], prediction: str) -> TrainOptions:
@@ -248,7 +231,7 @@ def train_run(
         max_to_keep=train_config["keep_checkpoints"],
         sample_every=sample_every,
         sample_fn=_sampler(config, network, data, spread) if sample_every else None,
-        config=sealed(config),
+        config=sealed(config, data.label_space),
         allow_config_change=allow_config_change,
         profile_steps=profile_steps,
         speed=speed_of(step, state, _batch_shapes(config, data), network.module.unet.dtype),
@@ -334,10 +317,12 @@ def write_summary(
     if not is_first():
         return
     previous = workdir / "training.json"
-    spent, speed = 0.0, result.images_per_second
+    spent = 0.0
+    speed: float | None = result.images_per_second
     if result.start_step and previous.is_file():
-        before = json.loads(previous.read_text())
-        spent = float(before.get("seconds", 0.0))
+        before = read_summary(previous)
+        if isinstance(before.get("seconds"), int | float):
+            spent = float(before["seconds"])
         if result.start_step == int(result.state.step):  # no step was made: the speed stands
             speed = before.get("images_per_second")
     summary = {
@@ -352,7 +337,7 @@ def write_summary(
         **_where_time_went(result),
         "cond_dropout": config["train"]["cond_dropout"],
     }
-    write_bytes(previous, (json.dumps(summary, indent=1) + "\n").encode())
+    write_json(previous, summary)
     if result.state.filter is not None:
         record = jax.device_get(result.state.filter)
         rows = [
@@ -365,4 +350,4 @@ def write_summary(
             }
             for i in np.argsort(-record.flagged, kind="stable")
         ]
-        write_bytes(workdir / "filtered_rows.json", (json.dumps(rows) + "\n").encode())
+        write_json(workdir / "filtered_rows.json", rows, indent=None)

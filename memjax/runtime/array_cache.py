@@ -1,14 +1,17 @@
 """A computed array on disk: made in blocks, sealed by checksum, taken up where it was left."""
 
-import json
+import itertools
 import logging
 import os
+import tokenize
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from memjax.runtime.json import dumps, loads
 
 logger = logging.getLogger(__name__)
 ComputeFn = Callable[[int, int], np.ndarray]
@@ -68,7 +71,7 @@ def cached_array(
     files = _Files(root / f"{name}.npy", root / f"{name}.partial.npy", root / f"{name}.jsonl")
     shape = (num, *item_shape)
     header = {"shape": list(shape), "dtype": np.dtype(dtype).name, **fingerprint}
-    header = json.loads(json.dumps(header))
+    header = loads(dumps(header))
     good = _verified(files, header)
     done = good[-1].stop if good else 0
     if done < num or not files.whole.is_file():
@@ -88,9 +91,10 @@ def _verified(files: _Files, header: Mapping[str, Any]) -> list[_Block]:
         return []
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-        if list(array.shape) != header["shape"] or array.dtype.name != header["dtype"]:
-            raise ValueError("another shape")
-    except (ValueError, OSError, EOFError) as error:
+        # The order of bytes counts: a bit of the file's head turns it, and no seal is broken.
+        if list(array.shape) != header["shape"] or array.dtype != np.dtype(header["dtype"]):
+            raise ValueError("another shape or type")
+    except (ValueError, OSError, EOFError, SyntaxError, tokenize.TokenError) as error:
         logger.warning("%s cannot be read (%s): it is made anew.", path, error)
         return []
     return _trusted(path, array, sealed)
@@ -114,12 +118,16 @@ def _read_journal(journal: Path) -> tuple[dict[str, Any], list[_Block]]:
     rows: list[Any] = []
     for line in journal.read_text(errors="replace").split("\n"):
         try:
-            rows.append(json.loads(line))
+            rows.append(loads(line))
         except ValueError:
             break
     header = rows[0] if rows and isinstance(rows[0], dict) else {}
-    whole = [row for row in rows[1:] if isinstance(row, list) and len(row) == 3]
-    return header, [_Block(*(int(value) for value in row)) for row in whole]
+    seals = itertools.takewhile(_is_seal, rows[1:])
+    return header, [_Block(*row) for row in seals]
+
+
+def _is_seal(row: Any) -> bool:
+    return isinstance(row, list) and len(row) == 3 and all(isinstance(v, int) for v in row)
 
 
 def _build(
@@ -172,7 +180,7 @@ def _crc(items: np.ndarray) -> int:
 
 
 def _write_journal(journal: Path, header: Mapping[str, Any], good: list[_Block]) -> None:
-    lines = [json.dumps(header, sort_keys=True), *(json.dumps(list(block)) for block in good)]
+    lines = [dumps(header, sort_keys=True, ascii=True), *(dumps(list(block)) for block in good)]
     temporary = journal.with_suffix(".tmp")
     temporary.write_text("\n".join(lines) + "\n")
     os.replace(temporary, journal)
@@ -180,7 +188,7 @@ def _write_journal(journal: Path, header: Mapping[str, Any], good: list[_Block])
 
 def _append(journal: Path, block: _Block) -> None:
     with open(journal, "a") as file:
-        file.write(json.dumps(list(block)) + "\n")
+        file.write(dumps(list(block)) + "\n")
         file.flush()
         os.fsync(file.fileno())
 

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from memjax.runtime.files import write_bytes
+from memjax.runtime.json import write_json
 
 ROSTER = "MEMJAX_ROSTER"  # a file to which each process writes the names of all hosts
 START_SECONDS = 300
@@ -257,4 +257,4 @@ class Heartbeat:
             "host": socket.gethostname(),
             "pid": os.getpid(),
         }
-        write_bytes(self._file, (json.dumps(record) + "\n").encode())
+        write_json(self._file, record, indent=None)

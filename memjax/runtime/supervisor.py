@@ -6,7 +6,6 @@ small parent, which reads what the runtime said last and turns it into one sente
 """
 
 import collections
-import json
 import os
 import re
 import signal
@@ -20,6 +19,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import IO, Any, NamedTuple
+
+from memjax.runtime.json import loads
 
 RESTART_EXIT_CODE = 75
 COMMANDS = ("train", "sample", "detect", "mitigate")
@@ -245,7 +246,7 @@ def _copy(pipe: IO[bytes], tail: collections.deque[str]) -> None:
 
 def _names(roster: Path) -> list[str]:
     try:
-        return [str(name) for name in json.loads(roster.read_text())]
+        return [str(name) for name in loads(roster.read_bytes())]
     except (OSError, ValueError):
         return []
 

@@ -1,7 +1,6 @@
 """The audit of any model: detect, explain, mitigate and validate, as the sections of a report."""
 
 import dataclasses
-import json
 import time
 from collections.abc import Callable
 from functools import partial
@@ -13,7 +12,7 @@ import numpy as np
 from memjax.runs.model import Model
 from memjax.runs.null import is_unconditional
 from memjax.runs.outputs import model_provenance
-from memjax.runtime.json import to_plain
+from memjax.runtime.json import read_summary, to_plain
 from memjax.runtime.provenance import versions
 from memjax.studies.budget import (
     LEVELS,
@@ -262,5 +261,4 @@ def made(subject: Subject, clock: Clock, seconds: float) -> dict[str, Any]:
 
 def _training(model: Model) -> dict[str, Any]:
     """Returns ``training.json``; a run that was stopped has none yet, and is audited as it is."""
-    file = model.path / "training.json"
-    return json.loads(file.read_text()) if model.record and file.is_file() else {}
+    return read_summary(model.path / "training.json") if model.record else {}

@@ -22,7 +22,9 @@ from memjax.evaluate.similarity.ladder import (
     finding_rung,
     pixel_rungs,
 )
+from memjax.runtime.json import text_digest
 from memjax.studies.prompts.draw import Gallery
+from memjax.studies.store import content_digest
 
 
 def build_rungs(
@@ -67,8 +69,18 @@ def _copy_encoder(
     keep: Path | None,
     say: Callable[[str], None],
 ) -> CopyEncoder:
+    made_of = text_digest(
+        [
+            *(content_digest(images) for images in (gallery.train, gallery.held_out)),
+            seed,
+            dict(encoder),
+        ]
+    )
     if keep is not None and keep.is_file():
-        return load_copy_encoder(keep, gallery.train.shape[1:])
+        try:
+            return load_copy_encoder(keep, gallery.train.shape[1:], made_of)
+        except ValueError as error:
+            say(f"{str(error).split(';')[0]}: it is made anew")
     say("training the copy encoder")
     trained = train_copy_encoder(
         gallery.train,
@@ -82,7 +94,7 @@ def _copy_encoder(
     )
     if keep is not None:
         keep.parent.mkdir(parents=True, exist_ok=True)
-        save_copy_encoder(keep, trained)
+        save_copy_encoder(keep, trained, made_of)
     return trained
 
 

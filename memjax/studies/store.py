@@ -9,7 +9,6 @@ import hashlib
 import io
 import json
 import shutil
-import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -20,7 +19,7 @@ import numpy as np
 from jaxtyping import Int, PyTree, Shaped
 
 from memjax.runtime.files import workdir_lock, write_bytes
-from memjax.runtime.json import text_digest, to_plain
+from memjax.runtime.json import loads, text_digest, to_plain, write_json
 
 JOB_FILE = "job.json"
 _SEAL, _RECORDS = "fingerprint", "records"
@@ -47,7 +46,7 @@ def read_arrays(file: Path) -> dict[str, np.ndarray] | None:
     try:
         with open(file, "rb") as data, np.load(data, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+    except Exception:  # a damaged zip file raises whatever its readers do
         return None
 
 
@@ -106,7 +105,7 @@ class Store:
     def _known_job(self) -> dict[str, Any]:
         file = self.folder / JOB_FILE
         try:
-            found = json.loads(file.read_text(encoding="utf-8"))
+            found = loads(file.read_bytes())
             return dict(found)
         except FileNotFoundError:
             if not self.files():
@@ -123,8 +122,7 @@ class Store:
         """Writes what the job is, where no earlier run has."""
         self.folder.mkdir(parents=True, exist_ok=True)
         if not (self.folder / JOB_FILE).is_file():
-            text = json.dumps(self._job, indent=1, sort_keys=True, ensure_ascii=False)
-            write_bytes(self.folder / JOB_FILE, text.encode())
+            write_json(self.folder / JOB_FILE, self._job, sort_keys=True)
 
     def files(self) -> list[Path]:
         """Returns the parts there are, of whatever job."""

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from memjax.runtime.csv_text import csv_text
+from memjax.runtime.json import text_bytes
 from memjax.studies.mitigation.job import Job
 from memjax.studies.run import AS_ASKED, Audit
 from memjax.studies.study import Observation, Part, detection_of
@@ -154,4 +155,4 @@ def csv_bytes(rows: Iterable[tuple], fields: Sequence[str] = Row._fields) -> byt
         rows: One tuple a row.
         fields: Names of the columns.
     """
-    return csv_text(itertools.chain([fields], rows), digits=6).encode()
+    return text_bytes(csv_text(itertools.chain([fields], rows), digits=6))

@@ -1,17 +1,14 @@
 """Checkpoints: saved in the background, sealed by checksum, verified before they are trusted.
 
-A flipped bit in an array file restores silently with a wrong value, so every file of a checkpoint
-is listed with its SHA-256 once the checkpoint is complete. Whether there is room for one, and
-whether it fits a state, is asked before it is needed and answered by name.
+Whether there is room for one, and whether it fits a state, is asked before it is needed and
+answered by name.
 """
 
 import contextlib
-import hashlib
-import json
 import os
 import shutil
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,66 +18,24 @@ import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 
 from memjax.core.types import Params
-from memjax.runtime.files import write_bytes
 from memjax.runtime.hosts import agreed as agreed_number
 from memjax.runtime.hosts import is_first
+from memjax.runtime.json import loads
+from memjax.training.seal import (
+    CONFIG,
+    can_be_mended,
+    fault,
+    file_fault,
+    is_sealed,
+    read_manifest,
+    seal,
+)
 
-MANIFEST = "memjax_manifest.json"
 _MARGIN = 1.05  # names, manifests, a file system's blocks
 FOLDER = "checkpoints"
 SET_ASIDE = "checkpoints_set_aside"
 PathLike = str | os.PathLike[str]
 Skipped = list[tuple[int, str]]
-
-
-def _checksum(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _files(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST)
-
-
-def seal(folder: Path) -> None:
-    """Writes the manifest of a complete checkpoint folder."""
-    files = {
-        p.relative_to(folder).as_posix(): {"bytes": p.stat().st_size, "sha256": _checksum(p)}
-        for p in _files(folder)
-    }
-    text = json.dumps({"files": files}, indent=1, sort_keys=True)
-    write_bytes(folder / MANIFEST, text.encode())
-
-
-def is_sealed(folder: Path) -> bool:
-    """Returns whether the checkpoint was completed; says nothing about its content."""
-    return (folder / MANIFEST).is_file()
-
-
-def fault(folder: Path) -> str | None:
-    """Returns why a checkpoint folder cannot be trusted, or None if every file is as sealed."""
-    if not any(folder.iterdir()):
-        return "the folder is empty"
-    if not is_sealed(folder):
-        return "it has no manifest, so the save was cut short"
-    try:
-        listed = json.loads((folder / MANIFEST).read_text())["files"]
-        for name, entry in sorted(listed.items()):
-            if reason := _file_fault(folder / name, name, entry["bytes"], entry["sha256"]):
-                return reason
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return "its manifest cannot be read"
-    return None if listed else "its manifest lists no file"
-
-
-def _file_fault(path: Path, name: str, size: int, checksum: str) -> str | None:
-    if not path.is_file():
-        return f"{name} is missing"
-    if path.stat().st_size != size:
-        return f"{name} has {path.stat().st_size} bytes, expected {size}"
-    if _checksum(path) != checksum:
-        return f"{name} does not match its checksum"
-    return None
 
 
 def _name(path: tuple[Any, ...]) -> str:
@@ -189,7 +144,12 @@ def checkpoint_steps(directory: PathLike) -> list[int]:
     directory = Path(directory)
     if not directory.is_dir():
         return []
-    names = (p.name for p in directory.iterdir() if p.is_dir() and p.name.isdecimal())
+    try:
+        names = [p.name for p in directory.iterdir() if p.is_dir() and p.name.isdecimal()]
+    except OSError as error:
+        raise ValueError(
+            f"{directory} cannot be read ({error.strerror}): make it readable."
+        ) from None
     return sorted((int(name) for name in names), reverse=True)
 
 
@@ -209,7 +169,7 @@ def newest_good_step(directory: PathLike) -> tuple[int | None, Skipped]:
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "config" / "metadata").read_text())
+    return loads((folder / CONFIG).read_bytes())
 
 
 def _agreed_step(directory: PathLike) -> tuple[int | None, Skipped]:
@@ -243,16 +203,35 @@ def restore_latest(directory: PathLike, abstract_state: PyTree) -> RestoredState
     target = jax.tree.map(ocp.utils.to_shape_dtype_struct, abstract_state)
     with ocp.StandardCheckpointer() as checkpointer:
         state = checkpointer.restore(folder / "state", target)
+    _require_own_step(folder, getattr(state, "step", step))
     return RestoredState(state, step, skipped, _read_config(folder))
 
 
-def load_params(run_dir: PathLike, ema: bool = True, step: int | None = None) -> RestoredParams:
+def _require_own_step(folder: Path, step: Any = None) -> None:
+    """Refuses a renamed folder of a version whose seal did not name the step."""
+    if "step" in read_manifest(folder):
+        return
+    held = int(_restore_part(folder / "state", "step") if step is None else step)
+    if str(held) != folder.name:
+        raise ValueError(
+            f"{folder} is the checkpoint of step {held}, so its folder was renamed: rename it to "
+            f"{held}."
+        )
+
+
+def load_params(
+    run_dir: PathLike,
+    ema: bool = True,
+    step: int | None = None,
+    check: Callable[[int, dict[str, Any]], None] = lambda step, config: None,
+) -> RestoredParams:
     """Loads the weights of a run from its newest good checkpoint, without its optimizer.
 
     Args:
         run_dir: The run's workdir.
         ema: The moving average (default) or the last weights.
         step: A certain checkpoint instead of the newest one.
+        check: Given step and configuration before the weights are read; it may refuse them.
 
     Raises:
         ValueError: If the folder holds no checkpoint that can be trusted, or not that one.
@@ -265,13 +244,18 @@ def load_params(run_dir: PathLike, ema: bool = True, step: int | None = None) ->
         _require_step(directory, step)
     if step is None:
         found = "; ".join(f"step {s}: {reason}" for s, reason in skipped) or "none found"
-        raise ValueError(
-            f"{run_dir} holds no good checkpoint ({found}): "
-            "pass the workdir of a run that has saved at least once."
+        whole = any(can_be_mended(reason) for _, reason in skipped)
+        way_out = (
+            "put that right" if whole else "pass the workdir of a run that has saved at least once"
         )
+        raise ValueError(f"{run_dir} holds no good checkpoint ({found}): {way_out}.")
+    folder = directory / str(step)
+    config = _read_config(folder)
+    check(step, config)
     name = "ema_params" if ema else "params"
-    params = _restore_part(directory / str(step) / "state", name)
-    return RestoredParams(params, step, _read_config(directory / str(step)), skipped)
+    params = _restore_part(folder / "state", name)
+    _require_own_step(folder)
+    return RestoredParams(params, step, config, skipped)
 
 
 def _require_step(directory: Path, step: int) -> None:
@@ -304,13 +288,13 @@ def _restore_part(folder: Path, name: str) -> PyTree:
 def set_aside(directory: PathLike, skipped: Skipped) -> None:
     """Moves checkpoints that failed verification out of the way of the saves to come.
 
-    Those whose save was cut short hold nothing and are removed; those whose content changed are
-    kept for inspection in the sibling folder ``checkpoints_set_aside``.
+    Those whose save was cut short hold nothing and are removed; those whose content changed or
+    cannot be read are kept for inspection in the sibling folder ``checkpoints_set_aside``.
     """
     directory = Path(directory)
-    for step, _ in skipped:
+    for step, reason in skipped:
         folder = directory / str(step)
-        if not is_sealed(folder):
+        if not can_be_mended(reason) and not is_sealed(folder):
             shutil.rmtree(folder)
             continue
         target = directory.parent / SET_ASIDE / str(step)
@@ -319,7 +303,29 @@ def set_aside(directory: PathLike, skipped: Skipped) -> None:
         while target.exists():
             attempt += 1
             target = target.with_name(f"{step}-{attempt}")
-        folder.rename(target)
+        try:
+            folder.rename(target)
+        except OSError as error:
+            raise ValueError(
+                f"{folder} can be neither used nor moved ({reason}; {error.strerror}): make it "
+                "readable, or move it away."
+            ) from error
+
+
+def newest_config(run_dir: PathLike) -> tuple[int, dict[str, Any]] | None:
+    """Returns step and configuration of the newest checkpoint that has one, weights unread.
+
+    None where there is none, or where it cannot be trusted.
+    """
+    for step in checkpoint_steps(Path(run_dir) / FOLDER):
+        folder = Path(run_dir).absolute() / FOLDER / str(step)
+        try:
+            seals = read_manifest(folder)["files"][CONFIG.as_posix()]
+            if file_fault(folder / CONFIG, "", seals["bytes"], seals["sha256"]) is None:
+                return step, _read_config(folder)
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return None
 
 
 class CheckpointWriter:

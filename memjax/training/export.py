@@ -1,6 +1,5 @@
 """A run's weights alone, in one safetensors file that any framework reads."""
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ from safetensors.numpy import load_file, save
 
 from memjax.core.types import Params
 from memjax.runtime.files import write_bytes
+from memjax.runtime.json import dumps
 from memjax.training.sharding import leaf_path
 
 
@@ -31,7 +31,7 @@ def export_params(params: Params, path: str | os.PathLike[str], about: Mapping[s
         raise ValueError(f"{path} is no .safetensors file: give such a name.")
     leaves = jax.tree_util.tree_leaves_with_path(params)
     tensors = {leaf_path(names): np.ascontiguousarray(leaf) for names, leaf in leaves}
-    header = {"memjax": json.dumps(dict(about), sort_keys=True)}
+    header = {"memjax": dumps(dict(about), sort_keys=True, ascii=True)}
     write_bytes(path, save(tensors, metadata=header))
     return path
 

@@ -6,7 +6,7 @@ a line now and then elsewhere.
 
 import contextlib
 import io
-import json
+import logging
 import math
 import os
 import sys
@@ -21,21 +21,24 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 
 from memjax.runtime.files import write_bytes
+from memjax.runtime.json import BadLine, bad_lines, dumps, keep_aside, read_lines
+
+logger = logging.getLogger(__name__)
 
 METRICS_FILE = "metrics.jsonl"
 EVENTS = "tensorboard"
 
 
 def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """Reads a metrics file; a last line cut short by a kill is left out."""
-    path = Path(path)
-    rows = []
-    for line in path.read_text().splitlines() if path.is_file() else []:
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
+    """Reads a metrics file; lines that are damaged are left out, and the log names them."""
+    rows, bad = _read(path)
+    if bad:
+        logger.warning("%s.", bad_lines(path, bad))
     return rows
+
+
+def _read(path: str | os.PathLike[str]) -> tuple[list[dict[str, Any]], list[BadLine]]:
+    return read_lines(path, lambda row: isinstance(row.get("step", 0), int))
 
 
 def _jsonable(value: Any) -> Any:
@@ -67,8 +70,10 @@ class MetricsWriter:
     ):
         """Opens the files of ``workdir`` for a run that continues after ``start_step``."""
         self._path = Path(workdir) / METRICS_FILE
-        kept = [row for row in read_metrics(self._path) if row.get("step", 0) <= start_step]
-        write_bytes(self._path, "".join(json.dumps(row) + "\n" for row in kept).encode())
+        rows, bad = _read(self._path)
+        keep_aside(self._path, bad)
+        kept = [row for row in rows if row.get("step", 0) <= start_step]
+        write_bytes(self._path, "".join(dumps(row) + "\n" for row in kept).encode())
         self._file = open(self._path, "a", encoding="utf-8")  # noqa: SIM115
         self._events: Any = None
         if tensorboard:
@@ -81,7 +86,7 @@ class MetricsWriter:
         row = {"step": step, "time": round(time.time(), 3)}
         row |= {name: _jsonable(value) for name, value in values.items()}
         try:
-            self._file.write(json.dumps(row) + "\n")
+            self._file.write(dumps(row) + "\n")
             self._file.flush()
         except OSError as error:
             raise OSError(

@@ -1,7 +1,6 @@
 """The training loop: steps, metrics, samples, checkpoints, and an exact way back in."""
 
 import contextlib
-import json
 import logging
 import os
 import time
@@ -12,8 +11,9 @@ from typing import Any, NamedTuple
 from memjax.core.types import Params
 from memjax.runtime.clock import CHECKPOINT, DATA, SAMPLES
 from memjax.runtime.files import workdir_lock
-from memjax.runtime.hosts import Heartbeat, barrier, is_first
+from memjax.runtime.hosts import Heartbeat, agreed, barrier, is_first
 from memjax.runtime.interruption import RESTART_EXIT_CODE, Interrupted, StopSignals
+from memjax.runtime.json import dumps, loads
 from memjax.training.checkpoint import (
     FOLDER,
     CheckpointWriter,
@@ -25,6 +25,7 @@ from memjax.training.checkpoint import (
 )
 from memjax.training.logging import METRICS_FILE, Outputs, Progress, read_metrics
 from memjax.training.meter import Meter, Profiler, TrainingDiverged, write_nan_report
+from memjax.training.seal import as_of_now, can_be_mended, config_changes
 from memjax.training.state import TrainState
 from memjax.training.step import StepFn
 
@@ -136,7 +137,7 @@ def train(
         sample_every=1 if sample_every is None else sample_every,
     )
     workdir = Path(workdir)
-    plain_config: dict[str, Any] = json.loads(json.dumps(dict(config or {})))
+    plain_config: dict[str, Any] = loads(dumps(dict(config or {})))
     first_process = is_first()
     with contextlib.ExitStack() as stack:
         if first_process:
@@ -227,9 +228,10 @@ def _resume(
     for step, reason in restored.skipped:
         logger.warning("checkpoint of step %d skipped: %s.", step, reason)
     if restored.state is None or restored.step is None:
+        _refuse_whole(directory, restored.skipped)
         _set_aside(directory, restored.skipped)
         return state, 0, restored.skipped
-    changes = config_changes(restored.config, config)
+    changes = config_changes(as_of_now(restored.config, config), as_of_now(config, config))
     if changes and not allow:
         raise ValueError(
             f"the configuration differs from the checkpoint's ({'; '.join(changes[:5])}): "
@@ -240,25 +242,17 @@ def _resume(
     return restored.state, restored.step, restored.skipped
 
 
+def _refuse_whole(directory: Path, skipped: Skipped) -> None:
+    """Refuses to start again from step 0 beside checkpoints that a hand can put right."""
+    whole = [f"step {step}: {reason}" for step, reason in skipped if can_be_mended(reason)]
+    if agreed(len(whole)):
+        raise ValueError(
+            f"{directory} holds no checkpoint to go on from ({'; '.join(whole[:3])}): put that "
+            "right, or move the folder away to start again from step 0."
+        )
+
+
 def _set_aside(directory: Path, skipped: Skipped) -> None:
     if is_first():
         set_aside(directory, skipped)
     barrier("damaged checkpoints set aside")
-
-
-def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in config.items():
-        nested = isinstance(value, Mapping) and value
-        flat |= _flat(value, f"{prefix}{name}.") if nested else {f"{prefix}{name}": value}
-    return flat
-
-
-def config_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Returns one ``name: old -> new`` per entry that differs, nested names dotted."""
-    old, new = _flat(old), _flat(new)
-    return [
-        f"{name}: {old.get(name, 'absent')!r} -> {new.get(name, 'absent')!r}"
-        for name in sorted(old.keys() | new.keys())
-        if name not in old or name not in new or old[name] != new[name]
-    ]

@@ -6,7 +6,6 @@ known when a run gives up: steps, rows and norms.
 
 import collections
 import contextlib
-import json
 import logging
 import os
 import time
@@ -21,7 +20,7 @@ import optax
 
 from memjax.core.mesh import fetch
 from memjax.runtime.clock import Clock
-from memjax.runtime.files import write_bytes
+from memjax.runtime.json import write_json
 from memjax.training.state import TrainState
 
 LAST_VALUE = ("skipped", "total_skipped", "learning_rate")
@@ -280,7 +279,7 @@ def write_nan_report(
     }
     path = Path(workdir) / NAN_REPORT_FILE
     if jax.process_index() == 0:
-        write_bytes(path, (json.dumps(report, indent=1) + "\n").encode())
+        write_json(path, report)
     return path
 
 

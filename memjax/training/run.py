@@ -1,18 +1,30 @@
-"""A run folder: what is in it, and how to open it again."""
+"""A run folder: what is in it, and how to open it again.
 
-import json
+``run.json`` says in words what the sealed configuration of each checkpoint says, and how images are
+sampled and audited, which may change. Where the two differ about the weights, the seal is right.
+"""
+
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
+
 from memjax.core.types import Bundle
 from memjax.data.records import LabelSpace, Slot
-from memjax.runtime.files import write_bytes
-from memjax.training.checkpoint import load_params
+from memjax.runtime.json import loads, write_json
+from memjax.training.checkpoint import RestoredParams, load_params
 from memjax.training.network import Network, build_network, make_bundle
+from memjax.training.seal import LABELS, as_of_now, config_changes
 
 RUN_FILE = "run.json"
 _FORMAT = 1
+_SECTIONS = ("data", "model", "diffusion", "train", "sampling", "audit")
+# Where data lie and how they are read may differ from machine to machine.
+_PLACES = ("root", "tfds_dir", "in_memory_rows", "num_workers", "check", "strict", "on_corrupt")
+_KEPT = ("cond_dropout",)  # of the section train: what an opened run depends on
 
 
 class Run(NamedTuple):
@@ -44,11 +56,10 @@ def write_run_file(
     record = {
         "format": _FORMAT,
         "config": dict(config),
-        "label_space": slots_to_json(label_space),
+        LABELS: slots_to_json(label_space),
         **extra,
     }
-    text = json.dumps(record, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
-    write_bytes(workdir / RUN_FILE, text.encode())
+    write_json(workdir / RUN_FILE, record, sort_keys=True)
 
 
 def read_run_file(path: str | Path) -> dict[str, Any]:
@@ -58,18 +69,26 @@ def read_run_file(path: str | Path) -> dict[str, Any]:
         ValueError: If the folder is no run, or the file cannot be read.
     """
     file = Path(path) / RUN_FILE
-    if not file.is_file():
+    if not file.exists():
         raise ValueError(
             f"{path} is not a memjax run (it holds no {RUN_FILE}): pass the --workdir of "
             "`memjax train` or `memjax demo`."
         )
     try:
-        record = json.loads(file.read_text())
-        if record["format"] != _FORMAT or not label_space_of(record).slots:
-            raise KeyError("format")
-        for section in ("data", "model", "diffusion", "train", "sampling", "audit"):
-            dict(record["config"][section])
-    except (KeyError, TypeError, ValueError) as error:
+        record = loads(file.read_bytes())
+        if record["format"] != _FORMAT:
+            raise ValueError(f"format is {record['format']!r:.40}, expected {_FORMAT}")
+        if not label_space_of(record).slots:
+            raise ValueError(f"{LABELS} is empty")
+        record["data"] = dict(record.get("data", {}))
+        for section in _SECTIONS:
+            record["config"][section] = dict(record["config"][section])
+    except OSError as error:
+        raise ValueError(
+            f"{file} cannot be read ({error.strerror}): make it readable, or start the same "
+            "`memjax train` command again, which rewrites it."
+        ) from error
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{file} is damaged or of another version ({error}): restore it from a copy, or "
             "start the same `memjax train` command again, which rewrites it."
@@ -77,11 +96,47 @@ def read_run_file(path: str | Path) -> dict[str, Any]:
     return record
 
 
+def require_sealed(
+    file: Path, record: Mapping[str, Any], step: int, sealed: Mapping[str, Any]
+) -> None:
+    """Refuses a ``run.json`` that does not say what is sealed in the checkpoint.
+
+    Where data lie and how they are read may differ, and so may how the training goes on, but for
+    the share of dropped conditions.
+
+    Args:
+        file: To be named.
+        record: All of it.
+        step: The checkpoint's.
+        sealed: The checkpoint's configuration; what its version did not seal is not compared.
+
+    Raises:
+        ValueError: Naming the fields that differ, and both values.
+    """
+    said = {**record["config"], LABELS: record.get(LABELS)}
+    # A fine-tuning's section names its base by content there, and by its place here.
+    then = as_of_now({k: v for k, v in sealed.items() if k != "fine_tune"}, said)
+    now = as_of_now({name: said.get(name) for name in then}, {})
+    for section, names, listed in (("data", _PLACES, True), ("train", _KEPT, False)):
+        for values in (then, now):
+            if isinstance(values.get(section), Mapping):
+                kept = {k: v for k, v in values[section].items() if (k in names) is not listed}
+                values[section] = kept
+    changes = config_changes(then, now, "{name} is {new}, sealed was {old}")
+    if changes:
+        more = f" and {len(changes) - 5} more" if len(changes) > 5 else ""
+        raise ValueError(
+            f"{file} does not fit the checkpoint of step {step} ({'; '.join(changes[:5])}{more}): "
+            "put the sealed values back, or start the same `memjax train` command again, which "
+            f"rewrites {file.name}."
+        )
+
+
 def label_space_of(record: Mapping[str, Any]) -> LabelSpace:
     """Returns the label space kept in ``run.json``."""
     words: dict[str, tuple[str, ...]] = {}
     slots = []
-    for name, values, *table in record["label_space"]:
+    for name, values, *table in record[LABELS]:
         kept = words.setdefault(table[0], tuple(values)) if table else tuple(values)
         slots.append(Slot(name, kept, *table))
     return LabelSpace(tuple(slots))
@@ -117,6 +172,16 @@ def network_of(config: Mapping[str, Any], label_space: LabelSpace) -> Network:
     )
 
 
+def _require_shapes(file: Path, network: Network, restored: RestoredParams) -> None:
+    wanted = network.module.init_params(jax.random.key(0))
+    if jax.tree.map(jnp.shape, wanted) != jax.tree.map(jnp.shape, restored.params):
+        raise ValueError(
+            f"{file} describes another network than the checkpoint of step {restored.step} holds: "
+            "restore it from a copy, or start the same `memjax train` command again, which "
+            "rewrites it."
+        )
+
+
 def open_run(path: str | Path, *, ema: bool = True, step: int | None = None) -> Run:
     """Opens a run with the weights of its newest good checkpoint.
 
@@ -135,19 +200,34 @@ def open_run(path: str | Path, *, ema: bool = True, step: int | None = None) -> 
             f"{path} is a fine-tuning of another model: open its folder 'pipeline', which is "
             "written at the end of the training."
         )
-    restored = load_params(path, ema=ema, step=step)
-    network = network_of(config, label_space)
+    file = Path(path) / RUN_FILE
+    check = partial(require_sealed, file, record)
+    restored = load_params(path, ema=ema, step=step, check=check)
+    # How the training goes on may have changed since the weights were made.
+    config["train"] |= restored.config.get("train", {})
+    try:
+        network = network_of(config, label_space)
+        if LABELS not in restored.config:  # of a version that did not seal them
+            _require_shapes(file, network, restored)
+        cond_dropout = float(config["train"]["cond_dropout"])
+        seed = int(config["seed"])
+    except (ArithmeticError, AttributeError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{file} holds values of which no network can be built ({type(error).__name__}: "
+            f"{error}): restore it from a copy, or start the same `memjax train` command again, "
+            "which rewrites it."
+        ) from error
     bundle = make_bundle(
         network,
         restored.params,
         label_space,
-        cond_dropout=config["train"]["cond_dropout"],
+        cond_dropout=cond_dropout,
         info={
             "kind": "memjax run",
             "run": Path(path).name,
             "checkpoint_step": restored.step,
             "weights": "ema" if ema else "last",
-            "seed": config["seed"],
+            "seed": seed,
             "skipped_checkpoints": [list(item) for item in restored.skipped],
         },
     )

@@ -12,8 +12,8 @@ from memjax.runs.config import plain
 from memjax.runs.defaults import default_config
 from memjax.runs.model import with_defaults
 from memjax.runs.train import check_sections, sealed
-from memjax.training.loop import config_changes
 from memjax.training.run import network_of
+from memjax.training.seal import as_of_now, config_changes
 
 LATER = {
     ("train", "filter_detector"): "update_norm",
@@ -35,16 +35,19 @@ def first_version(config):
 def test_a_run_without_later_fields_goes_on_at_their_defaults():
     config = plain(default_config())
     kept = {name: first_version(config)[name] for name in SECTIONS}
-    assert config_changes(kept, sealed(config)) == []
+    now = sealed(config, chexpert_label_space())
+    assert config_changes(as_of_now(kept, now), as_of_now(now, now)) == []
     assert config == plain(default_config())  # what was given stays as it was
 
 
 @pytest.mark.parametrize(("section", "field"), LATER)
 def test_a_later_field_with_another_value_is_a_change(section, field):
     config = plain(default_config())
-    before = sealed(config)
+    before = sealed(copy.deepcopy(config), chexpert_label_space())
+    del before[section][field]
     config[section][field] = LATER[section, field]
-    changes = config_changes(before, sealed(config))
+    now = sealed(config, chexpert_label_space())
+    changes = config_changes(as_of_now(before, now), as_of_now(now, now))
     assert changes
     assert all(change.startswith(f"{section}.{field}") for change in changes)
 

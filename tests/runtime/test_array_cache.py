@@ -114,3 +114,28 @@ def test_what_cannot_be_stored_is_refused(tmp_path):
         build(tmp_path, lambda a, b: VALUES[a:b, :, 0])
     header = json.loads((tmp_path / "x.jsonl").read_text().splitlines()[0])
     assert header["shape"] == [NUM, *SHAPE]
+
+
+DAMAGE = {
+    "a seal of no numbers": ("x.jsonl", lambda data: data.replace(b"[0, 5", b"[null, 5")),
+    "nesting": ("x.jsonl", lambda data: data + b"[" * 20_000),
+    "bytes that are no text": ("x.jsonl", lambda data: b"\x80" + data),
+    "a head that is no Python": ("x.npy", lambda data: data.replace(b"'shape': (", b"'shape': [")),
+    "a head cut off": ("x.npy", lambda data: data.replace(b"}", b" ", 1)),
+    "the other order of bytes": ("x.npy", lambda data: data.replace(b"<f4", b">f4")),
+    "zeros": ("x.npy", lambda data: bytes(len(data))),
+    "a cut": ("x.npy", lambda data: data[:-9]),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damage_of_any_kind_is_made_good(tmp_path, damage):
+    build(tmp_path, Counting())
+    name, change = DAMAGE[damage]
+    before = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(change(before))
+    assert (tmp_path / name).read_bytes() != before
+    np.testing.assert_array_equal(build(tmp_path, Counting()), VALUES)
+    again = Counting()
+    np.testing.assert_array_equal(build(tmp_path, again), VALUES)
+    assert again.asked == []

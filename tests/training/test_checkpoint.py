@@ -1,5 +1,8 @@
+import io
 import json
+import os
 import shutil
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +20,8 @@ from memjax.training.checkpoint import (
     restore_latest,
     set_aside,
 )
+from memjax.training.loop import train
+from memjax.training.seal import MANIFEST, is_sealed
 from memjax.training.state import state_hash
 
 
@@ -44,7 +49,7 @@ def run(saved, tmp_path):
 
 
 def biggest_file(folder):
-    files = [p for p in folder.rglob("*") if p.is_file() and p.name != checkpoint.MANIFEST]
+    files = [p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST]
     return max(files, key=lambda p: p.stat().st_size)
 
 
@@ -70,9 +75,9 @@ DAMAGE = {
     r"has \d+ bytes, expected \d+": truncate,
     "is missing": lambda folder: biggest_file(folder).unlink(),
     "the folder is empty": empty,
-    "cut short": lambda folder: (folder / checkpoint.MANIFEST).unlink(),
-    "manifest cannot be read": lambda folder: (folder / checkpoint.MANIFEST).write_text("{"),
-    "lists no file": lambda folder: (folder / checkpoint.MANIFEST).write_text('{"files": {}}'),
+    "cut short": lambda folder: (folder / MANIFEST).unlink(),
+    "manifest cannot be read": lambda folder: (folder / MANIFEST).write_text("{"),
+    "lists no file": lambda folder: (folder / MANIFEST).write_text('{"files": {}}'),
 }
 
 
@@ -179,10 +184,10 @@ def test_a_failed_save_is_raised_not_swallowed(tmp_path, monkeypatch):
 
 def test_the_manifest_lists_every_file(run):
     folder = run / FOLDER / "9"
-    listed = json.loads((folder / checkpoint.MANIFEST).read_text())["files"]
+    listed = json.loads((folder / MANIFEST).read_text())["files"]
     assert {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()} == {
         *listed,
-        checkpoint.MANIFEST,
+        MANIFEST,
     }
     assert np.all([len(entry["sha256"]) == 64 for entry in listed.values()])
 
@@ -190,3 +195,110 @@ def test_the_manifest_lists_every_file(run):
 def test_one_checkpoint_is_too_few(tmp_path):
     with pytest.raises(ValueError, match="max_to_keep is 1"):
         CheckpointWriter(tmp_path, max_to_keep=1)
+
+
+def swap(run, one, other):
+    folder = run / FOLDER
+    (folder / one).rename(folder / "x")
+    (folder / other).rename(folder / one)
+    (folder / "x").rename(folder / other)
+
+
+def without_step(folder):
+    """As a version sealed it that did not name the step."""
+    file = folder / MANIFEST
+    file.write_text(json.dumps({"files": json.loads(file.read_text())["files"]}))
+
+
+def test_renamed_folders_are_noticed(run):
+    swap(run, "9", "6")
+    restored = restore_latest(run / FOLDER, state_at(0))
+    assert restored.step == 3
+    assert state_hash(restored.state) == state_hash(state_at(3))
+    assert dict(restored.skipped).keys() == {9, 6}
+    assert "it is the checkpoint of step 6, so its folder was renamed" in dict(restored.skipped)[9]
+    shutil.rmtree(run / FOLDER / "3")
+    with pytest.raises(ValueError, match=r"no good checkpoint .*renamed.*: put that right"):
+        load_params(run)
+
+
+def test_a_copy_under_a_later_step_is_noticed(run):
+    shutil.copytree(run / FOLDER / "3", run / FOLDER / "12")
+    assert newest_good_step(run / FOLDER)[0] == 9
+    assert load_params(run).step == 9
+
+
+def test_the_configuration_and_the_step_are_sealed(run):
+    file = run / FOLDER / "9" / "config" / "metadata"
+    file.write_text(file.read_text().replace("4", "5"))
+    assert load_params(run).skipped == [(9, "config/metadata does not match its checksum")]
+    file = run / FOLDER / "6" / MANIFEST
+    file.write_text(file.read_text().replace('"step": 6', '"step": 7'))
+    assert load_params(run).step == 3
+
+
+def test_a_checkpoint_of_a_version_that_sealed_no_step_opens(run):
+    for step in ("9", "6"):
+        without_step(run / FOLDER / step)
+    assert restore_latest(run / FOLDER, state_at(0)).step == 9
+    assert load_params(run).step == 9
+    swap(run, "9", "6")
+    for reading in (lambda: load_params(run), lambda: restore_latest(run / FOLDER, state_at(0))):
+        with pytest.raises(ValueError, match=r"9 is the checkpoint of step 6.*rename it to 6"):
+            reading()
+
+
+@pytest.mark.parametrize("place", ["folder", "file", "manifest"])
+def test_an_unreadable_checkpoint_is_passed_over_and_kept(run, monkeypatch, place):
+    folder = run / FOLDER / "9"
+    refused = {"folder": folder, "file": biggest_file(folder), "manifest": folder / MANIFEST}[place]
+    for name in ("open", "listdir", "scandir"):
+        real = getattr(os, name)
+
+        def refuse(path, *given, real=real, **more):
+            if isinstance(path, str | os.PathLike) and os.fspath(path) == str(refused):
+                raise PermissionError(13, "Permission denied", str(path))
+            return real(path, *given, **more)
+
+        monkeypatch.setattr(os, name, refuse)
+    real_open = io.open
+
+    def opened(path, *given, **more):
+        if isinstance(path, str | os.PathLike) and os.fspath(path) == str(refused):
+            raise PermissionError(13, "Permission denied", str(path))
+        return real_open(path, *given, **more)
+
+    for module in ("builtins.open", "io.open"):
+        monkeypatch.setattr(module, opened)
+    loaded = load_params(run)
+    assert loaded.step == 6
+    ((step, reason),) = loaded.skipped
+    assert step == 9
+    assert "cannot be read (Permission denied" in reason
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", lambda *given: (_ for _ in ()).throw(OSError(13, "no")))
+        with pytest.raises(
+            ValueError, match=r"9 can be neither used nor moved \(.*make it readable"
+        ):
+            set_aside(run / FOLDER, loaded.skipped)
+    set_aside(run / FOLDER, loaded.skipped)
+    monkeypatch.undo()
+    assert is_sealed(run / "checkpoints_set_aside" / "9")
+
+
+def test_no_training_starts_anew_beside_whole_checkpoints(run):
+    for step in ("3", "6"):
+        shutil.rmtree(run / FOLDER / step)
+    (run / FOLDER / "9").rename(run / FOLDER / "10")
+    state, step = toy_run.new_run()
+    with pytest.raises(ValueError, match=r"no checkpoint to go on from \(step 10: .*renamed"):
+        train(
+            state,
+            step,
+            toy_run.batches_from,
+            workdir=run,
+            total_steps=12,
+            tensorboard=False,
+            progress=False,
+        )
+    assert checkpoint_steps(run / FOLDER) == [10]

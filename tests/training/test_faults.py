@@ -11,9 +11,10 @@ import pytest
 from PIL import Image
 
 from memjax.cli.main import main
-from memjax.training.checkpoint import FOLDER, MANIFEST, SET_ASIDE, newest_good_step, state_bytes
+from memjax.training.checkpoint import FOLDER, SET_ASIDE, newest_good_step, state_bytes
 from memjax.training.logging import read_metrics
 from memjax.training.loop import train
+from memjax.training.seal import MANIFEST
 from memjax.training.state import state_hash
 from tests.training.toy_run import batch_at, batches_from, new_run
 

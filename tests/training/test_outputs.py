@@ -2,6 +2,7 @@
 
 import io
 import json
+import logging
 import subprocess
 import sys
 
@@ -159,3 +160,18 @@ def test_metrics_do_not_import_torch_where_it_is_installed(tmp_path):
         "assert 'tensorboardX' in sys.modules and 'torch' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=PATIENCE)
+
+
+def test_damaged_rows_are_kept_aside_and_cost_no_other(tmp_path, caplog):
+    good = [f'{{"step": {step}, "loss": 1.0}}\n'.encode() for step in (10, 20, 30, 40)]
+    bad = [b'{"step": 15, "loss": "\x80"}\n', b'{"step": "x"}\n', b'["step"}\n']
+    file = tmp_path / METRICS_FILE
+    file.write_bytes(good[0] + bad[0] + bad[1] + good[1] + bad[2] + good[2] + good[3])
+    with caplog.at_level(logging.WARNING, "memjax"):
+        assert [row["step"] for row in read_metrics(file)] == [10, 20, 30, 40]
+        writer = MetricsWriter(tmp_path, start_step=30, tensorboard=False)
+    writer.close()
+    assert [row["step"] for row in read_metrics(file)] == [10, 20, 30]
+    assert (tmp_path / f"{METRICS_FILE}.unreadable").read_bytes() == b"".join(bad)
+    assert "metrics.jsonl: 3 lines cannot be read" in caplog.text
+    assert "(line 2, 3, 5:" in caplog.text

@@ -6,7 +6,6 @@ NumPy and Pillow on the same kind of machine. ``phantoms.json`` says which files
 
 import csv
 import io
-import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from PIL import Image
 from memjax.data.labels.space import BLANK, NEGATIVE, POSITIVE, UNCERTAIN
 from memjax.data.phantoms.patients import Film, Patient
 from memjax.data.readers.chexpert import COLUMNS, MARKER_COLUMNS
+from memjax.runtime.json import dumps, loads
 
 VERSION = 1
 PREFIX = "CheXpert-v1.0-small/"
@@ -109,7 +109,7 @@ def write_phantoms(
     write_text(folder / "valid.csv", _table(valid))
     write_text(folder / "train.csv", _table(train))
     manifest = _manifest(settings, train, valid)
-    write_text(folder / "phantoms.json", json.dumps(manifest, indent=1, sort_keys=True) + "\n")
+    write_text(folder / "phantoms.json", dumps(manifest, indent=1, sort_keys=True) + "\n")
     return manifest
 
 
@@ -138,7 +138,7 @@ def _existing(folder: Path, settings: _Settings) -> dict[str, Any] | None:
     manifest = folder / "phantoms.json"
     if manifest.is_file():
         try:
-            found = json.loads(manifest.read_text(encoding="utf-8"))
+            found = loads(manifest.read_bytes())
         except ValueError as error:
             raise ValueError(f"{manifest} is not JSON; choose another folder.") from error
         same = found.get("settings") == _plain(settings) and found.get("version") == VERSION
@@ -152,7 +152,7 @@ def _existing(folder: Path, settings: _Settings) -> dict[str, Any] | None:
 
 
 def _plain(settings: _Settings) -> dict[str, Any]:
-    return json.loads(json.dumps(settings._asdict()))
+    return loads(dumps(settings._asdict()))
 
 
 def vocabulary(num_pairs: int) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -5,7 +5,6 @@ tensorflow-datasets) name files relative to themselves. The file stands in the f
 :data:`FILE_FIELDS` that a row fills, the caption in the first of :data:`TEXT_FIELDS`.
 """
 
-import json
 import os
 import re
 import unicodedata
@@ -20,6 +19,7 @@ from memjax.data.labels.slots import suggestion
 from memjax.data.problems import Problems
 from memjax.data.readers.tables import cells_of, read_table, surplus_cells
 from memjax.data.records import Record, image_record
+from memjax.runtime.json import loads
 
 METADATA = "metadata.jsonl"
 METADATA_CSV = "metadata.csv"
@@ -174,8 +174,8 @@ def _json_rows(base: str, table: str, problems: Problems) -> Iterator[tuple[str,
             continue
         where = f"{table} line {number}"
         try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
+            row = loads(line)
+        except ValueError as error:
             problems.add("line is not JSON", f"{where} ({str(error).split(':')[0]})")
             continue
         if isinstance(row, dict):

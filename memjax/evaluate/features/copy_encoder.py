@@ -15,10 +15,8 @@ References:
 """
 
 import dataclasses
-import json
 import math
 import os
-import zipfile
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,6 +35,7 @@ from memjax.evaluate.similarity.ladder import fit_thresholds
 from memjax.evaluate.similarity.planted import Augmentation, augment, measure_planted, planted_auc
 from memjax.evaluate.similarity.rungs import copy_rung
 from memjax.models.copy_encoder import CopyEncoderNetwork
+from memjax.runtime.json import dumps, loads
 
 TEMPERATURE = 0.1
 _WEIGHT_DECAY = 1e-3
@@ -225,12 +224,15 @@ def _check(images: Images, held_images: Images) -> None:
         )
 
 
-def save_copy_encoder(path: str | os.PathLike[str], encoder: CopyEncoder) -> None:
+def save_copy_encoder(
+    path: str | os.PathLike[str], encoder: CopyEncoder, made_of: str = ""
+) -> None:
     """Writes weights, threshold and calibration as ``.npz``, under a temporary name, then renames.
 
     Args:
         path: File to write; an existing one is replaced.
         encoder: The trained encoder.
+        made_of: What it was trained on and how, as a digest.
     """
     file = Path(path)
     leaves = jax.tree_util.tree_flatten_with_path(encoder.params)[0]
@@ -244,37 +246,47 @@ def save_copy_encoder(path: str | os.PathLike[str], encoder: CopyEncoder) -> Non
         "name": encoder.name,
         "threshold": encoder.threshold,
         "calibration": encoder.calibration,
+        "made_of": made_of,
     }
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_name(file.name + ".tmp")
     with open(temporary, "wb") as out:
-        np.savez(out, allow_pickle=False, **{_HEADER: np.array(json.dumps(header)), **arrays})
+        np.savez(out, allow_pickle=False, **{_HEADER: np.array(dumps(header)), **arrays})
     os.replace(temporary, file)
 
 
 def load_copy_encoder(
-    path: str | os.PathLike[str], image_shape: tuple[int, int, int]
+    path: str | os.PathLike[str], image_shape: tuple[int, int, int], made_of: str | None = None
 ) -> CopyEncoder:
     """Reads what :func:`save_copy_encoder` wrote; no pickle is ever executed.
 
     Args:
         path: The file.
         image_shape: ``(height, width, channels)`` of the images it is to be used on.
+        made_of: What it must have been trained on, as :func:`save_copy_encoder` was told; None:
+            anything.
 
     Raises:
-        ValueError: If the file is not one of ours, or was trained on images of another shape.
+        ValueError: If the file is damaged or not one of ours, or was trained on images of another
+            shape or on other images.
     """
     try:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as stored:
-            header = json.loads(str(stored[_HEADER]))
+            header = loads(str(stored[_HEADER]))
             arrays = {name: stored[name] for name in stored.files if name != _HEADER}
         module = CopyEncoderNetwork(int(header["features"]), int(header["width"]))
         name, threshold = str(header["name"]), float(header["threshold"])
         calibration = dict(header["calibration"])
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        found = header.get("made_of", "")
+    except Exception as error:  # a damaged zip file raises whatever its readers do
         raise ValueError(
             f"{os.fspath(path)} is not a saved copy encoder; remove it to train one anew."
         ) from error
+    if made_of not in (None, found):
+        raise ValueError(
+            f"{os.fspath(path)} was trained on other pictures, or otherwise; remove it to train "
+            "one anew."
+        )
     params = _nested(arrays)
     expected = module.init_params(jax.random.key(0), image_shape)
     if jax.tree.map(jnp.shape, params) != jax.tree.map(jnp.shape, expected):

@@ -1,6 +1,5 @@
 """One self-contained HTML page and one JSON file that say what an audit found."""
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,8 +19,16 @@ from memjax.report.tables import (
     similarity_rows,
     versus,
 )
-from memjax.report.wording import decimal, family_title, interval, p_value_text, percent, wording
-from memjax.runtime.json import to_plain
+from memjax.report.wording import (
+    decimal,
+    family_title,
+    interval,
+    p_value_text,
+    percent,
+    visible,
+    wording,
+)
+from memjax.runtime.json import dumps, to_plain
 
 __all__ = ["REQUIRED", "SECTIONS", "ReportPaths", "missing_fields", "render_html", "write_report"]
 
@@ -88,7 +95,7 @@ def write_report(
             is written then.
     """
     plain = to_plain(results, digits=DIGITS)
-    text = json.dumps(plain, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n"
+    text = dumps(plain, indent=2, sort_keys=True) + "\n"
     for name, png in figures.items():
         check_png(name, png)
     page = render_html(plain, figures, tables=tables, title=title, captions=captions)
@@ -118,7 +125,7 @@ def render_html(
             verdict=verdict(plain),
             words=words,
             images=placed(figures, captions or {}, tables, words),
-            config_text=json.dumps(plain.get("config", {}), indent=2, sort_keys=True),
+            config_text=dumps(plain.get("config", {}), indent=2, sort_keys=True),
             missing=missing_fields(plain),
             loose=loose,
         )
@@ -130,6 +137,7 @@ def page_environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("memjax.report"),
         autoescape=True,
+        finalize=visible,
         undefined=jinja2.ChainableUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

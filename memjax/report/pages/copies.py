@@ -1,6 +1,5 @@
 """The page, the table and the wall that show which generated images copy a training image."""
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -26,7 +25,7 @@ from memjax.report.pages.copies_text import (
 )
 from memjax.report.pages.dataset import data_uri
 from memjax.report.wording import number
-from memjax.runtime.json import to_plain
+from memjax.runtime.json import dumps, text_bytes, to_plain
 from memjax.studies.copies import Copies
 from memjax.studies.copies.reading import ReadImages
 
@@ -64,12 +63,12 @@ def copies_files(found: Copies, *, title: str, made_by: Mapping[str, Any]) -> di
     pairs = shown_pairs(found)
     summary = to_plain({**found.summary, "training_images": training_rows(found)}, digits=6)
     whole = {**summary, "made_by": to_plain(made_by)}
-    text = json.dumps(whole, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    text = dumps(whole, indent=2, sort_keys=True)
     return {
         WALL: wall(pairs),
-        TABLE: csv_text(table(found), TABLE).encode(),
-        SUMMARY: f"{text}\n".encode(),
-        PAGE: page(summary, pairs, title=title, made_by=to_plain(made_by)).encode(),
+        TABLE: text_bytes(csv_text(table(found), TABLE)),
+        SUMMARY: text_bytes(f"{text}\n"),
+        PAGE: text_bytes(page(summary, pairs, title=title, made_by=to_plain(made_by))),
     }
 
 
@@ -204,7 +203,7 @@ def page(
         chance=by_chance(summary),
         certain=certainties(summary),
         listed=_LISTED,
-        made_by=json.dumps(made_by, indent=2, sort_keys=True, ensure_ascii=False),
+        made_by=dumps(made_by, indent=2, sort_keys=True),
         names={"table": TABLE, "summary": SUMMARY, "wall": WALL},
     )
 

@@ -2,7 +2,6 @@
 
 import base64
 import io
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,8 +13,9 @@ from PIL import Image
 from memjax.data.labels.space import FINDINGS, POSITIVE
 from memjax.data.records import Record
 from memjax.data.statistics import HELD_OUT, STATE_COLUMNS, TRAIN
+from memjax.report.wording import visible
 from memjax.runtime.csv_text import csv_text
-from memjax.runtime.json import to_plain
+from memjax.runtime.json import dumps, to_plain
 
 EXAMPLES = 5
 _SHORT = {
@@ -56,7 +56,7 @@ def data_files(
     whole = {**{k: v for k, v in plain.items() if k != "rows"}, "made_by": to_plain(made_by)}
     return {
         **tables(plain),
-        "data.json": json.dumps(whole, indent=2, sort_keys=True, ensure_ascii=False) + "\n",
+        "data.json": dumps(whole, indent=2, sort_keys=True) + "\n",
         "data.html": page(
             plain, images, records, title=title, made_by=to_plain(made_by), seed=seed
         ),
@@ -76,6 +76,7 @@ def page(
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("memjax.report"),
         autoescape=True,
+        finalize=visible,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -85,7 +86,7 @@ def page(
     return environment.get_template("data.html.j2").render(
         r=result,
         title=title,
-        made_by=json.dumps(made_by, indent=2, sort_keys=True, ensure_ascii=False),
+        made_by=dumps(made_by, indent=2, sort_keys=True),
         states=STATE_COLUMNS,
         train=TRAIN,
         held_out=HELD_OUT,

@@ -1,14 +1,16 @@
 """``sweep.jsonl``: one row per arm and seed; a row that is there already is not measured again."""
 
 import hashlib
-import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from memjax.runtime.files import write_bytes
+from memjax.runtime.json import BadLine, bad_lines, dumps, keep_aside, read_lines, text_bytes
 from memjax.studies.sweep.plan import Arm, identity
 
+logger = logging.getLogger(__name__)
 FILE = "sweep.jsonl"
 
 
@@ -21,38 +23,35 @@ def digest(arm: Arm, measure: Mapping[str, Any]) -> str:
     audit |= {"options": options}
     audit["prompts"] = {k: v for k, v in audit["prompts"].items() if k != "loudest"}
     parts = [identity(arm.config), arm.step, arm.config["sampling"], audit]
-    text = json.dumps([*parts, dict(measure)], sort_keys=True)
+    text = dumps([*parts, dict(measure)], sort_keys=True, ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def read_rows(workdir: Path) -> list[dict[str, Any]]:
-    """Reads the rows there are.
-
-    Raises:
-        ValueError: If a line is no row, naming the line.
-    """
-    file = workdir / FILE
-    if not file.is_file():
-        return []
-    rows = []
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
-        try:
-            row = json.loads(line)
-            rows.append({**row, "seed": int(row["seed"]), "metrics": dict(row["metrics"])})
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(
-                f"{file} line {number} is no row of a sweep ({error}): restore the file, or "
-                "remove the line and start the sweep again, which measures it anew."
-            ) from error
+    """Reads the rows there are; a line that is none is left out, and the log names it."""
+    rows, bad = _read(workdir / FILE)
+    if bad:
+        logger.warning("%s; its row is measured anew.", bad_lines(workdir / FILE, bad))
     return rows
+
+
+def _read(file: Path) -> tuple[list[dict[str, Any]], list[BadLine]]:
+    return read_lines(file, _is_row)
+
+
+def _is_row(row: Mapping[str, Any]) -> bool:
+    whole = isinstance(row.get("key"), str) and isinstance(row.get("seed"), int)
+    return whole and isinstance(row.get("metrics"), dict)
 
 
 def put_row(workdir: Path, row: Mapping[str, Any]) -> None:
     """Adds a row, in place of an older one of the same arm and seed; the file appears whole."""
+    rows, bad = _read(workdir / FILE)
+    keep_aside(workdir / FILE, bad)
     same = (row["key"], row["seed"])
-    rows = [r for r in read_rows(workdir) if (r["key"], r["seed"]) != same]
-    text = "".join(json.dumps(r, sort_keys=True) + "\n" for r in [*rows, row])
-    write_bytes(workdir / FILE, text.encode())
+    kept = [r for r in rows if (r["key"], r["seed"]) != same]
+    text = "".join(dumps(r, sort_keys=True) + "\n" for r in [*kept, row])
+    write_bytes(workdir / FILE, text_bytes(text))
 
 
 def find_row(

@@ -1,12 +1,12 @@
 """The runs of a sweep: trained once each, resumed where they stopped, shared by their arms."""
 
-import json
 from pathlib import Path
 
 from memjax.runs.model import with_defaults
 from memjax.runs.train import train_run
+from memjax.runtime.json import dumps, loads, read_summary
 from memjax.studies.sweep.plan import Arm, data_root, identity
-from memjax.training.run import Run, open_run, read_run_file
+from memjax.training.run import RUN_FILE, Run, open_run, read_run_file
 
 
 def run_folder(workdir: Path, arm: Arm) -> Path:
@@ -17,7 +17,7 @@ def run_folder(workdir: Path, arm: Arm) -> Path:
 def ensure_run(workdir: Path, arm: Arm) -> Path:
     """Trains an arm's run, or goes on with it; a finished one is left alone."""
     folder = run_folder(workdir, arm)
-    config = json.loads(json.dumps(arm.config))
+    config = loads(dumps(arm.config))
     config["data"]["root"] = data_root(config, workdir)
     if not _finished(folder, arm):
         train_run(config, folder)
@@ -25,12 +25,12 @@ def ensure_run(workdir: Path, arm: Arm) -> Path:
 
 
 def _finished(folder: Path, arm: Arm) -> bool:
-    summary = folder / "training.json"
-    if not summary.is_file() or not (folder / "run.json").is_file():
+    if not (folder / RUN_FILE).is_file():
         return False
     trained = read_run_file(folder)["config"]
     same = identity(trained) == identity(arm.config)
-    return same and json.loads(summary.read_text())["steps"] == arm.config["train"]["steps"]
+    done = read_summary(folder / "training.json").get("steps")
+    return same and done == arm.config["train"]["steps"]
 
 
 def open_arm(workdir: Path, arm: Arm) -> Run:

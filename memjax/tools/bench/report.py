@@ -1,14 +1,13 @@
 """What every report of ``memjax bench`` says about itself, and how it is written as JSON."""
 
 import datetime
-import json
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from memjax.runtime.cores import usable_cores
-from memjax.runtime.files import write_bytes
+from memjax.runtime.json import write_json
 from memjax.tools.bench.timing import bench_versions, machine
 
 
@@ -51,8 +50,7 @@ def finish(
         "versions": bench_versions() | dict(versions or {}),
     }
     if out:
-        text = json.dumps(report, indent=1, sort_keys=True) + "\n"
-        print(f"\nall times: {write_bytes(out, text.encode())}")
+        print(f"\nall times: {write_json(out, report, sort_keys=True)}")
     return report
 
 

@@ -113,13 +113,20 @@ def main() -> int:
 
 def _export(run: Path, target: Path) -> int:
     """Writes a run's weights alone."""
+    from memjax.runtime.locks import hold
+
+    if target.exists() and not _FORCE.value:
+        raise ValueError(f"{target} is there already: choose another name, or give --force.")
+    with hold(target, kind="whole", flag="to"):
+        return _export_weights(run, target)
+
+
+def _export_weights(run: Path, target: Path) -> int:
     from memjax.runtime.provenance import provenance
     from memjax.training.checkpoint import load_params
     from memjax.training.export import export_params
     from memjax.training.run import read_run_file
 
-    if target.exists() and not _FORCE.value:
-        raise ValueError(f"{target} is there already: choose another name, or give --force.")
     config = read_run_file(run)["config"]
     restored = load_params(run)
     about = {"weights": "ema", **provenance(config, config["seed"], restored.step)}

@@ -12,6 +12,7 @@ from absl import flags
 
 from memjax.cli.flags import (
     chunk_flag,
+    force_flag,
     initial_noise_flag,
     model_flags,
     noise_flags,
@@ -120,6 +121,7 @@ _NOISE = noise_flags(FLAGS, "Pictures a prompt.")
 _INITIAL = initial_noise_flag(FLAGS)
 _SAMPLING = sampling_flags(FLAGS)
 _CHUNK = chunk_flag(FLAGS)
+_FORCE = force_flag(FLAGS)
 
 
 def main() -> int:
@@ -159,4 +161,4 @@ def main() -> int:
         initial_noise=_INITIAL.value,
         chunk=_CHUNK.value,
     )
-    return mitigate(_MODEL, _SAMPLING, asked)
+    return mitigate(_MODEL, _SAMPLING, asked, force=_FORCE.value)

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from memjax.runtime.files import write_bytes
+
 logger = logging.getLogger(__name__)
 ComputeFn = Callable[[int, int], np.ndarray]
 ProgressFn = Callable[[int, int], None]
@@ -173,9 +175,7 @@ def _crc(items: np.ndarray) -> int:
 
 def _write_journal(journal: Path, header: Mapping[str, Any], good: list[_Block]) -> None:
     lines = [json.dumps(header, sort_keys=True), *(json.dumps(list(block)) for block in good)]
-    temporary = journal.with_suffix(".tmp")
-    temporary.write_text("\n".join(lines) + "\n")
-    os.replace(temporary, journal)
+    write_bytes(journal, ("\n".join(lines) + "\n").encode())
 
 
 def _append(journal: Path, block: _Block) -> None:

@@ -7,6 +7,7 @@ coordinates, and alone writes files that are not checkpoints.
 import contextlib
 import glob
 import importlib.util
+import ipaddress
 import json
 import os
 import socket
@@ -97,6 +98,9 @@ def start(
             "num_processes": cluster.num_processes,
             "process_id": cluster.process_id,
         }
+    local = _loopback(cluster.coordinator)
+    if local:  # JAX would listen on every interface of the machine
+        arguments["coordinator_bind_address"] = cluster.coordinator
     try:
         with _named_absentees(start_seconds):
             jax.distributed.initialize(
@@ -121,6 +125,14 @@ def _check(cluster: Cluster) -> None:
             f"--process_id={cluster.process_id} of --num_processes={cluster.num_processes} cannot "
             "be: number the processes from 0, and give all of them the same --num_processes."
         )
+
+
+def _loopback(coordinator: str) -> bool:
+    """Returns whether an address is one of this machine's that no other machine can reach."""
+    host = coordinator.rpartition(":")[0].strip("[]")
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return host == "localhost"
 
 
 def _not_started(cluster: Cluster, said: str) -> str:

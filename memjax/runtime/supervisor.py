@@ -21,7 +21,8 @@ from pathlib import Path
 from types import FrameType
 from typing import IO, Any, NamedTuple
 
-RESTART_EXIT_CODE = 75
+from memjax.runtime.interruption import RESTART_EXIT_CODE
+
 COMMANDS = ("train", "sample", "detect", "mitigate")
 SUPERVISED = "MEMJAX_SUPERVISED"
 ROSTER = "MEMJAX_ROSTER"

@@ -19,8 +19,9 @@ import jax
 import numpy as np
 from jaxtyping import Int, PyTree, Shaped
 
-from memjax.runtime.files import workdir_lock, write_bytes
+from memjax.runtime.files import write_bytes
 from memjax.runtime.json import text_digest, to_plain
+from memjax.runtime.locks import hold
 
 JOB_FILE = "job.json"
 _SEAL, _RECORDS = "fingerprint", "records"
@@ -212,7 +213,7 @@ class Store:
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
         """Keeps other processes out; a folder in which nothing was kept is taken away again."""
-        with workdir_lock(self.folder):
+        with hold(self.folder):
             try:
                 yield
             finally:

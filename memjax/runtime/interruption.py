@@ -26,9 +26,17 @@ class Interrupted(Exception):  # noqa: N818 - a way out, not an error
         self.step = step
 
 
+class Stopped(KeyboardInterrupt):
+    """What :func:`stop_at_once` raises.
+
+    A class of its own: where Python has seen a plain ``KeyboardInterrupt`` pass through code that
+    was made of text, ``python -m`` ends by SIGINT whatever exit code it is given.
+    """
+
+
 @contextlib.contextmanager
 def stop_at_once() -> Iterator[list[signal.Signals]]:
-    """Makes the first SIGTERM do what SIGINT does: raise ``KeyboardInterrupt`` in the main thread.
+    """Makes the first SIGTERM or SIGINT raise :class:`Stopped` in the main thread.
 
     What is written whole or not at all stays so. A second signal acts as usual.
 
@@ -40,7 +48,7 @@ def stop_at_once() -> Iterator[list[signal.Signals]]:
     def handle(number: int, frame: FrameType | None) -> None:
         came.append(signal.Signals(number))
         restore()
-        raise KeyboardInterrupt
+        raise Stopped
 
     def restore() -> None:
         for number, before in previous.items():

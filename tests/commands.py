@@ -1,6 +1,7 @@
 """How the tests call a command, and what they write for it and read of it."""
 
 import contextlib
+import fcntl
 import io
 import json
 import shutil
@@ -30,6 +31,14 @@ def memjax(*arguments: object) -> Done:
 
 def read_rows(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@contextlib.contextmanager
+def held_elsewhere(lock: Path):
+    """Holds the file of a lock as another process does."""
+    with open(lock, "a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
 
 
 def write_prompts(path: Path, *rows: object) -> Path:

@@ -19,6 +19,7 @@ conditions (train.cond_dropout=1) is asked for images from seeds: how many copy 
 
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from absl import flags
 
 from memjax.cli.flags import (
     chunk_flag,
+    force_flag,
     model_flags,
     null_flags,
     prompts_flag,
@@ -35,12 +37,13 @@ from memjax.cli.flags import (
 )
 from memjax.detectors import DETECTORS
 from memjax.mitigations import MITIGATIONS
-from memjax.report.pages.audit_files import write_audit
+from memjax.report.pages.audit_files import FILES, prompts_folder, write_audit
 from memjax.report.pages.base import ReportPaths
 from memjax.runs.model import Model
 from memjax.runs.options import AuditOptions
-from memjax.runs.outputs import out_folder, progress_bar
+from memjax.runs.outputs import progress_bar
 from memjax.runs.references import clip_score
+from memjax.runtime.locks import hold
 from memjax.sampling import SamplingOptions
 from memjax.studies.audit import Clock, audit, audit_store
 from memjax.studies.budget import Budget, parse_seconds
@@ -52,6 +55,7 @@ from memjax.studies.subjects.base import NOTHING_ASKED, Asked, Subject
 from memjax.studies.subjects.captions import caption_subject
 from memjax.studies.subjects.labels import label_subject
 from memjax.studies.survey import Survey, survey_job, take_survey
+from memjax.training.run import RUN_FILE
 
 _SCORES = "scores.parts"  # folder of the training prompts' scores, until the report is written
 FLAGS = flags.FlagValues()
@@ -122,6 +126,7 @@ _BUDGET = flags.DEFINE_string(
 _NULL = null_flags(FLAGS)
 _SAMPLING = sampling_flags(FLAGS)
 _CHUNK = chunk_flag(FLAGS)
+_FORCE = force_flag(FLAGS)
 
 
 def main() -> int:
@@ -132,6 +137,20 @@ def main() -> int:
             return 0
     require(model=_MODEL.value)
     _check()
+    place = _WORKDIR.value
+    if not place and (Path(_MODEL.value) / RUN_FILE).is_file():
+        place = _MODEL.value
+    # Without a place the model has to be read to say what is wrong.
+    with _held(place) if place else nullcontext():
+        return _audit(place)
+
+
+def _held(place: str) -> Any:
+    reads = (_PROMPTS.value, _NEGATIVES.value, _DATA.value, _HELD_OUT.value, _CLIP.value)
+    return hold(place, FILES, reads=reads, force=_FORCE.value, flag="workdir")
+
+
+def _audit(place: str) -> int:
     model = _MODEL.load()
     seed = model.config["seed"] if _SEED.value is None else _SEED.value
     model = _NULL.apply(model, seed, _MODEL.dtype.value)
@@ -140,15 +159,15 @@ def main() -> int:
         _refuse_text_flags()
     if model.run is None and not _WORKDIR.value and not model.record:
         raise ValueError("--workdir must be given: the model's folder is left as it is.")
-    folder = out_folder(_WORKDIR.value or _MODEL.value, "workdir")
     paths, results = run_audit_command(
         model,
-        folder,
+        Path(place or _MODEL.value),
         _SAMPLING.options(model),
         _asked(),
         data,
         restart=_RESTART.value,
         budget=_BUDGET.value,
+        force=_FORCE.value,
     )
     print(summary_table(results))
     print(f"report: {paths.html}")
@@ -165,6 +184,7 @@ def run_audit_command(
     restart: bool = False,
     discard_other: bool = False,
     budget: str = "",
+    force: bool = False,
 ) -> tuple[ReportPaths, dict[str, Any]]:
     """Audits a model and writes its report; a stopped audit goes on where it was.
 
@@ -177,7 +197,23 @@ def run_audit_command(
         restart: Discard what a stopped audit has kept.
         discard_other: Discard it only where it was asked for something else, instead of refusing.
         budget: See the flag; what was done is kept where there is more to ask for.
+        force: Replace files there that memjax did not write.
     """
+    writes = [*FILES, prompts_folder(model)]
+    with hold(folder, writes, force=force, flag="workdir"):
+        return _run_audit(model, folder, sampling, asked, data, restart, discard_other, budget)
+
+
+def _run_audit(
+    model: Model,
+    folder: Path,
+    sampling: SamplingOptions,
+    asked: Asked,
+    data: Captioned | None,
+    restart: bool,
+    discard_other: bool,
+    budget: str,
+) -> tuple[ReportPaths, dict[str, Any]]:
     clock, began = Clock(), time.monotonic()
     seconds = parse_seconds(budget) if budget else 0.0
     time_there_is = Budget(budget, seconds, began + seconds) if budget else None

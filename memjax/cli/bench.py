@@ -26,9 +26,11 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
+from memjax.cli.flags import force_flag
 from memjax.runs.config import check_config, plain
+from memjax.runtime.locks import hold
 from memjax.tools.bench.knn import KnnSettings, run_knn
-from memjax.tools.bench.markdown import write_tables
+from memjax.tools.bench.markdown import is_tables, write_tables
 from memjax.tools.bench.report import command_of
 from memjax.tools.bench.run import BOTH, run_model
 from memjax.tools.bench.sizes import ALL_SIZES, DEMO, MODEL_SIZES, choose, config_for, resized
@@ -116,6 +118,7 @@ _ALLOCATOR = flags.DEFINE_enum(
     "system's own settings for both sides; both: one after the other.",
     flag_values=FLAGS,
 )
+_FORCE = force_flag(FLAGS)
 
 
 def default_config(arguments: Sequence[str]) -> str:
@@ -126,6 +129,14 @@ def default_config(arguments: Sequence[str]) -> str:
 
 def main() -> int:
     """Runs the command."""
+    if not _OUT.value:
+        return _run()
+    force = _FORCE.value or bool(_TABLE.value and is_tables(_OUT.value))
+    with hold(_OUT.value, reads=_TABLE.value or (), force=force, kind="file"):
+        return _run()
+
+
+def _run() -> int:
     if _TABLE.value:
         print(f"tables: {write_tables(_TABLE.value, _OUT.value)}")
         return 0

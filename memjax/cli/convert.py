@@ -135,13 +135,20 @@ def _refuse_for_runs() -> None:
 
 def _export(run: Path, target: Path) -> int:
     """Writes a run's weights alone."""
+    from memjax.runtime.locks import hold
+
+    if target.exists() and not _FORCE.value:
+        raise ValueError(f"{target} is there already: choose another name, or give --force.")
+    with hold(target, kind="whole", flag="to"):
+        return _export_weights(run, target)
+
+
+def _export_weights(run: Path, target: Path) -> int:
     from memjax.runtime.provenance import provenance
     from memjax.training.checkpoint import load_params
     from memjax.training.export import export_params
     from memjax.training.run import RUN_FILE, read_run_file, require_sealed
 
-    if target.exists() and not _FORCE.value:
-        raise ValueError(f"{target} is there already: choose another name, or give --force.")
     record = read_run_file(run)
     config = record["config"]
     restored = load_params(run, check=partial(require_sealed, run / RUN_FILE, record))

@@ -14,11 +14,12 @@ from typing import Any
 
 from absl import flags
 
-from memjax.cli.flags import require
-from memjax.report.pages.copies import PAGE, copies_files
-from memjax.report.pages.copies_text import printed
-from memjax.runs.outputs import no_empty_folders, out_folder, progress_bar
+from memjax.cli.flags import force_flag, require
+from memjax.report.pages.copies import PAGE, WALL, copies_files
+from memjax.report.pages.copies_text import SUMMARY, TABLE, printed
+from memjax.runs.outputs import progress_bar
 from memjax.runtime.files import write_all
+from memjax.runtime.locks import hold
 from memjax.runtime.provenance import provenance
 from memjax.studies.copies import copies
 from memjax.studies.copies.folders import check_apart
@@ -54,6 +55,7 @@ _SEED = flags.DEFINE_integer("seed", 0, "Seed of draws.", flag_values=FLAGS)
 _RESTART = flags.DEFINE_bool(
     "restart", False, "Discard what an unfinished run has kept.", flag_values=FLAGS
 )
+_FORCE = force_flag(FLAGS)
 _PARTS = "copies.parts"
 
 
@@ -78,22 +80,24 @@ def main() -> int:
     check_apart([*given.items()])
     for flag, root in given.items():
         check_apart([(flag, root), ("out", _OUT.value)])
-    if Path(_OUT.value).is_file():
-        raise ValueError(f"--out={_OUT.value} is a file, expected a folder: choose another name.")
+    with hold(_OUT.value, (PAGE, WALL, TABLE, SUMMARY), force=_FORCE.value) as out:
+        return _compared(given, out)
+
+
+def _compared(given: dict[str, str], out: Path) -> int:
     features = [*([f"sscd={_SSCD.value}"] if _SSCD.value else []), *_FEATURES.value]
-    parts = Path(_OUT.value) / _PARTS
-    with no_empty_folders(_OUT.value):
-        found = copies(
-            _GENERATED.value,
-            _TRAINING.value,
-            _HELD_OUT.value or None,
-            patients=_PATIENTS.value or None,
-            features=features,
-            keep=parts,
-            restart=_RESTART.value,
-            seed=_SEED.value,
-            progress=_progress(),
-        )
+    parts = out / _PARTS
+    found = copies(
+        _GENERATED.value,
+        _TRAINING.value,
+        _HELD_OUT.value or None,
+        patients=_PATIENTS.value or None,
+        features=features,
+        keep=parts,
+        restart=_RESTART.value,
+        seed=_SEED.value,
+        progress=_progress(),
+    )
     asked: dict[str, Any] = {flag: part["folder"] for flag, part in found.summary["files"].items()}
     asked |= {"patients": Path(_PATIENTS.value).name}
     asked["features"] = [
@@ -104,7 +108,6 @@ def main() -> int:
         title="Does it copy? {generated} against {training}".format(**asked),
         made_by=provenance(asked, _SEED.value, None, **asked),
     )
-    out = out_folder(_OUT.value)
     write_all(out, files)
     Store(parts, {}).remove()
     for sentence in printed(found.summary):

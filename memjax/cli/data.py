@@ -12,17 +12,17 @@ import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
-from memjax.cli.flags import require
+from memjax.cli.flags import force_flag, require
 from memjax.data.dataset import encode_records
 from memjax.data.readers.chexpert import check_images
 from memjax.data.statistics import HELD_OUT, TRAIN
 from memjax.evaluate.dataset.survey import Looked, draw_rows, survey
 from memjax.evaluate.similarity.near_duplicates import THRESHOLD
-from memjax.report.pages.dataset import data_files
+from memjax.report.pages.dataset import FILES, data_files
 from memjax.runs.config import check_config, plain
-from memjax.runs.outputs import out_folder
 from memjax.runtime.files import write_bytes
 from memjax.runtime.json import text_bytes
+from memjax.runtime.locks import hold
 from memjax.runtime.provenance import provenance
 from memjax.training.data import RunData, load_pictures, prepare_data
 
@@ -40,6 +40,7 @@ _SIZE = flags.DEFINE_integer(
 _NEAR = flags.DEFINE_float(
     "near", THRESHOLD, "Least cross-correlation of near duplicates.", flag_values=FLAGS
 )
+_FORCE = force_flag(FLAGS)
 
 
 def look_at(data: RunData, settings: dict[str, Any], *, most: int, size: int, seed: int) -> Looked:
@@ -72,9 +73,12 @@ def main() -> int:
     check_config(config)
     if not 0 < _NEAR.value <= 1:
         raise ValueError(f"--near={_NEAR.value}, expected a correlation above 0, at most 1.")
-    folder, seed, settings = Path(_OUT.value), config["seed"], config["data"]
-    if folder.is_file():
-        raise ValueError(f"--out={folder} is a file, expected a folder: choose another name.")
+    with hold(_OUT.value, FILES, force=_FORCE.value) as folder:
+        return _survey(config, folder)
+
+
+def _survey(config: dict[str, Any], folder: Path) -> int:
+    seed, settings = config["seed"], config["data"]
     data = prepare_data(folder, seed=seed, **settings)
     looked = look_at(data, settings, most=_IMAGES.value, size=_SIZE.value, seed=seed)
     labels = encode_records(data.train, data.label_space)
@@ -98,10 +102,9 @@ def main() -> int:
         made_by={**made_by, "config": {"data": settings}},
         seed=seed,
     )
-    out = out_folder(folder)
     for file, text in files.items():
-        write_bytes(out / file, text_bytes(text))
+        write_bytes(folder / file, text_bytes(text))
     for sentence in result["stand_out"]:
         print(sentence)
-    print(f"written: {out / 'data.html'}")
+    print(f"written: {folder / 'data.html'}")
     return 0

@@ -5,15 +5,17 @@ writes report.html: under five minutes on two CPU cores. Settings: configs/phant
 """
 
 import time
+from typing import Any
 
 from absl import flags
 from ml_collections import config_flags
 
 from memjax.cli.audit import run_audit_command, summary_table
-from memjax.cli.flags import require
+from memjax.cli.flags import force_flag, require
+from memjax.report.pages.audit_files import FILES
 from memjax.runs.config import check_config, plain
 from memjax.runs.model import load_model
-from memjax.runs.outputs import sampling_options
+from memjax.runs.outputs import held_run, sampling_options
 from memjax.runs.train import train_run
 
 DEFAULT_CONFIG = "phantoms_demo"
@@ -28,19 +30,25 @@ _CONFIG = config_flags.DEFINE_config_file(
 _WORKDIR = flags.DEFINE_string(
     "workdir", "runs/demo", "Folder of the run and its report.", flag_values=FLAGS
 )
+_FORCE = force_flag(FLAGS)
 
 
 def main() -> int:
     """Runs the command."""
-    began = time.monotonic()
     require(workdir=_WORKDIR.value)
     config = plain(_CONFIG.value)
     check_config(config)
+    with held_run(_WORKDIR.value, FILES, force=_FORCE.value):
+        return _demo(config)
+
+
+def _demo(config: dict[str, Any]) -> int:
+    began = time.monotonic()
     print(f"memjax demo: phantoms, training and audit in {_WORKDIR.value}")
-    train_run(config, _WORKDIR.value)
+    train_run(config, _WORKDIR.value, force=_FORCE.value)
     model = load_model(_WORKDIR.value)
     paths, results = run_audit_command(
-        model, model.path, sampling_options(model), discard_other=True
+        model, model.path, sampling_options(model), discard_other=True, force=_FORCE.value
     )
     print(summary_table(results))
     print(f"done in {time.monotonic() - began:.0f} s; report: {paths.html}")

@@ -24,6 +24,7 @@ from jaxtyping import Float
 
 from memjax.cli.flags import (
     chunk_flag,
+    force_flag,
     initial_noise_flag,
     model_flags,
     noise_flags,
@@ -45,7 +46,7 @@ from memjax.detectors import (
 )
 from memjax.evaluate.statistics.roc import detection_summary
 from memjax.runs.model import Model
-from memjax.runs.outputs import model_provenance, out_file, progress_bar
+from memjax.runs.outputs import held, model_provenance, progress_bar
 from memjax.runs.prompts import (
     check_rows,
     encoder,
@@ -93,6 +94,7 @@ _CHUNK = chunk_flag(FLAGS)
 _RESTART = flags.DEFINE_boolean(
     "restart", False, "Discard the parts that a stopped run has kept.", flag_values=FLAGS
 )
+_FORCE = force_flag(FLAGS)
 _NULL = null_flags(FLAGS)
 
 
@@ -105,9 +107,15 @@ def main() -> int:
     if not detectors:
         raise ValueError("--detectors is empty, expected names such as noise_magnitude.")
     require(model=_MODEL.value, prompts=_PROMPTS.value, out=_OUT.value)
-    out_file(_OUT.value, _PROMPTS.value, _NEGATIVES.value, _INITIAL.value)
     rows = read_prompts(_PROMPTS.value)
     negatives = read_prompts(_NEGATIVES.value) if _NEGATIVES.value else []
+    reads = (_MODEL.value, _PROMPTS.value, _NEGATIVES.value, _INITIAL.value)
+    writes = [_summary_file().name] if negatives else []
+    with held(_OUT.value, writes, reads=reads, force=_FORCE.value, kind="file"):
+        return _detect(detectors, rows, negatives)
+
+
+def _detect(detectors: dict[str, Detector], rows: list[dict], negatives: list[dict]) -> int:
     everyone = [*rows, *negatives]
     model = _MODEL.load()
     options = _SAMPLING.options(model)
@@ -138,6 +146,10 @@ def main() -> int:
             _write(rows, found, detectors, cut, made)
             parts.remove()
     return 0
+
+
+def _summary_file() -> Path:
+    return Path(_OUT.value).with_suffix(".summary.json")
 
 
 def _steps(detectors: Mapping[str, Detector], options: SamplingOptions) -> Steps:
@@ -301,7 +313,7 @@ def _summarize(
     own = figures[found.name]
     several = {"detectors": figures} if len(figures) > 1 else {}
     summary = {**own, "target_fpr": _FPR.value, **several, "provenance": made}
-    path = Path(_OUT.value).with_suffix(".summary.json")
+    path = _summary_file()
     write_json(path, summary)
     for name, figure in figures.items():
         which = f"{name}: " if several else ""

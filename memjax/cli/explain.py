@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 
 from memjax.cli.flags import (
     chunk_flag,
+    force_flag,
     initial_noise_flag,
     model_flags,
     noise_flags,
@@ -35,7 +36,7 @@ from memjax.explain.words import Word, normal, shares, token_weights, words_of
 from memjax.report.charts.curves import token_bars
 from memjax.report.pages.tokens import Explained, render_token_page
 from memjax.runs.model import Model, with_remat
-from memjax.runs.outputs import model_provenance, out_folder, progress_bar, safe_names
+from memjax.runs.outputs import model_provenance, progress_bar, safe_names
 from memjax.runs.prompts import (
     check_rows,
     encoder,
@@ -47,6 +48,7 @@ from memjax.runs.prompts import (
 from memjax.runtime.batching import certainly_fits, usual_size
 from memjax.runtime.files import write_bytes
 from memjax.runtime.json import text_bytes
+from memjax.runtime.locks import hold
 from memjax.sampling import STATIC_ARGUMENTS, SamplingOptions
 from memjax.studies.rows import measure_rows
 from memjax.studies.store import Store, content_digest, text_digest
@@ -76,6 +78,8 @@ _CHUNK = chunk_flag(FLAGS)
 _RESTART = flags.DEFINE_boolean(
     "restart", False, "Discard the parts that a stopped run has kept.", flag_values=FLAGS
 )
+_FORCE = force_flag(FLAGS)
+_PAGE, _ROWS = "words.html", "tokens.jsonl"
 _PRINTED = 20  # prompts; the page has them all
 
 
@@ -107,12 +111,21 @@ def main() -> int:
     explanation = EXPLANATIONS.parse(_EXPLANATION.value, defaults)
     require(model=_MODEL.value, prompts=_PROMPTS.value, out=_OUT.value)
     rows = read_prompts(_PROMPTS.value)
+    stems = safe_names([row["id"] for row in rows])
+    writes = [_PAGE, _ROWS, *(f"{stem}.png" for stem in stems)]
+    reads = (_MODEL.value, _PROMPTS.value, _INITIAL.value)
+    with hold(_OUT.value, writes, reads=reads, force=_FORCE.value) as folder:
+        return _explain_all(rows, stems, explanation, folder)
+
+
+def _explain_all(
+    rows: list[dict], stems: Sequence[str], explanation: TokenSignificance, folder: Path
+) -> int:
     model = _NULL.apply(_MODEL.load(), _NOISE.seed.value, _MODEL.dtype.value)
     options = _SAMPLING.options(model)
     steps = tuple(range(0, options.num_steps, _EVERY.value))
     cut = check_rows(model, rows)
     program = _program(model, rows, options, steps, explanation)
-    folder = out_folder(_OUT.value)
     warn_truncated(cut)
     made = model_provenance(
         model,
@@ -128,7 +141,6 @@ def main() -> int:
         store.check(_RESTART.value)
         every = _weights(model, program, rows, store)
         out, shown = [], []
-        stems = safe_names([row["id"] for row in rows])
         for i, weights in enumerate(every):
             entry, page = _explained(model, rows[i], weights, None if cut is None else cut[i])
             write_bytes(folder / f"{stems[i]}.png", _bars(page.words))
@@ -138,18 +150,18 @@ def main() -> int:
                 _print_top(page)
         _write(folder, out, shown, made, f"Which words drive the copying: {model.name}")
         store.remove()
-    print(f"{len(rows)} prompts explained: {folder / 'words.html'}")
+    print(f"{len(rows)} prompts explained: {folder / _PAGE}")
     return 0
 
 
 def _write(
     folder: Path, out: list[dict], shown: list[Explained], made: Mapping[str, Any], title: str
 ) -> None:
-    write_rows(folder / "tokens.jsonl", out)
+    write_rows(folder / _ROWS, out)
     html = render_token_page(
         shown, title=title, attribution=made["attribution"], facts=_facts(made)
     )
-    write_bytes(folder / "words.html", text_bytes(html))
+    write_bytes(folder / _PAGE, text_bytes(html))
 
 
 def _print_top(page: Explained) -> None:

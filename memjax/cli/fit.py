@@ -10,6 +10,7 @@ The mesh is --config.parallel.data, .fsdp, .tensor; --slices joins several slice
 takes minutes for a large network: --largest_batch=false makes it one.
 """
 
+import contextlib
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,11 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
+from memjax.cli.flags import force_flag
 from memjax.runs.config import check_config, plain
 from memjax.runtime.files import write_bytes
 from memjax.runtime.json import write_json
+from memjax.runtime.locks import hold
 from memjax.tools.fit.compile import (
     MOST_COMPILES,
     Compiled,
@@ -87,6 +90,7 @@ _OUT = flags.DEFINE_string("out", None, "JSON file to write.", flag_values=FLAGS
 _TEXT = flags.DEFINE_string(
     "hlo", None, "File to write the compiled program's text to.", flag_values=FLAGS
 )
+_FORCE = force_flag(FLAGS)
 
 # What a program that does not fit has no figures of.
 _EMPTY = dict.fromkeys(("flops", "bytes_accessed", "roofline_seconds", "collectives"))
@@ -108,6 +112,14 @@ def main() -> int:
     slices = config["parallel"]["slices"] if _SLICES.value is None else _SLICES.value
     config["parallel"]["slices"] = slices
     topology = parse_topology(_TOPOLOGY.value, slices)
+    with contextlib.ExitStack() as stack:
+        for flag, file in (("out", _OUT.value), ("hlo", _TEXT.value)):
+            if file:
+                stack.enter_context(hold(file, force=_FORCE.value, flag=flag, kind="file"))
+        return _fit(config, topology)
+
+
+def _fit(config: dict[str, Any], topology: Topology) -> int:
     prepare_compiler()
     program = _program(config, devices_of(topology))
     asked = _BATCH.value if _JOB.value == "train" else _PROMPTS.value

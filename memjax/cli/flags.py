@@ -160,6 +160,13 @@ def chunk_flag(values: flags.FlagValues) -> flags.FlagHolder:
     )
 
 
+def force_flag(values: flags.FlagValues) -> flags.FlagHolder:
+    """Defines ``--force``."""
+    return flags.DEFINE_boolean(
+        "force", False, "Replace files there that memjax did not write.", flag_values=values
+    )
+
+
 class NullFlags(NamedTuple):
     """What stands for the unconditional prediction; see :func:`null_flags`."""
 

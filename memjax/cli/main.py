@@ -4,10 +4,12 @@ import difflib
 import importlib
 import os
 import re
+import signal
 import sys
 from collections.abc import Sequence
 
 from memjax.runtime.allocator import fill_holes_after_compilation, keep_freed_memory
+from memjax.runtime.interruption import RESTART_EXIT_CODE, stop_at_once
 
 COMMANDS = {
     "demo": "Draw phantoms, train, audit: the whole story in under five minutes on a laptop.",
@@ -30,7 +32,8 @@ COMMANDS = {
 _WORDS = {"bench": ("what", ("model", "demo", "chexpert-128", "knn", "sd"))}
 _HELP = ("--help", "-h", "-help", "--helpfull", "--helpshort")
 EXIT_USER_ERROR = 2
-RESTART_EXIT_CODE = 75
+# Stopped, these go on where they were when the same command is started again.
+_GO_ON = ("train", "demo", "detect", "explain", "mitigate", "audit", "sweep", "copies")
 
 
 def _usage() -> str:
@@ -146,11 +149,44 @@ def _run_here_or_there(name: str, arguments: list[str], own_process: bool) -> in
         return _run_alone(name, rest, own_process)
     if supervisor.SUPERVISED not in os.environ:
         return supervisor.supervise([name, *arguments], flags)
-    return supervisor.run_joined(lambda: _run_command(name, rest), _fail_or_raise, flags, reason)
+    return supervisor.run_joined(
+        lambda: _run_among_others(name, rest), _fail_or_raise, flags, reason
+    )
+
+
+def _run_among_others(name: str, arguments: list[str]) -> int:
+    """Runs a command of several processes; a training has signals of its own (StopSignals)."""
+    if name == "train":
+        return _run_command(name, arguments)
+    with stop_at_once() as came:
+        try:
+            return _run_command(name, arguments)
+        except KeyboardInterrupt:
+            code = _stopped(name, came)
+            sys.stderr.flush()
+            os._exit(code)  # the others are in the middle of a step that needs this process
+
+
+def _stopped(name: str, came: Sequence[signal.Signals]) -> int:
+    """Says how to go on after a signal, and returns the exit code."""
+    number = came[0] if came else signal.SIGINT
+    goes_on = name in _GO_ON
+    rest = (
+        "what was done is kept: start the same command again to go on."
+        if goes_on
+        else f"{name} keeps nothing that is unfinished: start the same command again, from the "
+        "beginning."
+    )
+    print(f"memjax: stopped by {number.name}; {rest}", file=sys.stderr)
+    return RESTART_EXIT_CODE if goes_on else 128 + number
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command and returns its exit code: 0, 2 for a user's mistake, 75 to restart."""
+    """Runs one command and returns its exit code.
+
+    0; 2 for a user's mistake; 75 where it was stopped and goes on if it is started again; 128 and
+    the signal's number where it was stopped and begins anew.
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("--help", "-h", "help"):
         print(_usage())
@@ -166,14 +202,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         hint = f" Did you mean {near[0]!r}?" if near else ""
         return _fail(f"there is no command {name!r}.{hint} Commands: {', '.join(COMMANDS)}.")
     keep_freed_memory()
-    try:
-        return _run_here_or_there(name, arguments[1:], own_process=argv is None)
-    except BrokenPipeError:
-        return 0
-    except KeyboardInterrupt:
-        return _fail("stopped by the keyboard; start the same command again to go on.")
-    except Exception as error:
-        return _fail_or_raise(error)
+    with stop_at_once() as came:
+        try:
+            return _run_here_or_there(name, arguments[1:], own_process=argv is None)
+        except BrokenPipeError:
+            return 0
+        except KeyboardInterrupt:
+            return _stopped(name, came)
+        except Exception as error:
+            return _fail_or_raise(error)
 
 
 def _fail_or_raise(error: Exception) -> int:
@@ -185,13 +222,16 @@ def _fail_or_raise(error: Exception) -> int:
 
 def _explained(error: Exception) -> int | None:
     """Prints one sentence for errors that are no bug; returns the exit code, or None."""
+    from memjax.runtime.files import said_of
     from memjax.runtime.interruption import Interrupted
     from memjax.training.meter import TrainingDiverged
 
     if isinstance(error, Interrupted):
         print(f"memjax: {error}", file=sys.stderr)
         return RESTART_EXIT_CODE
-    if isinstance(error, ValueError | OSError | TrainingDiverged):
+    if isinstance(error, OSError):
+        return _fail(said_of(error))
+    if isinstance(error, ValueError | TrainingDiverged):
         return _fail(str(error))
     return None
 

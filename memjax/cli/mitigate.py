@@ -13,6 +13,7 @@ from absl import flags
 
 from memjax.cli.flags import (
     chunk_flag,
+    force_flag,
     initial_noise_flag,
     model_flags,
     noise_flags,
@@ -123,6 +124,7 @@ _INITIAL = initial_noise_flag(FLAGS)
 _SAMPLING = sampling_flags(FLAGS)
 _CHUNK = chunk_flag(FLAGS)
 _NULL = null_flags(FLAGS)
+_FORCE = force_flag(FLAGS)
 
 
 def main() -> int:
@@ -162,4 +164,4 @@ def main() -> int:
         initial_noise=_INITIAL.value,
         chunk=_CHUNK.value,
     )
-    return mitigate(_MODEL, _SAMPLING, _NULL, asked)
+    return mitigate(_MODEL, _SAMPLING, _NULL, asked, force=_FORCE.value)

@@ -10,7 +10,8 @@ import numpy as np
 from memjax.core.condition import embeddings_of
 from memjax.report.charts.mitigation_grid import Cell, PromptBand, repair_wall
 from memjax.report.charts.tradeoff import short_title
-from memjax.report.pages.mitigation import RepairStudy, write_repair_page
+from memjax.report.files import FOLDER
+from memjax.report.pages.mitigation import PAGE, RepairStudy, write_repair_page
 from memjax.report.wording import decimal
 from memjax.runs.prompts import write_rows
 from memjax.runtime.files import write_bytes
@@ -20,6 +21,13 @@ from memjax.studies.store import npz_bytes
 from memjax.studies.study import Part
 from memjax.studies.table import csv_bytes, mitigation_rows
 
+_TENSORS, _ROWS, _TABLE, _WALL = (
+    "embeddings.npz",
+    "mitigated.jsonl",
+    "table.csv",
+    "before_after.png",
+)
+FILES = (_TENSORS, _ROWS, _TABLE, _WALL, PAGE, FOLDER)
 _A_WALL = 6  # prompts of one image
 
 
@@ -52,14 +60,14 @@ def write_outputs(
         arrays |= {"after": after, "arms": np.asarray([arm.key for arm in job.repairs])}
     if several:
         arrays["targets_rms"] = np.asarray([t.rms for t in job.targets], np.float32)
-    write_bytes(out / "embeddings.npz", npz_bytes(**arrays))
-    write_rows(out / "mitigated.jsonl", _rows(job, records, made))
-    write_bytes(out / "table.csv", csv_bytes(mitigation_rows(job, parts)))
+    write_bytes(out / _TENSORS, npz_bytes(**arrays))
+    write_rows(out / _ROWS, _rows(job, records, made))
+    write_bytes(out / _TABLE, csv_bytes(mitigation_rows(job, parts)))
     walls = _walls(job, parts, records)
-    write_bytes(out / "before_after.png", walls[0])
+    write_bytes(out / _WALL, walls[0])
     _say(job, records)
     page = write_repair_page(out, _study(job, records, made), walls)
-    print(f"before and after: {out / 'before_after.png'}; page: {page}")
+    print(f"before and after: {out / _WALL}; page: {page}")
 
 
 def _rows(job: Job, records: Sequence[dict[str, Any]], made: dict[str, Any]) -> list[dict]:

@@ -1,7 +1,6 @@
 """From the flags of ``memjax mitigate`` to its files."""
 
 import dataclasses
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +8,12 @@ import jax
 import numpy as np
 
 from memjax.cli.flags import ModelFlags, NullFlags, SamplingFlags, require
-from memjax.cli.mitigate_output import write_outputs
+from memjax.cli.mitigate_output import FILES, write_outputs
 from memjax.core.mesh import prompts_mesh
 from memjax.detectors import null_or_refuse
 from memjax.report.charts.mitigation_grid import shown_columns
 from memjax.runs.model import Model
-from memjax.runs.outputs import model_provenance, out_folder, progress_bar
+from memjax.runs.outputs import held, model_provenance, progress_bar
 from memjax.runs.prompts import check_rows, encoder, initial_noise, read_prompts, warn_truncated
 from memjax.runs.references import reference_paths
 from memjax.runtime.batching import exhausted, spread_bundle, usual_size
@@ -43,7 +42,12 @@ _WALLS = 24  # prompts that the page shows with images
 
 
 def mitigate(
-    model_flags: ModelFlags, sampling_flags: SamplingFlags, null_flags: NullFlags, asked: Asked
+    model_flags: ModelFlags,
+    sampling_flags: SamplingFlags,
+    null_flags: NullFlags,
+    asked: Asked,
+    *,
+    force: bool = False,
 ) -> int:
     """Runs the command."""
     require(model=model_flags.value, prompts=asked.prompts, out=asked.out)
@@ -52,6 +56,25 @@ def mitigate(
     references = reference_paths(rows, asked.prompts, asked.references)
     check(asked, rows)
     measures = measures_of(asked, references)
+    writes = [*FILES, *(["pictures"] if asked.pictures else [])]
+    reads = [model_flags.value, asked.prompts, asked.negatives, asked.references]
+    reads += [asked.initial_noise, asked.sscd, asked.clip]
+    with held(asked.out, writes, reads=reads, force=force):
+        return _mitigate(
+            model_flags, sampling_flags, null_flags, asked, rows, negatives, references, measures
+        )
+
+
+def _mitigate(
+    model_flags: ModelFlags,
+    sampling_flags: SamplingFlags,
+    null_flags: NullFlags,
+    asked: Asked,
+    rows: list[dict[str, Any]],
+    negatives: list[dict[str, Any]],
+    references: list[list[Path]],
+    measures: Measures,
+) -> int:
     mesh = prompts_mesh(local=True)
     model = null_flags.apply(model_flags.load(), asked.seed, model_flags.dtype.value)
     model = model._replace(bundle=spread_bundle(model.bundle, mesh))
@@ -61,11 +84,10 @@ def mitigate(
     job = _job(model, sampling_flags.options(model), asked, rows, negatives, references, measures)
     job = job._replace(mesh=mesh)
     made = _made(job)
-    with Store(Path(asked.out) / _PARTS, {}).held() if is_first() else nullcontext():
-        job, parts, done = _all_arms(job, asked, made)
-        if is_first():
-            write_outputs(Path(asked.out), job, done, made, several=asked.several)
-            parts.remove()
+    job, parts, done = _all_arms(job, asked, made)
+    if is_first():
+        write_outputs(Path(asked.out), job, done, made, several=asked.several)
+        parts.remove()
     return 0
 
 
@@ -96,7 +118,6 @@ def _job(
     arms = baseline_arms(
         asked.baselines, whole_numbers(asked.insertions, "insertions"), options.noise_scale
     )
-    out = out_folder(asked.out)
     targets = targets_of(model, asked, negatives, noise, sampling, options, setting)
     if setting is not None and setting.optimizes:
         said = ", ".join(f"{t.rms:.4f}" for t in targets)
@@ -122,7 +143,7 @@ def _job(
         frugal=False,
         shown=shown_columns(repairs, len(arms), asked.generations, any(references)),
         walls=_WALLS,
-        folder=out / "pictures" if asked.pictures else None,
+        folder=Path(asked.out) / "pictures" if asked.pictures else None,
     )
     keys = [arm.key for arm in job.arms]
     for key in keys:

@@ -20,6 +20,7 @@ from PIL import Image
 
 from memjax.cli.flags import (
     chunk_flag,
+    force_flag,
     initial_noise_flag,
     model_flags,
     noise_flags,
@@ -31,7 +32,7 @@ from memjax.core.condition import repeat_cond
 from memjax.core.types import Array, Cond, EpsFn, Params
 from memjax.data.images import to_uint8, to_unit
 from memjax.runs.model import Model
-from memjax.runs.outputs import model_provenance, out_folder, progress_bar, safe_names
+from memjax.runs.outputs import held, model_provenance, progress_bar, safe_names
 from memjax.runs.prompts import (
     check_rows,
     encoder,
@@ -57,6 +58,8 @@ _NOISE = noise_flags(FLAGS, "Pictures a prompt.")
 _INITIAL = initial_noise_flag(FLAGS)
 _SAMPLING = sampling_flags(FLAGS)
 _CHUNK = chunk_flag(FLAGS)
+_FORCE = force_flag(FLAGS)
+_GRID, _ROWS = "grid.png", "prompts.jsonl"
 _BLOCK = 8  # prompts whose noise is drawn together
 
 
@@ -133,12 +136,20 @@ def main() -> int:
     """Runs the command."""
     require(model=_MODEL.value, prompts=_PROMPTS.value, out=_OUT.value)
     rows = read_prompts(_PROMPTS.value)
+    stems = safe_names([row["id"] for row in rows])
+    images = [[f"{stem}_{k}.png" for k in range(_NOISE.generations.value)] for stem in stems]
+    writes = [_GRID, _ROWS, *(name for names in images for name in names)]
+    reads = (_MODEL.value, _PROMPTS.value, _INITIAL.value)
+    with held(_OUT.value, writes, reads=reads, force=_FORCE.value):
+        return _sample_all(rows, images)
+
+
+def _sample_all(rows: list[dict[str, Any]], image_names: Sequence[Sequence[str]]) -> int:
     model = _MODEL.load()
     options = _SAMPLING.options(model)
-    generations = _NOISE.generations.value
+    generations, folder = _NOISE.generations.value, Path(_OUT.value)
     program, draw = _program(model, options), _drawer(model, rows, generations)
     cut = check_rows(model, rows)
-    folder = out_folder(_OUT.value)
     warn_truncated(cut)
     made = model_provenance(
         model,
@@ -146,7 +157,7 @@ def main() -> int:
         sampling=vars(options),
         initial_noise=Path(_INITIAL.value).name if _INITIAL.value else None,
     )
-    stems, update = safe_names([row["id"] for row in rows]), progress_bar("sampling")
+    update = progress_bar("sampling")
     grid, out, broken = ImageGrid(len(rows), generations), [], 0
     mesh = mesh_of_prompts(model.bundle.params, len(rows))
     batches = over_rows(
@@ -157,7 +168,7 @@ def main() -> int:
             decoded = np.asarray(model.bundle.decode(row_states))
             broken += int(np.sum(~np.isfinite(decoded).all(axis=(1, 2, 3))))
             images = to_uint8(np.nan_to_num(decoded, nan=-1.0))
-            names = [f"{stems[i]}_{k}.png" for k in range(generations)]
+            names = image_names[i]
             for name, image in zip(names, images, strict=True) if is_first() else ():
                 write_bytes(folder / name, png_bytes(image))
             grid.add(images)
@@ -165,8 +176,8 @@ def main() -> int:
             out.append({**rows[i], **text, "images": names, "provenance": made})
             update(len(out), len(rows))
     if is_first():
-        grid.write(folder / "grid.png")
-        write_rows(folder / "prompts.jsonl", out)
+        grid.write(folder / _GRID)
+        write_rows(folder / _ROWS, out)
     if broken:
         print(f"{broken} pictures are not finite, and black there: try --dtype=float32")
     print(f"{len(rows) * generations} pictures in {folder} (grid.png shows them all)")

@@ -5,15 +5,16 @@ arm in sweep.jsonl, plots in sweep.html. The same command goes on where it was s
 """
 
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 from ml_collections import config_flags
 
 from memjax.cli.config import load_config
-from memjax.cli.flags import require
+from memjax.cli.flags import force_flag, require
 from memjax.cli.sweeping import run_sweep, table
 from memjax.runs.config import plain
-from memjax.runs.outputs import out_folder
+from memjax.runtime.locks import hold
 from memjax.studies.sweep.measure import SweepData
 from memjax.studies.sweep.plan import plan_arms
 from memjax.studies.sweep.rows import read_rows
@@ -30,6 +31,7 @@ _RUNS = flags.DEFINE_string(
     flag_values=FLAGS,
 )
 _PLAN = flags.DEFINE_bool("plan", False, "Say what would be done and stop.", flag_values=FLAGS)
+_FORCE = force_flag(FLAGS)
 
 
 def main() -> int:
@@ -53,13 +55,17 @@ def main() -> int:
         )
     if _PLAN.value:
         return 0
-    workdir = out_folder(_WORKDIR.value, "workdir")
+    with hold(_WORKDIR.value, flag="workdir") as workdir:
+        return _all_parts(parts, workdir)
+
+
+def _all_parts(parts: list[tuple[str, dict[str, Any]]], workdir: Path) -> int:
     runs = Path(_RUNS.value) if _RUNS.value else workdir
     studios: dict[str, SweepData] = {}
     pages = []
     for name, part in parts:
         folder = workdir / name.replace(":", "_") if name else workdir
-        pages.append(run_sweep(part, folder, runs=runs, studios=studios))
+        pages.append(run_sweep(part, folder, runs=runs, studios=studios, force=_FORCE.value))
         print(table(read_rows(folder), part["headline"]))
     for page in pages:
         print(f"report: {page}")

@@ -14,8 +14,10 @@ import numpy as np
 from memjax.evaluate.denoising_loss import stopping_point
 from memjax.evaluate.statistics.bootstrap import Interval
 from memjax.report.charts.image_grid import thumbnail_wall
-from memjax.report.pages.sweep import write_sweep_report
+from memjax.report.files import FOLDER
+from memjax.report.pages.sweep import PAGES, write_sweep_report
 from memjax.runtime.files import write_bytes
+from memjax.runtime.locks import hold
 from memjax.runtime.provenance import provenance
 from memjax.studies.run import AS_ASKED
 from memjax.studies.store import Store, content_digest
@@ -23,7 +25,7 @@ from memjax.studies.sweep.expectations import check_expectations
 from memjax.studies.sweep.measure import SweepData, make_sweep_data, measure_arm
 from memjax.studies.sweep.metrics import ArmLook
 from memjax.studies.sweep.plan import Arm, data_root, plan_arms
-from memjax.studies.sweep.rows import digest, find_row, put_row, read_rows
+from memjax.studies.sweep.rows import FILE, digest, find_row, put_row, read_rows
 from memjax.studies.sweep.runs import ensure_run, open_arm
 from memjax.studies.table import Asked, csv_bytes, observed_rows
 
@@ -38,6 +40,7 @@ def run_sweep(
     runs: Path | None = None,
     say: Say = print,
     studios: dict[str, SweepData] | None = None,
+    force: bool = False,
 ) -> Path:
     """Trains and measures every arm that is not there yet, and writes ``sweep.html``.
 
@@ -47,13 +50,20 @@ def run_sweep(
         runs: Folder of the trained runs and drawn data; sweeps that share it share runs.
         say: Told what is being done.
         studios: What was made for earlier sweeps' data; filled.
+        force: Replace files there that memjax did not write.
 
     Returns:
         The page.
     """
-    arms, runs = plan_arms(sweep), runs or workdir
-    studios = {} if studios is None else studios
-    workdir.mkdir(parents=True, exist_ok=True)
+    writes = (FILE, *PAGES, FOLDER, "arms")
+    with hold(workdir, writes, force=force, flag="workdir"):
+        return _run_sweep(sweep, workdir, runs or workdir, say, {} if studios is None else studios)
+
+
+def _run_sweep(
+    sweep: Mapping[str, Any], workdir: Path, runs: Path, say: Say, studios: dict[str, SweepData]
+) -> Path:
+    arms = plan_arms(sweep)
     rows = read_rows(workdir)
     missing = [a for a in arms if find_row(rows, a, sweep["measure"]) is None]
     say(f"{sweep['title']}: {len(arms)} arms, {len(missing)} to measure")

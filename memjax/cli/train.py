@@ -7,9 +7,9 @@ start the same command again after a stop.
 from absl import flags
 from ml_collections import config_flags
 
+from memjax.cli.flags import force_flag
 from memjax.runs.config import check_config, plain
 from memjax.runs.fine_tune import fine_tune_run
-from memjax.runs.outputs import no_empty_folders
 from memjax.runs.train import train_run
 
 FLAGS = flags.FlagValues()
@@ -30,6 +30,7 @@ _PROFILE = flags.DEFINE_integer(
     lower_bound=0,
     flag_values=FLAGS,
 )
+_FORCE = force_flag(FLAGS)
 
 
 def main() -> int:
@@ -42,13 +43,13 @@ def main() -> int:
     config = plain(_CONFIG.value)
     check_config(config)
     run = fine_tune_run if "fine_tune" in config else train_run
-    with no_empty_folders(_WORKDIR.value):
-        result = run(
-            config,
-            _WORKDIR.value,
-            allow_config_change=_ALLOW.value,
-            profile_steps=_PROFILE.value or 0,
-        )
+    result = run(
+        config,
+        _WORKDIR.value,
+        allow_config_change=_ALLOW.value,
+        profile_steps=_PROFILE.value or 0,
+        force=_FORCE.value,
+    )
     first = f", first step after {result.compile_seconds:.1f} s" if result.compile_seconds else ""
     print(f"done: {_WORKDIR.value} at step {int(result.state.step)}{first}")
     return 0

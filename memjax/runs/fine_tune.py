@@ -14,7 +14,8 @@ from memjax.core.mesh import fetch
 from memjax.core.types import Params
 from memjax.data.planted_duplicates import Planted
 from memjax.data.records import Record
-from memjax.runs.outputs import out_folder, progress_bar
+from memjax.runs.outputs import held_run, progress_bar
+from memjax.runs.prompts import FOLDER as PROMPTS
 from memjax.runs.prompts import caption_rows, write_prompt_files
 from memjax.runs.tiny_base import make_tiny_base
 from memjax.runs.train import (
@@ -41,6 +42,7 @@ from memjax.training.latents import (
     latent_side,
     make_latents,
 )
+from memjax.training.latents import FOLDER as LATENTS
 from memjax.training.loop import TrainResult, train
 from memjax.training.placement import Spread
 from memjax.training.run import write_run_file
@@ -258,6 +260,7 @@ def fine_tune_run(
     *,
     allow_config_change: bool = False,
     profile_steps: int = 0,
+    force: bool = False,
 ) -> TrainResult:
     """Fine-tunes a base model, or goes on with it, and writes ``WORKDIR/pipeline``.
 
@@ -269,12 +272,24 @@ def fine_tune_run(
         workdir: Folder of the run.
         allow_config_change: Go on although the configuration differs from the saved one.
         profile_steps: Steps to record, see :func:`memjax.training.loop.train`.
+        force: Replace files in the folder that memjax did not write.
 
     Raises:
         ValueError: Base, data and configuration do not fit each other; nothing is compiled then.
     """
-    workdir = out_folder(workdir, "workdir")
     tuning = check_fine_tune(config)
+    own = [PIPELINE, PROMPTS, LATENTS, *([] if config["fine_tune"]["base"] else [BASE])]
+    with held_run(workdir, own, force=force):
+        return _fine_tune_run(config, Path(workdir), tuning, allow_config_change, profile_steps)
+
+
+def _fine_tune_run(
+    config: dict[str, Any],
+    workdir: Path,
+    tuning: Tuning,
+    allow_config_change: bool,
+    profile_steps: int,
+) -> TrainResult:
     with first_alone("base"):  # it may have to be made
         base = _sized(_open_base(config, workdir), config["data"])
     jax.eval_shape(tuning.start, jax.random.key(0), base.unet_params)  # do the adapters fit it?

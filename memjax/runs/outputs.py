@@ -1,16 +1,31 @@
 """What the commands on a trained model share: opening it, how it samples, progress, provenance."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from tqdm.auto import tqdm
 
 from memjax.runs.model import Model, source_of
+from memjax.runtime.hosts import is_first
+from memjax.runtime.locks import hold
 from memjax.runtime.provenance import provenance
 from memjax.sampling import SamplingOptions
-from memjax.training.run import Run
+from memjax.training.run import RUN_FILE, Run, read_run_file
+
+_OF_A_RUN = (
+    RUN_FILE,
+    "checkpoints",
+    "filtered_rows.json",
+    "heartbeat",
+    "metrics.jsonl",
+    "nan_report.json",
+    "profile",
+    "samples",
+    "tensorboard",
+    "training.json",
+)
 
 
 def sampling_options(
@@ -57,37 +72,24 @@ def model_provenance(run: Model, seed: int, **extra: Any) -> dict[str, Any]:
     }
 
 
-def out_folder(path: str | Path, flag: str = "out") -> Path:
-    """Makes the output folder that ``--flag`` names."""
-    folder = Path(path)
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"--{flag}={path} is a file, expected a folder: choose another name.")
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+def held(
+    target: str | Path, writes: Iterable[str] = (), **options: Any
+) -> contextlib.AbstractContextManager[Any]:
+    """Holds an output as :func:`memjax.runtime.locks.hold` does; of several processes the first."""
+    return hold(target, writes, **options) if is_first() else contextlib.nullcontext()
 
 
-@contextlib.contextmanager
-def no_empty_folders(path: str | Path) -> Iterator[None]:
-    """Removes the folders that were made for ``path`` inside if an error leaves them empty."""
-    folder = Path(path)
-    absent = [place for place in (folder, *folder.parents) if not place.exists()]
-    try:
-        yield
-    except BaseException:
-        for place in absent:
-            with contextlib.suppress(OSError):
-                place.rmdir()
-        raise
+def held_run(
+    workdir: str | Path, writes: Iterable[str] = (), *, force: bool = False
+) -> contextlib.AbstractContextManager[Any]:
+    """Holds the folder of a run for training; ``writes`` is what it has besides the usual.
 
-
-def out_file(path: str, *inputs: str) -> Path:
-    """Returns the output file; refuses a folder, and any of the files that are read."""
-    file = Path(path)
-    if file.is_dir():
-        raise ValueError(f"--out={path} is a folder, expected a file to write: add a file name.")
-    if any(name and file.resolve() == Path(name).resolve() for name in inputs):
-        raise ValueError(f"--out={path} is also read by this command: choose another name.")
-    return file
+    A run that was copied without its lock is still a run.
+    """
+    if not force and (Path(workdir) / RUN_FILE).is_file():
+        with contextlib.suppress(ValueError):
+            force = bool(read_run_file(workdir))
+    return held(workdir, [*_OF_A_RUN, *writes], force=force, flag="workdir")
 
 
 def safe_names(ids: Sequence[str]) -> list[str]:

@@ -18,7 +18,7 @@ from memjax.data.planted_duplicates import Planted, plant_duplicates
 from memjax.data.records import Batch, LabelSpace
 from memjax.evaluate.similarity.ladder import check_rungs
 from memjax.runs.options import AuditOptions
-from memjax.runs.outputs import out_folder
+from memjax.runs.outputs import held_run
 from memjax.runtime.devices import keep_compiled, peak_flops
 from memjax.runtime.flops import flops_of
 from memjax.runtime.hosts import first_alone, is_first
@@ -165,6 +165,7 @@ def train_run(
     *,
     allow_config_change: bool = False,
     profile_steps: int = 0,
+    force: bool = False,
 ) -> TrainResult:
     """Trains a run from its configuration, or goes on with it.
 
@@ -173,9 +174,16 @@ def train_run(
         workdir: Folder of the run.
         allow_config_change: Go on although the configuration differs from the saved one.
         profile_steps: Steps to record, see :func:`memjax.training.loop.train`.
+        force: Replace files in the folder that memjax did not write.
     """
-    workdir = out_folder(workdir, "workdir")
     check_sections(config)
+    with held_run(workdir, force=force):
+        return _train_run(config, Path(workdir), allow_config_change, profile_steps)
+
+
+def _train_run(
+    config: dict[str, Any], workdir: Path, allow_config_change: bool, profile_steps: int
+) -> TrainResult:
     keep_compiled()
     spread = Spread.of(config)
     data = data_of(config, workdir)

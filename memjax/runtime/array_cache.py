@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from memjax.runtime.files import write_bytes
 from memjax.runtime.json import dumps, loads
 
 logger = logging.getLogger(__name__)
@@ -181,9 +182,7 @@ def _crc(items: np.ndarray) -> int:
 
 def _write_journal(journal: Path, header: Mapping[str, Any], good: list[_Block]) -> None:
     lines = [dumps(header, sort_keys=True, ascii=True), *(dumps(list(block)) for block in good)]
-    temporary = journal.with_suffix(".tmp")
-    temporary.write_text("\n".join(lines) + "\n")
-    os.replace(temporary, journal)
+    write_bytes(journal, ("\n".join(lines) + "\n").encode())
 
 
 def _append(journal: Path, block: _Block) -> None:

@@ -5,8 +5,10 @@ coordinates, and alone writes files that are not checkpoints.
 """
 
 import contextlib
+import functools
 import glob
 import importlib.util
+import ipaddress
 import json
 import os
 import socket
@@ -97,6 +99,9 @@ def start(
             "num_processes": cluster.num_processes,
             "process_id": cluster.process_id,
         }
+    if _is_loopback(cluster.coordinator):  # JAX would listen on every interface of the machine
+        arguments["coordinator_bind_address"] = cluster.coordinator
+        _exchange_at(cluster.coordinator.rpartition(":")[0].strip("[]"))
     try:
         with _named_absentees(start_seconds):
             jax.distributed.initialize(
@@ -121,6 +126,27 @@ def _check(cluster: Cluster) -> None:
             f"--process_id={cluster.process_id} of --num_processes={cluster.num_processes} cannot "
             "be: number the processes from 0, and give all of them the same --num_processes."
         )
+
+
+def _is_loopback(coordinator: str) -> bool:
+    """Returns whether an address is one of this machine's that no other machine can reach."""
+    host = coordinator.rpartition(":")[0].strip("[]")
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return host == "localhost"
+
+
+def _exchange_at(host: str) -> None:
+    """Lets the exchange between CPUs listen on an address; JAX takes that of the host's name.
+
+    JAX has no public argument for it; where its runtime has changed, it is left as it is.
+    """
+    from jax._src import xla_bridge
+
+    runtime: Any = getattr(xla_bridge, "_jax", None)
+    make = getattr(runtime, "make_gloo_tcp_collectives", None)
+    if make is not None:
+        runtime.make_gloo_tcp_collectives = functools.partial(make, hostname=host)
 
 
 def _not_started(cluster: Cluster, said: str) -> str:

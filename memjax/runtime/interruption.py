@@ -1,12 +1,11 @@
 """Being asked to stop: finish the step, save, and say "start me again"."""
 
+import contextlib
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import FrameType, TracebackType
 from typing import Any
-
-import jax
 
 RESTART_EXIT_CODE = 75
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -27,6 +26,46 @@ class Interrupted(Exception):  # noqa: N818 - a way out, not an error
         self.step = step
 
 
+class Stopped(KeyboardInterrupt):
+    """What :func:`stop_at_once` raises.
+
+    A class of its own: where Python has seen a plain ``KeyboardInterrupt`` pass through code that
+    was made of text, ``python -m`` ends by SIGINT whatever exit code it is given.
+    """
+
+
+@contextlib.contextmanager
+def stop_at_once() -> Iterator[list[signal.Signals]]:
+    """Makes the first SIGTERM or SIGINT raise :class:`Stopped` in the main thread.
+
+    What is written whole or not at all stays so. A second signal acts as usual.
+
+    Yields:
+        The signals that came.
+    """
+    came: list[signal.Signals] = []
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        came.append(signal.Signals(number))
+        restore()
+        raise Stopped
+
+    def restore() -> None:
+        for number, before in previous.items():
+            if signal.getsignal(number) is handle:
+                signal.signal(number, before)
+
+    previous: dict[signal.Signals, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in SIGNALS:
+            if signal.getsignal(number) not in (signal.SIG_IGN, None):
+                previous[number] = signal.signal(number, handle)
+    try:
+        yield came
+    finally:
+        restore()
+
+
 class StopSignals:
     """Turns the first SIGTERM or SIGINT into a flag; the second acts as usual.
 
@@ -41,6 +80,8 @@ class StopSignals:
         self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "StopSignals":
+        import jax
+
         main = threading.current_thread() is threading.main_thread()
         if main and not jax.distributed.is_initialized():
             self._previous = {s: signal.signal(s, self._handle) for s in SIGNALS}
@@ -65,6 +106,8 @@ class StopSignals:
 
     def requested(self, step: int) -> bool:
         """Returns whether the run should stop after ``step``."""
+        import jax
+
         if self._preempted is not None and jax.distributed.is_initialized():
             return self._preempted(step)
         return self._flag

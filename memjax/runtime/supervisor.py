@@ -20,9 +20,9 @@ from pathlib import Path
 from types import FrameType
 from typing import IO, Any, NamedTuple
 
+from memjax.runtime.interruption import RESTART_EXIT_CODE
 from memjax.runtime.json import loads
 
-RESTART_EXIT_CODE = 75
 COMMANDS = ("train", "sample", "detect", "mitigate")
 SUPERVISED = "MEMJAX_SUPERVISED"
 ROSTER = "MEMJAX_ROSTER"

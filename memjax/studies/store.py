@@ -18,8 +18,9 @@ import jax
 import numpy as np
 from jaxtyping import Int, PyTree, Shaped
 
-from memjax.runtime.files import workdir_lock, write_bytes
+from memjax.runtime.files import write_bytes
 from memjax.runtime.json import loads, text_digest, to_plain, write_json
+from memjax.runtime.locks import hold
 
 JOB_FILE = "job.json"
 _SEAL, _RECORDS = "fingerprint", "records"
@@ -210,7 +211,7 @@ class Store:
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
         """Keeps other processes out; a folder in which nothing was kept is taken away again."""
-        with workdir_lock(self.folder):
+        with hold(self.folder):
             try:
                 yield
             finally:

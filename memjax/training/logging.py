@@ -106,7 +106,11 @@ class MetricsWriter:
         """Flushes and closes."""
         self._file.close()
         if self._events is not None:
-            self._events.close()
+            try:
+                self._events.close()
+            except OSError:
+                self._events.file_writer.event_writer._closed = True  # or it tries again at exit
+                raise
 
 
 def duration(seconds: float) -> str:

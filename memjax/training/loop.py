@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 
 from memjax.core.types import Params
 from memjax.runtime.clock import CHECKPOINT, DATA, SAMPLES
-from memjax.runtime.files import workdir_lock
 from memjax.runtime.hosts import Heartbeat, agreed, barrier, is_first
 from memjax.runtime.interruption import RESTART_EXIT_CODE, Interrupted, StopSignals
 from memjax.runtime.json import dumps, loads
+from memjax.runtime.locks import hold
 from memjax.training.checkpoint import (
     FOLDER,
     CheckpointWriter,
@@ -141,7 +141,7 @@ def train(
     first_process = is_first()
     with contextlib.ExitStack() as stack:
         if first_process:
-            stack.enter_context(workdir_lock(workdir))
+            stack.enter_context(hold(workdir, flag="workdir"))
         state, start, skipped = _resume(
             workdir / FOLDER, state, plain_config, resume, allow_config_change
         )

@@ -311,7 +311,7 @@ def test_ids_that_make_the_same_file_name_keep_images_of_their_own(run, tmp_path
     assert memjax("sample", f"--model={run}", f"--prompts={file}", f"--out={out}", *flags).code == 0
     names = [name for row in read_rows(out / "prompts.jsonl") for name in row["images"]]
     assert len(set(names)) == 4
-    assert {p.name for p in out.iterdir()} == {*names, "grid.png", "prompts.jsonl"}
+    assert {p.name for p in out.iterdir()} == {*names, "grid.png", "prompts.jsonl", ".lock"}
     assert [p.name for p in out.parent.iterdir()] == ["out"]
 
 

@@ -51,7 +51,7 @@ def test_it_says_how_many_whose_and_where(out):
     assert "1 files could not be read" in done.out
     assert f"written: {folder / 'index.html'}" in done.out
     assert {p.name for p in folder.iterdir()} == {
-        *("index.html", "wall.png", "copies.csv", "copies.json")
+        *("index.html", "wall.png", "copies.csv", "copies.json", ".lock")
     }
 
 

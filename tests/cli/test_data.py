@@ -5,6 +5,7 @@ import json
 import pytest
 
 from memjax.cli.main import COMMANDS
+from memjax.report.pages.dataset import FILES
 from tests.commands import memjax
 
 SMALL = (
@@ -36,7 +37,7 @@ def test_a_page_tables_and_sentences(out):
     assert found["totals"]["train"]["pictures"] == 19
     assert found["made_by"]["config"]["data"]["kind"] == "phantoms"
     assert found["made_by"]["versions"]["memjax"]
-    assert {p.suffix for p in folder.iterdir() if p.is_file()} == {".html", ".json", ".csv"}
+    assert {p.name for p in folder.iterdir() if p.is_file()} == {".lock", *FILES}
 
 
 def test_again_with_fewer_images_says_so(out, tmp_path):

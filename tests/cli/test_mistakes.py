@@ -359,14 +359,21 @@ def test_a_bug_keeps_its_traceback(monkeypatch):
         entry.main(["doctor"])
 
 
-def test_the_keyboard_stops_politely(monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "code", "how"),
+    [("detect", 75, "to go on"), ("sample", 130, "from the beginning")],
+)
+def test_the_keyboard_stops_politely(monkeypatch, capsys, name, code, how):
     import memjax.cli.main as entry
 
     def stopped(name, arguments):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(entry, "_run_command", stopped)
-    assert entry.main(["doctor"]) == 2
+    assert entry.main([name]) == code
+    said = capsys.readouterr().err
+    assert said.startswith("memjax: stopped by SIGINT; ")
+    assert said.endswith(f"{how}.\n")
 
 
 def test_traceback_on_request(monkeypatch):

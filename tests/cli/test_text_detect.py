@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from tests.commands import PATIENCE, memjax, read_rows, write_prompts
+from tests.commands import PATIENCE, held_elsewhere, memjax, read_rows, write_prompts
 
 FAST = ("--steps=first", "--generations=2")
 CAPTIONS = (
@@ -322,9 +322,7 @@ def test_a_killed_process_goes_on_and_no_row_comes_twice(text_model, tmp_path):
 
 
 def test_two_processes_do_not_share_one_output(text_model, prompts, tmp_path):
-    from memjax.runtime.files import workdir_lock
-
-    with workdir_lock(tmp_path / "s.jsonl.parts"):
+    with held_elsewhere(tmp_path / ".s.jsonl.lock"):
         done = memjax(
             "detect",
             f"--model={text_model}",

@@ -10,7 +10,6 @@ import pytest
 import toy_run
 from PIL import Image
 
-from memjax.runtime.files import workdir_lock
 from memjax.runtime.interruption import StopSignals
 from memjax.training.checkpoint import FOLDER, checkpoint_steps, newest_good_step
 from memjax.training.logging import Progress
@@ -18,6 +17,7 @@ from memjax.training.loop import Interrupted, TrainingDiverged, config_changes, 
 from memjax.training.meter import Meter
 from memjax.training.state import state_hash
 from memjax.training.step import TrainOptions
+from tests.commands import held_elsewhere
 
 
 def go(workdir, total_steps=12, batches_from=toy_run.batches_from, **settings):
@@ -206,7 +206,10 @@ def test_config_changes():
 
 
 def test_one_run_a_workdir(tmp_path):
-    with workdir_lock(tmp_path), pytest.raises(ValueError, match="in use by another run"):
+    with (
+        held_elsewhere(tmp_path / ".lock"),
+        pytest.raises(ValueError, match="in use by another run"),
+    ):
         go(tmp_path)
     go(tmp_path, total_steps=1)
 

@@ -7,7 +7,8 @@ NumPy and Pillow on the same kind of machine. ``phantoms.json`` says which files
 import csv
 import io
 import os
-from collections.abc import Iterator, Sequence
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +19,9 @@ from PIL import Image
 from memjax.data.labels.space import BLANK, NEGATIVE, POSITIVE, UNCERTAIN
 from memjax.data.phantoms.patients import Film, Patient
 from memjax.data.readers.chexpert import COLUMNS, MARKER_COLUMNS
+from memjax.runtime.files import naming, write_bytes
 from memjax.runtime.json import dumps, loads
+from memjax.runtime.locks import hold
 
 VERSION = 1
 PREFIX = "CheXpert-v1.0-small/"
@@ -47,6 +50,7 @@ class _Row(NamedTuple):
     path: str
     film: Film
     group: str
+    crc: int
 
 
 def write_phantoms(
@@ -102,6 +106,11 @@ def write_phantoms(
     found = _existing(folder, settings)
     if found is not None:
         return found
+    with hold(folder, flag="data.root"):
+        return _existing(folder, settings) or _drawn(folder, settings)
+
+
+def _drawn(folder: Path, settings: _Settings) -> dict[str, Any]:
     pairs = _marker_pairs(settings)
     train = [*_write_duplicates(folder, settings, pairs), *_write_split(folder, settings, pairs)]
     valid = list(_write_split(folder, settings, pairs, held_out=True))
@@ -144,11 +153,37 @@ def _existing(folder: Path, settings: _Settings) -> dict[str, Any] | None:
         same = found.get("settings") == _plain(settings) and found.get("version") == VERSION
         if not same:
             raise ValueError(f"{folder} holds phantoms of other settings; choose another folder.")
+        refuse_changed(folder, found.get("crc32", {}))
         return found
     # The manifest is written last, so a train.csv without one but with our side table is ours.
     if (folder / "train.csv").exists() and not (folder / "markers.csv").exists():
         raise ValueError(f"{folder} holds another data set (train.csv); choose another folder.")
     return None
+
+
+def refuse_changed(folder: Path, seals: Mapping[str, int]) -> None:
+    """Refuses drawn images that have changed since; version 0.1 did not seal them.
+
+    Args:
+        folder: Where they lie.
+        seals: Path in the folder → CRC-32 of the file.
+
+    Raises:
+        ValueError: Naming the first one.
+    """
+
+    def same(path: str, seal: int) -> bool:
+        try:
+            return zlib.crc32((folder / path).read_bytes()) == seal
+        except FileNotFoundError:
+            return False
+
+    changed = [path for path, seal in seals.items() if not same(path, seal)]
+    if changed:
+        raise ValueError(
+            f"{len(changed)} of {len(seals)} images in {folder} are not as they were drawn (the "
+            f"first is {changed[0]}): remove the folder, and they are drawn anew."
+        )
 
 
 def _plain(settings: _Settings) -> dict[str, Any]:
@@ -230,16 +265,14 @@ def _jpeg(film: Film, quality: int) -> bytes:
 def _write(folder: Path, path: str, film: Film, jpeg: bytes, group: str = "") -> _Row:
     file = folder / path
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_bytes(jpeg)
-    return _Row(path, film._replace(pixels=film.pixels[:0]), group)
+    with naming(file):
+        file.write_bytes(jpeg)
+    return _Row(path, film._replace(pixels=film.pixels[:0]), group, zlib.crc32(jpeg))
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write under a temporary name, then rename: a half-written table is never read."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8", newline="")
-    os.replace(temporary, path)
+    """Write so that a half-written table is never read."""
+    write_bytes(path, text.encode())
 
 
 def _csv(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
@@ -250,7 +283,7 @@ def _csv(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 
 def _table(rows: Sequence[_Row]) -> str:
     cells = []
-    for path, film, _ in rows:
+    for path, film, _, _ in rows:
         shot = "Frontal" if film.frontal else "Lateral"
         findings = [_CELLS[state] for state in film.findings]
         cells.append([PREFIX + path, film.sex, film.age, shot, film.view, *findings])
@@ -274,6 +307,7 @@ def _manifest(s: _Settings, train: Sequence[_Row], valid: Sequence[_Row]) -> dic
         "settings": _plain(s),
         "versions": {"numpy": np.__version__, "pillow": PIL.__version__},
         "groups": groups,
+        "crc32": {row.path: row.crc for row in (*train, *valid)},
         "singles": [row.path for row in train if row.film.frontal and not row.group],
         "held_out": [row.path for row in valid if row.film.frontal],
         "marker_vocabulary": [list(codes) for codes in words],

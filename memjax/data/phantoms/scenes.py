@@ -9,13 +9,18 @@ in captions of the web; a model that gives back one sky for them has learned it 
 import io
 import json
 import os
-from collections.abc import Callable, Sequence
+import zlib
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw
+
+from memjax.data.phantoms.folder import refuse_changed
+from memjax.runtime.files import naming, write_bytes
+from memjax.runtime.locks import hold
 
 VERSION = 2
 SKIES = {
@@ -216,21 +221,31 @@ def write_scenes(
     folder = Path(root)
     if _written(folder, given):
         return
+    with hold(folder, flag="data.root"):
+        if not _written(folder, given):
+            _draw(folder, given)
+
+
+def _draw(folder: Path, given: Mapping[str, int]) -> None:
+    seed, size, repeats = given["seed"], given["size"], given["repeats"]
+    counts = (given["num_duplicated"], given["num_images"], given["num_held_out"])
     parts = ("memorized", "others", "valid")
-    counts = (num_duplicated, num_images, num_held_out)
     names = [f"{part}/{i:04d}.png" for part, n in zip(parts, counts, strict=True) for i in range(n)]
-    lines = []
+    lines, seals = [], {}
     for name, scene in zip(names, draw_scenes(seed, sum(counts), size), strict=True):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         buffer = io.BytesIO()
         Image.fromarray(scene.image).save(buffer, format="PNG")
-        (folder / name).write_bytes(buffer.getvalue())
+        with naming(folder / name):
+            (folder / name).write_bytes(buffer.getvalue())
+        seals[name] = zlib.crc32(buffer.getvalue())
         line: dict[str, Any] = {"file_name": name, "text": scene.caption}
         if name.startswith("memorized/"):
             line["repeats"] = repeats
         lines.append(json.dumps(line))
-    (folder / "metadata.jsonl").write_text("\n".join(lines) + "\n")
-    (folder / "scenes.json").write_text(json.dumps(given, indent=1) + "\n")
+    write_bytes(folder / "metadata.jsonl", ("\n".join(lines) + "\n").encode())
+    record = json.dumps({**given, "crc32": seals}, indent=1) + "\n"
+    write_bytes(folder / "scenes.json", record.encode())
 
 
 def _check(given: dict[str, int]) -> None:
@@ -244,7 +259,10 @@ def _check(given: dict[str, int]) -> None:
 def _written(folder: Path, given: dict[str, int]) -> bool:
     record = folder / "scenes.json"
     if record.is_file():
-        if json.loads(record.read_text()) == given:
+        found = json.loads(record.read_text())
+        seals = found.pop("crc32", {})
+        if found == given:
+            refuse_changed(folder, seals)
             return True
         raise ValueError(
             f"{folder} holds scenes of other settings (scenes.json): choose another folder, or "

@@ -35,6 +35,7 @@ from memjax.evaluate.similarity.ladder import fit_thresholds
 from memjax.evaluate.similarity.planted import Augmentation, augment, measure_planted, planted_auc
 from memjax.evaluate.similarity.rungs import copy_rung
 from memjax.models.copy_encoder import CopyEncoderNetwork
+from memjax.runtime.files import replacing
 from memjax.runtime.json import dumps, loads
 
 TEMPERATURE = 0.1
@@ -227,7 +228,7 @@ def _check(images: Images, held_images: Images) -> None:
 def save_copy_encoder(
     path: str | os.PathLike[str], encoder: CopyEncoder, made_of: str = ""
 ) -> None:
-    """Writes weights, threshold and calibration as ``.npz``, under a temporary name, then renames.
+    """Writes weights, threshold and calibration as ``.npz``, whole or not at all.
 
     Args:
         path: File to write; an existing one is replaced.
@@ -248,11 +249,8 @@ def save_copy_encoder(
         "calibration": encoder.calibration,
         "made_of": made_of,
     }
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(file.name + ".tmp")
-    with open(temporary, "wb") as out:
+    with replacing(file) as out:
         np.savez(out, allow_pickle=False, **{_HEADER: np.array(dumps(header)), **arrays})
-    os.replace(temporary, file)
 
 
 def load_copy_encoder(

@@ -8,6 +8,7 @@ from memjax.interop.progress import Progress
 from memjax.interop.stable_diffusion.loading import load
 from memjax.interop.stable_diffusion.pipeline import Pipeline
 from memjax.interop.stable_diffusion.saving import check_target, save
+from memjax.runtime.locks import hold
 
 
 def convert(
@@ -51,21 +52,22 @@ def convert(
     if folder.suffix in (".safetensors", ".ckpt", ".bin", ".pt"):
         raise ValueError(f"The target {folder} is a file's name, expected a folder's.")
     _check_apart(Path(source), folder)
-    check_target(folder, force=force)
     stage = progress or (lambda name: lambda done, total: None)
-    pipeline = load(
-        source,
-        dtype=dtype or "float32",
-        variant=variant,
-        revision=revision,
-        tokenizer=tokenizer,
-        prediction=prediction,
-        weights=weights,
-        progress=stage("read"),
-    )
-    if loaded is not None:
-        loaded(pipeline)
-    return save(pipeline, folder, variant=save_variant, force=force, progress=stage("write"))
+    with hold(folder, kind="whole", flag="to"):
+        check_target(folder, force=force)
+        pipeline = load(
+            source,
+            dtype=dtype or "float32",
+            variant=variant,
+            revision=revision,
+            tokenizer=tokenizer,
+            prediction=prediction,
+            weights=weights,
+            progress=stage("read"),
+        )
+        if loaded is not None:
+            loaded(pipeline)
+        return save(pipeline, folder, variant=save_variant, force=force, progress=stage("write"))
 
 
 def _check_apart(source: Path, target: Path) -> None:

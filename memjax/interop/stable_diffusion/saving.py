@@ -17,6 +17,8 @@ from memjax.interop.stable_diffusion.loading import networks_of
 from memjax.interop.stable_diffusion.pipeline import Pipeline
 from memjax.interop.stable_diffusion.scheduler_settings import scheduling
 from memjax.interop.tensor_writer import write_tensors
+from memjax.runtime.files import beside, naming, replace_folder
+from memjax.runtime.locks import hold
 
 _TEXT_PREFIX = "text_model."
 _OF_NO_WEIGHTS = ("dtype", "remat", "remat_policy", "zero_init_out", "projection_dim")
@@ -58,15 +60,16 @@ def save(
     target = Path(path)
     check_target(target, force=force)
     check_settings(pipeline)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
-        temporary.mkdir()
-        _write(pipeline, temporary, variant, progress)
-        _move(temporary, target)
-    finally:
+    temporary = beside(target)
+    with hold(target, kind="whole"):
         shutil.rmtree(temporary, ignore_errors=True)
+        try:
+            temporary.mkdir()
+            with naming(target):
+                _write(pipeline, temporary, variant, progress)
+            replace_folder(temporary, target)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
     return target
 
 
@@ -165,18 +168,3 @@ def _write_json(path: Path, value: Mapping[str, Any]) -> None:
     path.parent.mkdir(exist_ok=True)
     text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
     path.write_text(text, encoding="utf-8")
-
-
-def _move(folder: Path, target: Path) -> None:
-    """Puts a finished folder in its place; an old one stays until the new one is there."""
-    old = target.with_name(f".{target.name}.{os.getpid()}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if target.is_dir():
-        os.replace(target, old)
-    try:
-        os.replace(folder, target)
-    except OSError:
-        if old.is_dir():
-            os.replace(old, target)
-        raise
-    shutil.rmtree(old, ignore_errors=True)

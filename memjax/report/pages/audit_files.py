@@ -3,16 +3,25 @@
 import time
 from pathlib import Path
 
+from memjax.report.files import FOLDER
 from memjax.report.pages.audit import audit_figures
 from memjax.report.pages.audit_survey import wall_caption
 from memjax.report.pages.audit_without_null import own_captions
 from memjax.report.pages.base import ReportPaths, write_report
+from memjax.runs.model import Model
 from memjax.runs.prompts import write_rows
 from memjax.runtime.files import write_bytes
 from memjax.studies.audit import Audited, Clock, made
 from memjax.studies.prompts.draw import Prompts
 from memjax.studies.survey import Returned, Scored, returned_images, scored_prompts
 from memjax.studies.table import audit_rows, csv_bytes
+
+FILES = ("report.html", "report.json", FOLDER, "table.csv", "returned.csv", "training_scores.csv")
+
+
+def prompts_folder(model: Model) -> str:
+    """Returns the name of the folder of an audit's prompts; a fine-tuned run has one itself."""
+    return "prompts" if model.pipeline is None else "audit_prompts"
 
 
 def write_audit(workdir: Path, audited: Audited, clock: Clock, began: float) -> ReportPaths:
@@ -47,8 +56,7 @@ def write_audit(workdir: Path, audited: Audited, clock: Clock, began: float) -> 
         audited.audit, subject.prompts, subject.references.gallery, subject.names
     )
     write_bytes(workdir / "returned.csv", csv_bytes(back, Returned._fields))
-    text = subject.model.pipeline is not None  # a fine-tuned run's own prompts name its images
-    folder = workdir / ("audit_prompts" if text else "prompts")
+    folder = workdir / prompts_folder(subject.model)
     if "samples" not in results:
         write_prompt_files(folder, subject.prompts)
     if subject.survey is not None:

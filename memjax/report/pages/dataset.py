@@ -30,6 +30,20 @@ _SHORT = {
 }
 
 
+FILES = (
+    "at_risk.csv",
+    "conditions.csv",
+    "cooccurrence.csv",
+    "data.html",
+    "data.json",
+    "distributions.csv",
+    "findings.csv",
+    "near_duplicates.csv",
+    "problems.csv",
+    "rows.csv",
+)
+
+
 def data_files(
     result: Mapping[str, Any],
     images: UInt8[np.ndarray, "n h w c"],
@@ -50,7 +64,7 @@ def data_files(
         seed: Decides which examples are shown.
 
     Returns:
-        ``data.html``, ``data.json`` and one CSV per table.
+        ``data.html``, ``data.json`` and one CSV per table: :data:`FILES`.
     """
     plain = to_plain(result, digits=6)
     whole = {**{k: v for k, v in plain.items() if k != "rows"}, "made_by": to_plain(made_by)}

@@ -23,6 +23,7 @@ from memjax.studies.sweep.table import (
     summary_of,
 )
 
+PAGES = ("sweep.html", "sweep.csv")
 _RUNG = "spearman_"
 _LOSSES = ("train_loss", "held_out_loss")
 _DOTS = (
@@ -88,9 +89,9 @@ def write_sweep_report(
     shown = _walls(arms, walls)
     images |= {f"wall/{name}": png for of_seed in shown.values() for name, png in of_seed.items()}
     page = _render(plan, rows, arms, drawn, shown, file_names([*images]))
-    pages = {"sweep.html": page, "sweep.csv": csv_text(long_table(arms), "sweep")}
+    pages = dict(zip(PAGES, (page, csv_text(long_table(arms), "sweep")), strict=True))
     paths = publish(out_dir, pages, images, tables)
-    return SweepPaths(paths["sweep.html"], paths["sweep.csv"])
+    return SweepPaths(*(paths[name] for name in PAGES))
 
 
 def sweep_figures(plan: Mapping[str, Any], arms: Sequence[SweepArm]) -> dict[str, SweepFigure]:

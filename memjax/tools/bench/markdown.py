@@ -147,6 +147,12 @@ def knn_table(report: Mapping[str, Any]) -> list[str]:
     return table(head, rows)
 
 
+def is_tables(path: str) -> bool:
+    """Returns whether a file is one of :func:`write_tables`, whose other sections stay."""
+    file = Path(path)
+    return file.is_file() and _INTRODUCTION.splitlines()[2] in _text(file)
+
+
 def write_tables(paths: Sequence[str], out: str | None) -> str:
     """Writes a section for every report; those of other sizes already in the file stay.
 

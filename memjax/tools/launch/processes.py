@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-RESTART_EXIT_CODE = 75
+from memjax.runtime.interruption import RESTART_EXIT_CODE
+
 _LOOK = 0.05
 _AFTER_A_CRASH = 15.0  # the others cannot save without the one that is gone
 

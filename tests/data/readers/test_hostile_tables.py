@@ -198,6 +198,7 @@ def test_one_sentence_and_nothing_overwritten(tmp_path, name):
     out = tmp_path / "earlier"
     out.mkdir()
     (out / "data.html").write_text("an earlier page")
+    (out / ".lock").touch()  # which says that it is memjax's
     before = snapshot(tmp_path)
     done = show(root, out, case.kind, *case.flags)
     assert done.code == 2, done.out

@@ -14,14 +14,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 from absl import flags
-from tqdm.auto import tqdm
 
-from memjax.cli.flags import require
-from memjax.training.run import RUN_FILE
+from memjax.cli.flags import refuse_given, require
+from memjax.core.names import RUN_FILE
 
 FLAGS = flags.FlagValues()
 _FROM = flags.DEFINE_string("from", None, "Model to read.", flag_values=FLAGS)
@@ -72,6 +68,8 @@ class _Bars:
 
     def _update(self, name: str, done: int, total: int) -> None:
         if self.bar is None:
+            from tqdm.auto import tqdm
+
             self.bar = tqdm(total=total, desc=name, unit="B", unit_scale=True, leave=False)
         self.bar.update(done - self.bar.n)
         if done >= total:
@@ -83,12 +81,25 @@ class _Bars:
         self.bar = None
 
 
+def check() -> None:
+    """Says mistakes that show before anything is loaded."""
+    require(**{"from": _FROM.value, "to": _TO.value})
+    if not (Path(str(_FROM.value)) / RUN_FILE).is_file():
+        return
+    if not str(_TO.value).endswith(".safetensors"):
+        raise ValueError(
+            f"--to={_TO.value}: {_FROM.value} is a memjax run, whose weights become one file: give "
+            "a name that ends in .safetensors."
+        )
+    of_pipelines = ("variant", "save_variant", "revision", "tokenizer", "prediction")
+    refuse_given(FLAGS, of_pipelines, f"{_FROM.value} is a memjax run.")
+
+
 def main() -> int:
     """Runs the command."""
     from memjax.interop.stable_diffusion.converting import convert
 
-    require(**{"from": _FROM.value, "to": _TO.value})
-    if (Path(str(_FROM.value)) / RUN_FILE).is_file() and str(_TO.value).endswith(".safetensors"):
+    if (Path(str(_FROM.value)) / RUN_FILE).is_file():
         return _export(Path(str(_FROM.value)), Path(str(_TO.value)))
     bars, kept = _Bars(), dict[str, Any]()
     try:
@@ -113,6 +124,10 @@ def main() -> int:
 
 def _export(run: Path, target: Path) -> int:
     """Writes a run's weights alone."""
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
     from memjax.runtime.provenance import provenance
     from memjax.training.checkpoint import load_params
     from memjax.training.export import export_params
@@ -134,6 +149,8 @@ def _export(run: Path, target: Path) -> int:
 
 def summary(pipeline: Any) -> str:
     """Returns what was read as text: parts, parameters, dtype, bytes, notes."""
+    import jax
+
     info = pipeline.info
     revision = f" at {info['revision']}" if info["revision"] else ""
     lines = [f"{info['kind']} {info['model']}{revision}, prediction of {pipeline.prediction}"]

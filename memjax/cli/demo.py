@@ -9,12 +9,8 @@ import time
 from absl import flags
 from ml_collections import config_flags
 
-from memjax.cli.audit import run_audit_command, summary_table
 from memjax.cli.flags import require
 from memjax.runs.config import check_config, plain
-from memjax.runs.model import load_model
-from memjax.runs.outputs import sampling_options
-from memjax.runs.train import train_run
 
 DEFAULT_CONFIG = "phantoms_demo"
 FLAGS = flags.FlagValues()
@@ -30,12 +26,21 @@ _WORKDIR = flags.DEFINE_string(
 )
 
 
+def check() -> None:
+    """Says mistakes that show before anything is loaded."""
+    require(workdir=_WORKDIR.value)
+    check_config(plain(_CONFIG.value))
+
+
 def main() -> int:
     """Runs the command."""
     began = time.monotonic()
-    require(workdir=_WORKDIR.value)
     config = plain(_CONFIG.value)
-    check_config(config)
+    from memjax.cli.audit_run import run_audit_command, summary_table
+    from memjax.runs.model import load_model
+    from memjax.runs.outputs import sampling_options
+    from memjax.runs.train import train_run
+
     print(f"memjax demo: phantoms, training and audit in {_WORKDIR.value}")
     train_run(config, _WORKDIR.value)
     model = load_model(_WORKDIR.value)

@@ -11,12 +11,7 @@ from ml_collections import config_flags
 
 from memjax.cli.config import load_config
 from memjax.cli.flags import require
-from memjax.cli.sweeping import run_sweep, table
-from memjax.runs.config import plain
-from memjax.runs.outputs import out_folder
-from memjax.studies.sweep.measure import SweepData
-from memjax.studies.sweep.plan import plan_arms
-from memjax.studies.sweep.rows import read_rows
+from memjax.runs.config import check_sweep, plain
 
 FLAGS = flags.FlagValues()
 _CONFIG = config_flags.DEFINE_config_file(
@@ -32,8 +27,8 @@ _RUNS = flags.DEFINE_string(
 _PLAN = flags.DEFINE_bool("plan", False, "Say what would be done and stop.", flag_values=FLAGS)
 
 
-def main() -> int:
-    """Runs the command."""
+def check() -> None:
+    """Says mistakes that show before anything is loaded."""
     require(config=_CONFIG.value, workdir=_WORKDIR.value)
     whole = plain(_CONFIG.value)
     if "arms" not in whole:
@@ -41,6 +36,18 @@ def main() -> int:
             "the configuration has no arms, expected one of a sweep (sweep_conditions, "
             "sweep_guidance, ...): see memjax sweep --help, or use memjax train."
         )
+    check_sweep(whole)
+
+
+def main() -> int:
+    """Runs the command."""
+    whole = plain(_CONFIG.value)
+    from memjax.cli.sweeping import run_sweep, table
+    from memjax.runs.outputs import out_folder
+    from memjax.studies.sweep.measure import SweepData
+    from memjax.studies.sweep.plan import plan_arms
+    from memjax.studies.sweep.rows import read_rows
+
     parts = [(name, plain(load_config(name))) for name in whole["parts"]] or [("", whole)]
     for _, part in parts:
         if whole["parts"]:

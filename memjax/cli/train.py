@@ -7,10 +7,8 @@ start the same command again after a stop.
 from absl import flags
 from ml_collections import config_flags
 
+from memjax.cli.flags import MOST
 from memjax.runs.config import check_config, plain
-from memjax.runs.fine_tune import fine_tune_run
-from memjax.runs.outputs import no_empty_folders
-from memjax.runs.train import train_run
 
 FLAGS = flags.FlagValues()
 _CONFIG = config_flags.DEFINE_config_file(
@@ -28,19 +26,28 @@ _PROFILE = flags.DEFINE_integer(
     0,
     "Steps to record in WORKDIR/profile, for TensorBoard's profile page or XProf.",
     lower_bound=0,
+    upper_bound=MOST,
     flag_values=FLAGS,
 )
 
 
-def main() -> int:
-    """Runs the command."""
+def check() -> None:
+    """Says mistakes that show before anything is loaded."""
     if _CONFIG.value is None or not _WORKDIR.value:
         raise ValueError(
             "train needs --config and --workdir, for example: "
             "memjax train --config=phantoms_demo --workdir=runs/demo."
         )
+    check_config(plain(_CONFIG.value))
+
+
+def main() -> int:
+    """Runs the command."""
+    from memjax.runs.fine_tune import fine_tune_run
+    from memjax.runs.outputs import no_empty_folders
+    from memjax.runs.train import train_run
+
     config = plain(_CONFIG.value)
-    check_config(config)
     run = fine_tune_run if "fine_tune" in config else train_run
     with no_empty_folders(_WORKDIR.value):
         result = run(

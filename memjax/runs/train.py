@@ -21,6 +21,7 @@ from memjax.evaluate.similarity.ladder import check_rungs
 from memjax.runs.defaults import default_config
 from memjax.runs.options import AuditOptions
 from memjax.runs.outputs import out_folder
+from memjax.runtime.cores import require_memory
 from memjax.runtime.devices import keep_compiled, peak_flops
 from memjax.runtime.files import write_bytes
 from memjax.runtime.flops import flops_of
@@ -190,6 +191,9 @@ def train_run(
     check_sections(config)
     keep_compiled()
     spread = Spread.of(config)
+    section, batch = config["data"], config["train"]["batch_size"]
+    pixels = section["channels"] * section["size"] ** 2
+    require_memory(f"train.batch_size={batch}", 4 * batch * pixels // jax.process_count())
     data = data_of(config, workdir)
     network = network_of(config, data.label_space)
     options = options_of(config, config["diffusion"]["prediction"])

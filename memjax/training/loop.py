@@ -3,6 +3,7 @@
 import contextlib
 import json
 import logging
+import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -229,15 +230,33 @@ def _resume(
     if restored.state is None or restored.step is None:
         _set_aside(directory, restored.skipped)
         return state, 0, restored.skipped
-    changes = config_changes(restored.config, config)
+    changes = config_changes(_longer(restored.config, config), config)
     if changes and not allow:
         raise ValueError(
             f"the configuration differs from the checkpoint's ({'; '.join(changes[:5])}): "
-            "restore it, allow the change, or choose another workdir."
+            "restore it, give --allow_config_change, or choose another workdir."
         )
     logger.info("resuming from step %d.", restored.step)
     _set_aside(directory, restored.skipped)
     return restored.state, restored.step, restored.skipped
+
+
+def _longer(old: Mapping[str, Any], new: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Returns the saved configuration; with the new number of steps where that is larger.
+
+    More steps change nothing of what was done. A rate that falls until the last step falls slower
+    from here on, so the end is not that of a run which had been given the steps at once.
+    """
+    before, now = old.get("train", {}), new.get("train", {})
+    if not before.get("steps", math.inf) < now.get("steps", 0):
+        return old
+    if before.get("lr_schedule") != "constant":
+        logger.info(
+            "train.steps: %d -> %d: the learning rate's %s schedule now ends at the new last "
+            "step; the weights will not be those of one run of %d steps.",
+            *(before["steps"], now["steps"], before.get("lr_schedule"), now["steps"]),
+        )
+    return {**old, "train": {**before, "steps": now["steps"]}}
 
 
 def _set_aside(directory: Path, skipped: Skipped) -> None:

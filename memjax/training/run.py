@@ -5,13 +5,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from memjax.core.names import RUN_FILE
 from memjax.core.types import Bundle
 from memjax.data.records import LabelSpace, Slot
 from memjax.runtime.files import write_bytes
 from memjax.training.checkpoint import load_params
 from memjax.training.network import Network, build_network, make_bundle
 
-RUN_FILE = "run.json"
 _FORMAT = 1
 
 

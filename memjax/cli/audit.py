@@ -25,6 +25,7 @@ from memjax.cli.flags import (
     model_flags,
     null_flags,
     prompts_flag,
+    refuse_given,
     require,
     require_files,
     sampling_flags,
@@ -105,6 +106,8 @@ def check() -> None:
     """Says mistakes that show before anything is loaded."""
     if ["help"] not in (_DETECTORS.value, _ARMS.value):
         require(model=_MODEL.value)
+        if not _DATA.value:
+            refuse_given(FLAGS, ("held_out",), "it goes with --data=DIR.")
         require_files(prompts=_PROMPTS.value, negatives=_NEGATIVES.value)
 
 

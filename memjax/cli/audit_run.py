@@ -27,7 +27,7 @@ from memjax.cli.audit import (
     _WORKDIR,
     FLAGS,
 )
-from memjax.cli.flags import require
+from memjax.cli.flags import refuse_given, require
 from memjax.detectors import DETECTORS
 from memjax.mitigations import MITIGATIONS
 from memjax.report.pages.audit_files import write_audit
@@ -65,6 +65,9 @@ def run() -> int:
     data = None if model.run is not None else _captioned(model)
     if model.run is not None:
         _refuse_text_flags()
+    if model.bundle.null_cond is None:
+        why = "the model has no null condition, so nothing is guided: give --null too."
+        refuse_given(FLAGS, ("guidance_scale",), why)
     if model.run is None and not _WORKDIR.value and not model.record:
         raise ValueError("--workdir must be given: the model's folder is left as it is.")
     folder = out_folder(_WORKDIR.value or _MODEL.value, "workdir")

@@ -15,7 +15,7 @@ from ml_collections import config_flags
 
 from memjax.cli.flags import MOST, require
 from memjax.core.names import NEAR_DUPLICATE
-from memjax.runs.config import check_config, plain
+from memjax.runs.config import check_config, check_data, plain
 
 if TYPE_CHECKING:
     from memjax.evaluate.dataset.survey import Looked
@@ -76,6 +76,7 @@ def check() -> None:
     """Says mistakes that show before anything is loaded."""
     require(config=_CONFIG.value, out=_OUT.value)
     check_config(plain(_CONFIG.value))
+    check_data(plain(_CONFIG.value))
 
 
 def main() -> int:

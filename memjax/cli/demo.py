@@ -10,7 +10,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from memjax.cli.flags import require
-from memjax.runs.config import check_config, plain
+from memjax.runs.config import check_config, check_data, plain
 
 DEFAULT_CONFIG = "phantoms_demo"
 FLAGS = flags.FlagValues()
@@ -30,6 +30,7 @@ def check() -> None:
     """Says mistakes that show before anything is loaded."""
     require(workdir=_WORKDIR.value)
     check_config(plain(_CONFIG.value))
+    check_data(plain(_CONFIG.value))
 
 
 def main() -> int:

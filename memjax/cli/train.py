@@ -8,7 +8,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from memjax.cli.flags import MOST
-from memjax.runs.config import check_config, plain
+from memjax.runs.config import check_config, check_data, plain
 
 FLAGS = flags.FlagValues()
 _CONFIG = config_flags.DEFINE_config_file(
@@ -39,6 +39,7 @@ def check() -> None:
             "memjax train --config=phantoms_demo --workdir=runs/demo."
         )
     check_config(plain(_CONFIG.value))
+    check_data(plain(_CONFIG.value))
 
 
 def main() -> int:

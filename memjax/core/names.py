@@ -27,3 +27,4 @@ MOST_SEED = 2**32 - 1  # a key takes 32 bits; a larger seed would be another one
 NEAR_DUPLICATE = 0.95  # least cross-correlation of two images that count as one
 MOST_COMPILES = 6  # of `memjax fit`, in all
 RUN_FILE = "run.json"  # of a run's folder
+SQUARES = ("crop", "pad", "stretch")  # how an image becomes square

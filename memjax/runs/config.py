@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from memjax.core.names import MOST_SEED
+from memjax.core.names import MOST_SEED, SQUARES
 
 
 def config_folder() -> Path:
@@ -54,6 +54,7 @@ def plain(config: Any) -> dict[str, Any]:
     return convert(config)
 
 
+_ON_DISK = ("chexpert", "nih", "mimic", "folder")  # kinds of data that are there already
 _USUAL = (0, 1e9)  # of every number that has no row here
 _RANGES: dict[str, tuple[float, float]] = {
     "seed": (0, MOST_SEED),
@@ -190,3 +191,25 @@ def check_config(config: Mapping[str, Any]) -> None:
         )
     if wrong:
         raise ValueError("the configuration has impossible values: " + "; ".join(wrong) + ".")
+
+
+def check_data(config: Mapping[str, Any]) -> None:
+    """Refuses data that cannot be read, before anything is drawn or loaded.
+
+    Raises:
+        ValueError: Naming the field, its value and what was expected.
+    """
+    data = config["data"]
+    if data["channels"] not in (1, 3):
+        raise ValueError(
+            f"data.channels={data['channels']}, expected 1 (grayscale) or 3 (color): pass "
+            "--config.data.channels=1."
+        )
+    if data["square"] not in SQUARES:
+        raise ValueError(f"data.square={data['square']!r}, expected {', '.join(SQUARES)}.")
+    root = str(data["root"])
+    if data["kind"] in _ON_DISK and root and "://" not in root and not Path(root).is_dir():
+        raise ValueError(
+            f"data.root={root} is no folder, expected the one that holds the data: pass "
+            "--config.data.root=DIR."
+        )

@@ -26,17 +26,12 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
-from memjax.cli.flags import force_flag
+from memjax.cli.flags import MOST, force_flag
 from memjax.runs.config import check_config, plain
 from memjax.runtime.locks import hold
-from memjax.tools.bench.knn import KnnSettings, run_knn
-from memjax.tools.bench.markdown import is_tables, write_tables
-from memjax.tools.bench.report import command_of
-from memjax.tools.bench.run import BOTH, run_model
 from memjax.tools.bench.sizes import ALL_SIZES, DEMO, MODEL_SIZES, choose, config_for, resized
-from memjax.tools.bench.stable_diffusion.run import run_sd
 from memjax.tools.bench.stable_diffusion.task import SD_CASES, SdSettings
-from memjax.tools.bench.task import COMPILE, Settings
+from memjax.tools.bench.task import BOTH, COMPILE, KnnSettings, Settings
 from memjax.tools.bench.timing import CASES
 from memjax.tools.bench.worker import DEFAULT, KEEP
 
@@ -83,7 +78,7 @@ _SIZE = flags.DEFINE_enum(
 
 
 def _number(name: str, default: int | None, help: str) -> flags.FlagHolder:
-    return flags.DEFINE_integer(name, default, help, lower_bound=1, flag_values=FLAGS)
+    return flags.DEFINE_integer(name, default, help, 1, MOST, flag_values=FLAGS)
 
 
 _REPEATS = _number("repeats", None, "Timed repeats a side (default: 5; chexpert-128: 3).")
@@ -129,6 +124,8 @@ def default_config(arguments: Sequence[str]) -> str:
 
 def main() -> int:
     """Runs the command."""
+    from memjax.tools.bench.markdown import is_tables
+
     if not _OUT.value:
         return _run()
     force = _FORCE.value or bool(_TABLE.value and is_tables(_OUT.value))
@@ -137,6 +134,12 @@ def main() -> int:
 
 
 def _run() -> int:
+    from memjax.tools.bench.knn import run_knn
+    from memjax.tools.bench.markdown import write_tables
+    from memjax.tools.bench.report import command_of
+    from memjax.tools.bench.run import run_model
+    from memjax.tools.bench.stable_diffusion.run import run_sd
+
     if _TABLE.value:
         print(f"tables: {write_tables(_TABLE.value, _OUT.value)}")
         return 0

@@ -11,7 +11,7 @@ from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
-from memjax.models.lora import ATTENTION
+from memjax.core.names import ATTENTION
 from memjax.runs.defaults import default_config
 
 QUICK = "quick"

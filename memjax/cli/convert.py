@@ -15,14 +15,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 from absl import flags
-from tqdm.auto import tqdm
 
-from memjax.cli.flags import require
-from memjax.training.run import RUN_FILE
+from memjax.cli.flags import refuse_given, require
+from memjax.core.names import RUN_FILE
 
 FLAGS = flags.FlagValues()
 _FROM = flags.DEFINE_string("from", None, "Model to read.", flag_values=FLAGS)
@@ -81,6 +77,8 @@ class _Bars:
 
     def _update(self, name: str, done: int, total: int) -> None:
         if self.bar is None:
+            from tqdm.auto import tqdm
+
             self.bar = tqdm(total=total, desc=name, unit="B", unit_scale=True, leave=False)
         self.bar.update(done - self.bar.n)
         if done >= total:
@@ -92,13 +90,26 @@ class _Bars:
         self.bar = None
 
 
+def check() -> None:
+    """Says mistakes that show before anything is loaded."""
+    require(**{"from": _FROM.value, "to": _TO.value})
+    if not (Path(str(_FROM.value)) / RUN_FILE).is_file():
+        return
+    if not str(_TO.value).endswith(".safetensors"):
+        raise ValueError(
+            f"--to={_TO.value}: {_FROM.value} is a memjax run, whose weights become one file: give "
+            "a name that ends in .safetensors."
+        )
+    of_pipelines = ("variant", "save_variant", "revision", "tokenizer", "prediction", "weights")
+    why = f"{_FROM.value} is a memjax run, whose averaged weights are written."
+    refuse_given(FLAGS, of_pipelines, why)
+
+
 def main() -> int:
     """Runs the command."""
     from memjax.interop.stable_diffusion.converting import convert
 
-    require(**{"from": _FROM.value, "to": _TO.value})
-    if (Path(str(_FROM.value)) / RUN_FILE).is_file() and str(_TO.value).endswith(".safetensors"):
-        _refuse_for_runs()
+    if (Path(str(_FROM.value)) / RUN_FILE).is_file():
         return _export(Path(str(_FROM.value)), Path(str(_TO.value)))
     bars, kept = _Bars(), dict[str, Any]()
     try:
@@ -122,17 +133,6 @@ def main() -> int:
     return 0
 
 
-def _refuse_for_runs() -> None:
-    """Refuses flags that say nothing about a run."""
-    others = (_VARIANT, _SAVE_VARIANT, _REVISION, _TOKENIZER, _PREDICTION, _WEIGHTS)
-    given = [f"--{flag.name}={flag.value}" for flag in others if flag.value is not None]
-    if given:
-        raise ValueError(
-            f"{' and '.join(given)} was given for {_FROM.value}, which is a memjax run: leave it "
-            "out; its averaged weights are written."
-        )
-
-
 def _export(run: Path, target: Path) -> int:
     """Writes a run's weights alone."""
     from memjax.runtime.locks import hold
@@ -144,6 +144,10 @@ def _export(run: Path, target: Path) -> int:
 
 
 def _export_weights(run: Path, target: Path) -> int:
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
     from memjax.runtime.provenance import provenance
     from memjax.training.checkpoint import load_params
     from memjax.training.export import export_params
@@ -164,6 +168,8 @@ def _export_weights(run: Path, target: Path) -> int:
 
 def summary(pipeline: Any) -> str:
     """Returns what was read as text: parts, parameters, dtype, bytes, notes."""
+    import jax
+
     info = pipeline.info
     revision = f" at {info['revision']}" if info["revision"] else ""
     lines = [f"{info['kind']} {info['model']}{revision}, prediction of {pipeline.prediction}"]

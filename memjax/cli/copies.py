@@ -14,16 +14,7 @@ from typing import Any
 
 from absl import flags
 
-from memjax.cli.flags import force_flag, require
-from memjax.report.pages.copies import PAGE, WALL, copies_files
-from memjax.report.pages.copies_text import SUMMARY, TABLE, printed
-from memjax.runs.outputs import progress_bar
-from memjax.runtime.files import write_all
-from memjax.runtime.locks import hold
-from memjax.runtime.provenance import provenance
-from memjax.studies.copies import copies
-from memjax.studies.copies.folders import check_apart
-from memjax.studies.store import Store
+from memjax.cli.flags import force_flag, require, require_files, seed_flag
 
 FLAGS = flags.FlagValues()
 _GENERATED = flags.DEFINE_string("generated", "", "Folder of generated images.", flag_values=FLAGS)
@@ -51,7 +42,7 @@ _SSCD = flags.DEFINE_string(
     "sscd", "", "File of SSCD's weights: the same as --features=sscd=FILE.", flag_values=FLAGS
 )
 _OUT = flags.DEFINE_string("out", "", "Folder for the page and the tables.", flag_values=FLAGS)
-_SEED = flags.DEFINE_integer("seed", 0, "Seed of draws.", flag_values=FLAGS)
+_SEED = seed_flag(FLAGS, 0, "Seed of draws.")
 _RESTART = flags.DEFINE_bool(
     "restart", False, "Discard what an unfinished run has kept.", flag_values=FLAGS
 )
@@ -61,6 +52,8 @@ _PARTS = "copies.parts"
 
 def _progress() -> Callable[[str, int, int], None]:
     """Returns a bar for each thing that is counted, a line for each other."""
+    from memjax.runs.outputs import progress_bar
+
     bars: dict[str, Callable[[int, int], None]] = {}
 
     def update(what: str, done: int, total: int) -> None:
@@ -72,9 +65,19 @@ def _progress() -> Callable[[str, int, int], None]:
     return update
 
 
+def check() -> None:
+    """Says mistakes that show before anything is loaded."""
+    require(generated=_GENERATED.value, training=_TRAINING.value, out=_OUT.value)
+    require_files(patients=_PATIENTS.value, sscd=_SSCD.value)
+
+
 def main() -> int:
     """Runs the command."""
-    require(generated=_GENERATED.value, training=_TRAINING.value, out=_OUT.value)
+    from memjax.report.pages.copies import PAGE, WALL
+    from memjax.report.pages.copies_text import SUMMARY, TABLE
+    from memjax.runtime.locks import hold
+    from memjax.studies.copies.folders import check_apart
+
     given = {"generated": _GENERATED.value, "training": _TRAINING.value}
     given |= {"held_out": _HELD_OUT.value} if _HELD_OUT.value else {}
     check_apart([*given.items()])
@@ -85,6 +88,13 @@ def main() -> int:
 
 
 def _compared(given: dict[str, str], out: Path) -> int:
+    from memjax.report.pages.copies import PAGE, copies_files
+    from memjax.report.pages.copies_text import printed
+    from memjax.runtime.files import write_all
+    from memjax.runtime.provenance import provenance
+    from memjax.studies.copies import copies
+    from memjax.studies.store import Store
+
     features = [*([f"sscd={_SSCD.value}"] if _SSCD.value else []), *_FEATURES.value]
     parts = out / _PARTS
     found = copies(

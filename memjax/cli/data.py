@@ -5,26 +5,21 @@ images that stand more than once, rows at risk of being memorized, a contact she
 one CSV per table. Nothing is trained. Phantoms are drawn into DIR/data if there is no data.root.
 """
 
-from pathlib import Path
-from typing import Any
+from __future__ import annotations
 
-import numpy as np
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
 from absl import flags
 from ml_collections import config_flags
 
-from memjax.cli.flags import force_flag, require
-from memjax.data.dataset import encode_records
-from memjax.data.readers.chexpert import check_images
-from memjax.data.statistics import HELD_OUT, TRAIN
-from memjax.evaluate.dataset.survey import Looked, draw_rows, survey
-from memjax.evaluate.similarity.near_duplicates import THRESHOLD
-from memjax.report.pages.dataset import FILES, data_files
-from memjax.runs.config import check_config, plain
-from memjax.runtime.files import write_bytes
-from memjax.runtime.json import text_bytes
-from memjax.runtime.locks import hold
-from memjax.runtime.provenance import provenance
-from memjax.training.data import RunData, load_pictures, prepare_data
+from memjax.cli.flags import MOST, force_flag, require
+from memjax.core.names import NEAR_DUPLICATE
+from memjax.runs.config import check_config, check_data, plain
+
+if TYPE_CHECKING:
+    from memjax.evaluate.dataset.survey import Looked
+    from memjax.training.data import RunData
 
 FLAGS = flags.FlagValues()
 _CONFIG = config_flags.DEFINE_config_file(
@@ -32,19 +27,31 @@ _CONFIG = config_flags.DEFINE_config_file(
 )
 _OUT = flags.DEFINE_string("out", "", "Folder for the page and the tables.", flag_values=FLAGS)
 _IMAGES = flags.DEFINE_integer(
-    "pictures", 5_000, "Most pictures looked at, drawn by the seed.", 1, flag_values=FLAGS
+    "pictures", 5_000, "Most pictures looked at, drawn by the seed.", 1, MOST, flag_values=FLAGS
 )
 _SIZE = flags.DEFINE_integer(
     "size", 128, "Edge in pixels of the pictures looked at.", 16, 1024, flag_values=FLAGS
 )
 _NEAR = flags.DEFINE_float(
-    "near", THRESHOLD, "Least cross-correlation of near duplicates.", flag_values=FLAGS
+    "near",
+    NEAR_DUPLICATE,
+    "Least cross-correlation of near duplicates.",
+    lower_bound=0.0,
+    upper_bound=1.0,
+    flag_values=FLAGS,
 )
 _FORCE = force_flag(FLAGS)
 
 
 def look_at(data: RunData, settings: dict[str, Any], *, most: int, size: int, seed: int) -> Looked:
     """Decodes the images to look at, out of both splits; what is corrupt is counted."""
+    import numpy as np
+
+    from memjax.data.readers.chexpert import check_images
+    from memjax.data.statistics import HELD_OUT, TRAIN
+    from memjax.evaluate.dataset.survey import Looked, draw_rows
+    from memjax.training.data import load_pictures
+
     records = [*data.train, *data.held_out]
     rows = draw_rows(len(records), most, seed)
     chosen = [(int(row), records[row]) for row in rows]
@@ -66,18 +73,34 @@ def look_at(data: RunData, settings: dict[str, Any], *, most: int, size: int, se
     return Looked(np.asarray(images), kept, split, number, len(records))
 
 
+def check() -> None:
+    """Says mistakes that show before anything is loaded."""
+    require(config=_CONFIG.value, out=_OUT.value)
+    check_config(plain(_CONFIG.value))
+    check_data(plain(_CONFIG.value))
+
+
 def main() -> int:
     """Runs the command."""
-    require(config=_CONFIG.value, out=_OUT.value)
     config = plain(_CONFIG.value)
-    check_config(config)
     if not 0 < _NEAR.value <= 1:
         raise ValueError(f"--near={_NEAR.value}, expected a correlation above 0, at most 1.")
+    from memjax.report.pages.dataset import FILES
+    from memjax.runtime.locks import hold
+
     with hold(_OUT.value, FILES, force=_FORCE.value) as folder:
         return _survey(config, folder)
 
 
 def _survey(config: dict[str, Any], folder: Path) -> int:
+    from memjax.data.dataset import encode_records
+    from memjax.evaluate.dataset.survey import survey
+    from memjax.report.pages.dataset import data_files
+    from memjax.runtime.files import write_bytes
+    from memjax.runtime.json import text_bytes
+    from memjax.runtime.provenance import provenance
+    from memjax.training.data import prepare_data
+
     seed, settings = config["seed"], config["data"]
     data = prepare_data(folder, seed=seed, **settings)
     looked = look_at(data, settings, most=_IMAGES.value, size=_SIZE.value, seed=seed)

@@ -10,13 +10,8 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
-from memjax.cli.audit import run_audit_command, summary_table
 from memjax.cli.flags import force_flag, require
-from memjax.report.pages.audit_files import FILES
-from memjax.runs.config import check_config, plain
-from memjax.runs.model import load_model
-from memjax.runs.outputs import held_run, sampling_options
-from memjax.runs.train import train_run
+from memjax.runs.config import check_config, check_data, plain
 
 DEFAULT_CONFIG = "phantoms_demo"
 FLAGS = flags.FlagValues()
@@ -33,16 +28,29 @@ _WORKDIR = flags.DEFINE_string(
 _FORCE = force_flag(FLAGS)
 
 
+def check() -> None:
+    """Says mistakes that show before anything is loaded."""
+    require(workdir=_WORKDIR.value)
+    check_config(plain(_CONFIG.value))
+    check_data(plain(_CONFIG.value))
+
+
 def main() -> int:
     """Runs the command."""
-    require(workdir=_WORKDIR.value)
+    from memjax.report.pages.audit_files import FILES
+    from memjax.runs.outputs import held_run
+
     config = plain(_CONFIG.value)
-    check_config(config)
     with held_run(_WORKDIR.value, FILES, force=_FORCE.value):
         return _demo(config)
 
 
 def _demo(config: dict[str, Any]) -> int:
+    from memjax.cli.audit_run import run_audit_command, summary_table
+    from memjax.runs.model import load_model
+    from memjax.runs.outputs import sampling_options
+    from memjax.runs.train import train_run
+
     began = time.monotonic()
     print(f"memjax demo: phantoms, training and audit in {_WORKDIR.value}")
     train_run(config, _WORKDIR.value, force=_FORCE.value)

@@ -10,32 +10,25 @@ The mesh is --config.parallel.data, .fsdp, .tensor; --slices joins several slice
 takes minutes for a large network: --largest_batch=false makes it one.
 """
 
+from __future__ import annotations
+
 import contextlib
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 from ml_collections import config_flags
 
-from memjax.cli.flags import force_flag
+from memjax.cli.flags import MOST, force_flag, refuse_given
+from memjax.core.names import MOST_COMPILES
 from memjax.runs.config import check_config, plain
-from memjax.runtime.files import write_bytes
-from memjax.runtime.json import write_json
 from memjax.runtime.locks import hold
-from memjax.tools.fit.compile import (
-    MOST_COMPILES,
-    Compiled,
-    Largest,
-    Need,
-    Refused,
-    compile_at,
-    largest_batch,
-    need_of,
-)
-from memjax.tools.fit.programs import Program, detect_program, train_program
-from memjax.tools.fit.report import base_report, duration, full_report, gib, largest_report, table
-from memjax.tools.fit.topology import Topology, devices_of, parse_topology, prepare_compiler
+
+if TYPE_CHECKING:
+    from memjax.tools.fit.compile import Compiled, Largest, Need, Refused
+    from memjax.tools.fit.programs import Program
+    from memjax.tools.fit.topology import Topology
 
 FLAGS = flags.FlagValues()
 _CONFIG = config_flags.DEFINE_config_file(
@@ -51,6 +44,8 @@ _SLICES = flags.DEFINE_integer(
     "slices",
     None,
     "Slices joined by the data centre's network (default: config.parallel.slices).",
+    lower_bound=1,
+    upper_bound=MOST,
     flag_values=FLAGS,
 )
 _JOB = flags.DEFINE_enum(
@@ -61,6 +56,7 @@ _BATCH = flags.DEFINE_integer(
     None,
     "Pictures a step, of all chips together (default: config.train.batch_size).",
     lower_bound=1,
+    upper_bound=MOST,
     flag_values=FLAGS,
 )
 _PROMPTS = flags.DEFINE_integer(
@@ -68,6 +64,7 @@ _PROMPTS = flags.DEFINE_integer(
     None,
     "With --job=detect: prompts at once, of all chips together (default: what detect takes).",
     lower_bound=1,
+    upper_bound=MOST,
     flag_values=FLAGS,
 )
 _GENERATIONS = flags.DEFINE_integer(
@@ -75,6 +72,7 @@ _GENERATIONS = flags.DEFINE_integer(
     4,
     "With --job=detect: initial noises a prompt.",
     lower_bound=1,
+    upper_bound=MOST,
     flag_values=FLAGS,
 )
 _STEPS = flags.DEFINE_string(
@@ -100,15 +98,26 @@ def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def main() -> int:
-    """Runs the command; the exit code is 0 whether the program fits or not."""
+def check() -> None:
+    """Says mistakes that show before anything is loaded."""
     if _CONFIG.value is None or not _TOPOLOGY.value:
         raise ValueError(
             "memjax fit needs --config and --topology: for instance --config=chexpert_cfg "
             "--topology=v5e:2x4."
         )
+    check_config(plain(_CONFIG.value))
+    if _JOB.value == "train":
+        of_detect = ("prompts", "generations", "steps")
+        refuse_given(FLAGS, of_detect, "it is for --job=detect, and --job is train.")
+    else:
+        refuse_given(FLAGS, ("batch",), "it is for --job=train: give --prompts.")
+
+
+def main() -> int:
+    """Runs the command; the exit code is 0 whether the program fits or not."""
     config = plain(_CONFIG.value)
-    check_config(config)
+    from memjax.tools.fit.topology import parse_topology
+
     slices = config["parallel"]["slices"] if _SLICES.value is None else _SLICES.value
     config["parallel"]["slices"] = slices
     topology = parse_topology(_TOPOLOGY.value, slices)
@@ -120,6 +129,10 @@ def main() -> int:
 
 
 def _fit(config: dict[str, Any], topology: Topology) -> int:
+    from memjax.runtime.json import write_json
+    from memjax.tools.fit.report import table
+    from memjax.tools.fit.topology import devices_of, prepare_compiler
+
     prepare_compiler()
     program = _program(config, devices_of(topology))
     asked = _BATCH.value if _JOB.value == "train" else _PROMPTS.value
@@ -138,6 +151,8 @@ def _name() -> str:
 
 
 def _program(config: dict[str, Any], devices: list[Any]) -> Program:
+    from memjax.tools.fit.programs import detect_program, train_program
+
     if _JOB.value == "train":
         return train_program(config, devices)
     steps: Any = int(_STEPS.value) if _STEPS.value.isdigit() else _STEPS.value
@@ -156,6 +171,10 @@ def measure(
         search: Whether to look for the largest batch.
         keep: File for the program's text.
     """
+
+    from memjax.runtime.files import write_bytes
+    from memjax.tools.fit.compile import Compiled, Refused, compile_at, largest_batch, need_of
+    from memjax.tools.fit.report import base_report, duration, full_report, gib, largest_report
 
     def compiled_at(rows: int) -> Compiled | Refused:
         _say(f"compiling for {rows} {program.rows} ...")

@@ -1,17 +1,26 @@
 """The flags that several commands share, defined once: model, prompts, sampling, noise."""
 
-from typing import Any, NamedTuple
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from absl import flags
 
-from memjax.runs.model import DTYPES, Model, load_model
-from memjax.runs.null import NULLS, null_condition, with_null
-from memjax.sampling import SamplingOptions
-from memjax.sampling.steppers import SPACINGS
+from memjax.core.names import DTYPES, MOST_SEED, NULLS, SPACINGS
+
+if TYPE_CHECKING:  # a command's help and its refusals do without jax
+    from memjax.runs.model import Model
+    from memjax.sampling import SamplingOptions
 
 _MODEL_HELP = (
     "Folder of a memjax run or of a diffusers model, a single .safetensors file, or a hub id."
 )
+
+
+MOST = 1_000_000_000  # of what is counted; what does not fit into memory is said once it is known
 
 
 class ModelFlags(NamedTuple):
@@ -30,6 +39,8 @@ class ModelFlags(NamedTuple):
 
     def load(self) -> Model:
         """Opens the model."""
+        from memjax.runs.model import load_model
+
         return load_model(
             self.model.value,
             self.dtype.value,
@@ -76,6 +87,8 @@ class SamplingFlags(NamedTuple):
 
     def options(self, model: Any) -> SamplingOptions:
         """Returns how the model samples, with the command line's changes."""
+        from memjax.sampling import SamplingOptions
+
         given = {name: holder.value for name, holder in self._asdict().items()}
         changes = {name: value for name, value in given.items() if value not in (None, "")}
         return SamplingOptions(**{**model.config["sampling"], **changes})
@@ -88,10 +101,20 @@ def sampling_flags(values: flags.FlagValues) -> SamplingFlags:
             "stepper", "", "ddim, ddpm or dpm-solver++ (default: the model's).", flag_values=values
         ),
         flags.DEFINE_integer(
-            "num_steps", None, "Steps of the trajectory (default: the model's).", flag_values=values
+            "num_steps",
+            None,
+            "Steps of the trajectory (default: the model's).",
+            lower_bound=1,
+            upper_bound=100_000,
+            flag_values=values,
         ),
         flags.DEFINE_float(
-            "guidance_scale", None, "Guidance scale (default: the model's).", flag_values=values
+            "guidance_scale",
+            None,
+            "Guidance scale (default: the model's).",
+            lower_bound=-100.0,
+            upper_bound=100.0,
+            flag_values=values,
         ),
         flags.DEFINE_enum(
             "spacing",
@@ -105,6 +128,7 @@ def sampling_flags(values: flags.FlagValues) -> SamplingFlags:
             None,
             "Added to leading timesteps; 1 for Stable Diffusion (default: the model's).",
             lower_bound=0,
+            upper_bound=100_000,
             flag_values=values,
         ),
     )
@@ -122,9 +146,14 @@ def noise_flags(
 ) -> NoiseFlags:
     """Defines ``--generations`` and ``--seed``."""
     return NoiseFlags(
-        flags.DEFINE_integer("generations", 4, generations, lower_bound=1, flag_values=values),
-        flags.DEFINE_integer("seed", 0, "Seed of the noise.", flag_values=values),
+        flags.DEFINE_integer("generations", 4, generations, 1, MOST, flag_values=values),
+        seed_flag(values, 0, "Seed of the noise."),
     )
+
+
+def seed_flag(values: flags.FlagValues, default: int | None, help: str) -> flags.FlagHolder:
+    """Defines ``--seed``; what a key does not hold in full is refused, never wrapped."""
+    return flags.DEFINE_integer("seed", default, help, 0, MOST_SEED, flag_values=values)
 
 
 def prompts_flag(values: flags.FlagValues) -> flags.FlagHolder:
@@ -156,6 +185,7 @@ def chunk_flag(values: flags.FlagValues) -> flags.FlagHolder:
         0,
         "Prompts evaluated together; 0 takes what fits into the device's memory.",
         lower_bound=0,
+        upper_bound=MOST,
         flag_values=values,
     )
 
@@ -180,12 +210,16 @@ class NullFlags(NamedTuple):
 
     def condition(self, model: Model, seed: int, dtype: str | None) -> Any:
         """Returns the null condition, of :func:`memjax.runs.null.null_condition`."""
+        from memjax.runs.null import null_condition
+
         return null_condition(
             model, self.value, companion=self.companion.value, seed=seed, dtype=dtype
         )
 
     def apply(self, model: Model, seed: int, dtype: str | None) -> Model:
         """Returns the model with it, of :func:`memjax.runs.null.with_null`."""
+        from memjax.runs.null import with_null
+
         return with_null(model, self.value, companion=self.companion.value, seed=seed, dtype=dtype)
 
 
@@ -204,6 +238,59 @@ def null_flags(values: flags.FlagValues) -> NullFlags:
             "companion", "", "Unconditional model, for --null=companion.", flag_values=values
         ),
     )
+
+
+def check_numbers(values: flags.FlagValues) -> None:
+    """Refuses numbers that are not finite; the parser, which compares with bounds, lets them pass.
+
+    A flag whose own upper bound is infinite may be infinite. Fields of a configuration have their
+    ranges in :mod:`memjax.runs.config`.
+    """
+    for name in values:
+        value, parser = values[name].value, values[name].parser
+        if not isinstance(value, float) or "." in name:
+            continue
+        high = getattr(parser, "upper_bound", None)
+        if math.isnan(value) or (math.isinf(value) and value != high):
+            low = getattr(parser, "lower_bound", None)
+            raise ValueError(f"--{name}={value}, expected a finite number from {low} to {high}.")
+
+
+def numbers(name: str, texts: Sequence[str] | None, low: float, high: float) -> list[float]:
+    """Reads a flag that lists numbers; each must lie in the range, whole where ``low`` is an int.
+
+    Raises:
+        ValueError: Naming the flag and the one that does not fit.
+    """
+    kind = int if isinstance(low, int) else float
+    what = "whole numbers" if kind is int else "numbers"
+    read = []
+    for text in texts or ():
+        try:
+            number = kind(text)
+        except ValueError:
+            number = math.nan
+        if not low <= number <= high:
+            raise ValueError(
+                f"--{name}={','.join(texts or ())}: {text!r} does not fit, expected {what} from "
+                f"{low} to {high}, joined by commas."
+            )
+        read.append(number)
+    return read
+
+
+def refuse_given(values: flags.FlagValues, names: Sequence[str], why: str) -> None:
+    """Refuses flags that were given and would be ignored; ``why`` ends the sentence."""
+    for name in names:
+        if values[name].present:
+            raise ValueError(f"--{name}={values[name].value} would change nothing: {why}")
+
+
+def require_files(**paths: str) -> None:
+    """Refuses flags that name a file which is not there, before anything is loaded."""
+    for name, path in paths.items():
+        if path and not Path(path).is_file():
+            raise ValueError(f"--{name}: {path} is not a file, expected the path of one.")
 
 
 def require(**values: Any) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 
 from absl import flags
 
+from memjax.cli.flags import MOST
 from memjax.runtime.files import write_bytes
 from memjax.tools.launch.local import run_local
 from memjax.tools.launch.options import JOBS, ONLY, PLATFORMS, TARGETS, Options, check, near
@@ -79,7 +80,7 @@ def define_flags() -> flags.FlagValues:
         flags.DEFINE_string(name, "", _help(name, text), flag_values=values)
     flags.DEFINE_string("out", "runs", "Files go to OUT/launch/RUN_ID.", flag_values=values)
     for name, (number, low, text) in _NUMBERS.items():
-        flags.DEFINE_integer(name, number, _help(name, text), low, flag_values=values)
+        flags.DEFINE_integer(name, number, _help(name, text), low, MOST, flag_values=values)
     for name, text in _SWITCHES.items():
         flags.DEFINE_bool(name, False, _help(name, text), flag_values=values)
     return values

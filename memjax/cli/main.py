@@ -75,6 +75,7 @@ def _parse(module, argv: Sequence[str]) -> list[str]:
     from absl import flags
 
     from memjax.cli.config import resolve_config_flags
+    from memjax.cli.flags import check_numbers
 
     values = getattr(module, "FLAGS", flags.FlagValues())
     default = getattr(module, "DEFAULT_CONFIG", None)
@@ -83,7 +84,9 @@ def _parse(module, argv: Sequence[str]) -> list[str]:
     resolved = resolve_config_flags(list(argv), default)
     before, sys.argv = sys.argv, resolved  # config_flags looks for overrides there
     try:
-        return values(resolved)
+        rest = values(resolved)
+        check_numbers(values)
+        return rest
     except flags.Error as error:
         said = str(error).strip()
         raise ValueError(said.splitlines()[-1] if "Traceback" in said else said) from error
@@ -109,9 +112,10 @@ def _with_flag(name: str, arguments: Sequence[str]) -> list[str]:
     return list(arguments)
 
 
-def _run_command(name: str, arguments: Sequence[str]) -> int:
+def _run_command(name: str, arguments: Sequence[str], own_process: bool = False) -> int:
     # Each command has flags of its own; a fresh import forgets those of an earlier call.
-    sys.modules.pop(f"memjax.cli.{name}", None)
+    for stale in (f"memjax.cli.{name}", f"memjax.cli.{name}_run"):
+        sys.modules.pop(stale, None)
     module = importlib.import_module(f"memjax.cli.{name}")
     if any(a in _HELP for a in arguments):
         print(_help(module) + _cluster_help(name))
@@ -124,17 +128,15 @@ def _run_command(name: str, arguments: Sequence[str]) -> int:
         return _fail(
             f"{name} got {rest[0]!r}, expected flags only (--flag=value): see memjax {name} --help."
         )
-    if "jax" in sys.modules:  # `launch` and `doctor` do without
+    if hasattr(module, "check"):  # mistakes that show without jax
+        module.check()
+    if name != "doctor":
+        if own_process:
+            from memjax.runtime.devices import share_cores
+
+            share_cores(name)
         fill_holes_after_compilation()
     return int(module.main() or 0)
-
-
-def _run_alone(name: str, arguments: list[str], own_process: bool) -> int:
-    if own_process:
-        from memjax.runtime.devices import share_cores
-
-        share_cores(name)
-    return _run_command(name, arguments)
 
 
 def _run_here_or_there(name: str, arguments: list[str], own_process: bool) -> int:
@@ -146,7 +148,7 @@ def _run_here_or_there(name: str, arguments: list[str], own_process: bool) -> in
     flags, rest = supervisor.split_flags(arguments)
     reason = supervisor.wanted(flags)
     if reason is None or any(a in _HELP for a in rest):
-        return _run_alone(name, rest, own_process)
+        return _run_command(name, rest, own_process)
     if supervisor.SUPERVISED not in os.environ:
         return supervisor.supervise([name, *arguments], flags)
     return supervisor.run_joined(
@@ -223,15 +225,18 @@ def _fail_or_raise(error: Exception) -> int:
 def _explained(error: Exception) -> int | None:
     """Prints one sentence for errors that are no bug; returns the exit code, or None."""
     from memjax.runtime.files import said_of
+
+    if isinstance(error, OSError):
+        return _fail(said_of(error))
+    if isinstance(error, ValueError):
+        return _fail(str(error))
     from memjax.runtime.interruption import Interrupted
     from memjax.training.meter import TrainingDiverged
 
     if isinstance(error, Interrupted):
         print(f"memjax: {error}", file=sys.stderr)
         return RESTART_EXIT_CODE
-    if isinstance(error, OSError):
-        return _fail(said_of(error))
-    if isinstance(error, ValueError | TrainingDiverged):
+    if isinstance(error, TrainingDiverged):
         return _fail(str(error))
     return None
 

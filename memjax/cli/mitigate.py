@@ -9,21 +9,26 @@ mitigation.html with the trade-off curve, and the images. A run that was stopped
 without a null condition needs --null=random_labels, or --null=companion and --companion=MODEL.
 """
 
+import math
+
 from absl import flags
 
 from memjax.cli.flags import (
+    MOST,
     chunk_flag,
     force_flag,
     initial_noise_flag,
     model_flags,
     noise_flags,
     null_flags,
+    numbers,
     prompts_flag,
+    refuse_given,
+    require,
+    require_files,
     sampling_flags,
 )
-from memjax.evaluate.similarity.measures import MEASURES
-from memjax.mitigations import MITIGATIONS
-from memjax.runs.options import ARMS
+from memjax.core.names import ARMS, NOISE, SWAP
 
 FLAGS = flags.FlagValues()
 _MODEL = model_flags(FLAGS)
@@ -48,23 +53,24 @@ _AT = flags.DEFINE_list(
     "steps", None, "Step indices to minimise over (default: the run's).", flag_values=FLAGS
 )
 _ITERS = flags.DEFINE_integer(
-    "num_iters", None, "Updates (default: the run's).", lower_bound=1, flag_values=FLAGS
+    "num_iters", None, "Updates (default: the run's).", 1, MOST, flag_values=FLAGS
 )
 _RATE = flags.DEFINE_float(
-    "learning_rate", None, "AdamW's rate (default: the run's).", flag_values=FLAGS
+    "learning_rate", None, "AdamW's rate (default: the run's).", 0.0, 1000.0, flag_values=FLAGS
 )
 _DECAY = flags.DEFINE_float(
     "weight_decay",
     None,
     "AdamW's weight decay (default: 0 for a memjax run, 0.01 for other models, as published).",
     lower_bound=0.0,
+    upper_bound=1000.0,
     flag_values=FLAGS,
 )
 _TARGET = flags.DEFINE_float(
-    "target", None, "Stop a prompt at this raw magnitude.", flag_values=FLAGS
+    "target", None, "Stop a prompt at this raw magnitude.", 0.0, 1e9, flag_values=FLAGS
 )
 _TARGET_RMS = flags.DEFINE_float(
-    "target_rms", None, "Stop a prompt at this RMS magnitude.", flag_values=FLAGS
+    "target_rms", None, "Stop a prompt at this RMS magnitude.", 0.0, 1e9, flag_values=FLAGS
 )
 _TARGETS = flags.DEFINE_list(
     "targets", None, "Several raw magnitudes, such as 1,2,3,4,5, in one run.", flag_values=FLAGS
@@ -73,7 +79,12 @@ _TARGETS_RMS = flags.DEFINE_list(
     "targets_rms", None, "Several RMS magnitudes in one run.", flag_values=FLAGS
 )
 _RADIUS = flags.DEFINE_float(
-    "radius", None, "Keep the embedding in an l2 ball of this radius.", flag_values=FLAGS
+    "radius",
+    None,
+    "Keep the embedding in an l2 ball of this radius.",
+    lower_bound=0.0,
+    upper_bound=math.inf,
+    flag_values=FLAGS,
 )
 _NEGATIVES = flags.DEFINE_string(
     "negatives",
@@ -127,8 +138,34 @@ _NULL = null_flags(FLAGS)
 _FORCE = force_flag(FLAGS)
 
 
+def check() -> None:
+    """Says mistakes that show before anything is loaded."""
+    if ["help"] in (_MITIGATIONS.value, _MEASURES.value):
+        return
+    require(model=_MODEL.value, prompts=_PROMPTS.value, out=_OUT.value)
+    if _METHOD.value in (NOISE, SWAP) or (_MITIGATIONS.value and _METHOD.value is None):
+        of_optimization = ("num_iters", "learning_rate", "weight_decay", "radius", "protect")
+        why = "it is for a --method that optimizes; write it into --mitigations=NAME:field=value."
+        refuse_given(FLAGS, of_optimization, why)
+    if not _BASELINES.value:
+        refuse_given(FLAGS, ("insertions",), "it is for --baselines, and none is given.")
+    numbers("steps", _AT.value, 0, MOST)
+    numbers("insertions", _INSERTIONS.value, 1, 1000)
+    for flag in (_TARGETS, _TARGETS_RMS):
+        numbers(flag.name, flag.value, 0.0, 1e9)
+    require_files(
+        prompts=_PROMPTS.value,
+        negatives=_NEGATIVES.value,
+        initial_noise=_INITIAL.value,
+        sscd=_SSCD.value,
+    )
+
+
 def main() -> int:
     """Runs the command."""
+    from memjax.evaluate.similarity.measures import MEASURES
+    from memjax.mitigations import MITIGATIONS
+
     for value, registry in ((_MITIGATIONS.value, MITIGATIONS), (_MEASURES.value, MEASURES)):
         if value == ["help"]:
             print(registry.help())

@@ -12,12 +12,7 @@ from ml_collections import config_flags
 
 from memjax.cli.config import load_config
 from memjax.cli.flags import force_flag, require
-from memjax.cli.sweeping import run_sweep, table
-from memjax.runs.config import plain
-from memjax.runtime.locks import hold
-from memjax.studies.sweep.measure import SweepData
-from memjax.studies.sweep.plan import plan_arms
-from memjax.studies.sweep.rows import read_rows
+from memjax.runs.config import check_sweep, plain
 
 FLAGS = flags.FlagValues()
 _CONFIG = config_flags.DEFINE_config_file(
@@ -34,8 +29,8 @@ _PLAN = flags.DEFINE_bool("plan", False, "Say what would be done and stop.", fla
 _FORCE = force_flag(FLAGS)
 
 
-def main() -> int:
-    """Runs the command."""
+def check() -> None:
+    """Says mistakes that show before anything is loaded."""
     require(config=_CONFIG.value, workdir=_WORKDIR.value)
     whole = plain(_CONFIG.value)
     if "arms" not in whole:
@@ -43,6 +38,14 @@ def main() -> int:
             "the configuration has no arms, expected one of a sweep (sweep_conditions, "
             "sweep_guidance, ...): see memjax sweep --help, or use memjax train."
         )
+    check_sweep(whole)
+
+
+def main() -> int:
+    """Runs the command."""
+    whole = plain(_CONFIG.value)
+    from memjax.studies.sweep.plan import plan_arms
+
     parts = [(name, plain(load_config(name))) for name in whole["parts"]] or [("", whole)]
     for _, part in parts:
         if whole["parts"]:
@@ -55,11 +58,17 @@ def main() -> int:
         )
     if _PLAN.value:
         return 0
+    from memjax.runtime.locks import hold
+
     with hold(_WORKDIR.value, flag="workdir") as workdir:
         return _all_parts(parts, workdir)
 
 
 def _all_parts(parts: list[tuple[str, dict[str, Any]]], workdir: Path) -> int:
+    from memjax.cli.sweeping import run_sweep, table
+    from memjax.studies.sweep.measure import SweepData
+    from memjax.studies.sweep.rows import read_rows
+
     runs = Path(_RUNS.value) if _RUNS.value else workdir
     studios: dict[str, SweepData] = {}
     pages = []

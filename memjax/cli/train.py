@@ -7,10 +7,8 @@ start the same command again after a stop.
 from absl import flags
 from ml_collections import config_flags
 
-from memjax.cli.flags import force_flag
-from memjax.runs.config import check_config, plain
-from memjax.runs.fine_tune import fine_tune_run
-from memjax.runs.train import train_run
+from memjax.cli.flags import MOST, force_flag
+from memjax.runs.config import check_config, check_data, plain
 
 FLAGS = flags.FlagValues()
 _CONFIG = config_flags.DEFINE_config_file(
@@ -28,20 +26,29 @@ _PROFILE = flags.DEFINE_integer(
     0,
     "Steps to record in WORKDIR/profile, for TensorBoard's profile page or XProf.",
     lower_bound=0,
+    upper_bound=MOST,
     flag_values=FLAGS,
 )
 _FORCE = force_flag(FLAGS)
 
 
-def main() -> int:
-    """Runs the command."""
+def check() -> None:
+    """Says mistakes that show before anything is loaded."""
     if _CONFIG.value is None or not _WORKDIR.value:
         raise ValueError(
             "train needs --config and --workdir, for example: "
             "memjax train --config=phantoms_demo --workdir=runs/demo."
         )
+    check_config(plain(_CONFIG.value))
+    check_data(plain(_CONFIG.value))
+
+
+def main() -> int:
+    """Runs the command."""
+    from memjax.runs.fine_tune import fine_tune_run
+    from memjax.runs.train import train_run
+
     config = plain(_CONFIG.value)
-    check_config(config)
     run = fine_tune_run if "fine_tune" in config else train_run
     result = run(
         config,

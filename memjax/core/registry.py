@@ -92,6 +92,7 @@ class Registry(Mapping[str, type[T]], Generic[T]):
         cls = self[name]
         hints = typing.get_type_hints(cls)
         fields = {f.name: hints[f.name] for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+        defaults_of = {f.name: f.default for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
         values = dict((defaults or {}).get(name, {}))
         for part in given:
             field, equals, value = part.partition("=")
@@ -104,7 +105,9 @@ class Registry(Mapping[str, type[T]], Generic[T]):
             if field in {p.partition("=")[0] for p in given[: given.index(part)]}:
                 raise ValueError(f"{self.kind} {text!r}: {field} is given twice: leave one out.")
             value = value[1:-1] if value.startswith("(") and value.endswith(")") else value
-            values[field] = _read(value, fields[field], f"{self.kind} {text!r}: {field}")
+            where = f"{self.kind} {text!r}: {field}"
+            values[field] = _read(value, fields[field], where)
+            _check_number(values[field], defaults_of[field], where)
         return cls(**values)
 
     def parse_all(
@@ -241,6 +244,17 @@ def _read(text: str, kind: Any, where: str) -> Any:
             continue
     said = " or ".join(_says(option) for option in options)
     raise ValueError(f"{where} is {text!r}, expected {said}.")
+
+
+def _check_number(value: Any, default: Any, where: str) -> None:
+    """Refuses infinite and negative numbers, but for fields whose own default is one."""
+    for number in value if isinstance(value, tuple) else (value,):
+        if not isinstance(number, int | float) or isinstance(number, bool):
+            continue
+        known = isinstance(default, int | float)
+        low = "-1e9" if known and default < 0 else "0"
+        if number != default and not float(low) <= number <= 1e9:
+            raise ValueError(f"{where} is {number}, expected a number from {low} to 1e9.")
 
 
 def _is_union(kind: Any) -> bool:

@@ -19,13 +19,13 @@ from memjax.core.condition import (
 )
 from memjax.core.denoiser import Denoiser
 from memjax.core.guidance import CachedNull
+from memjax.core.names import ATTRIBUTIONS
 from memjax.core.schedules import NoiseSchedule
 from memjax.core.types import Array, Cond, Detector, EpsFn, Params
 from memjax.detectors import DETECTORS, NoiseMagnitude
 from memjax.detectors.base import refuse_undifferentiable
 from memjax.sampling.states import States, collect_states
 
-ATTRIBUTIONS = ("grad_norm", "grad_x_input", "integrated")
 _INTEGRATION_POINTS = 8
 
 

@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from memjax.core.names import DTYPES
 from memjax.core.types import Params
 from memjax.interop.layout import Place, places
 from memjax.interop.progress import Told
 from memjax.interop.weight_files import EIGHTHS, FLOATS, Stored, WeightFiles, printable
 
-DTYPES = ("float32", "bfloat16", "float16")
 _MOST_LISTED = 60
 
 

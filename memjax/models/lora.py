@@ -13,10 +13,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
+from memjax.core.names import ATTENTION
 from memjax.core.types import Array, Params
-
-# Query, key, value and output projections of self- and cross-attention.
-ATTENTION = r"attn[12]/to_(q|k|v|out_0)/kernel"
 
 
 class LowRank(NamedTuple):

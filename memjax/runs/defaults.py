@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from memjax.training.sharding import FSDP_MIN_SIZE, RULES
+from memjax.core.names import FSDP_MIN_SIZE, RULES
 
 
 def default_config() -> dict[str, Any]:

@@ -6,9 +6,9 @@ import jax
 import numpy as np
 
 from memjax.core.guidance import CompanionNull, RandomNull
+from memjax.core.names import COMPANION, TRAINED
 from memjax.runs.model import Model, load_model
 
-TRAINED, RANDOM, COMPANION = NULLS = ("trained", "random_labels", "companion")
 RANDOM_CONDITIONS = 8
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any
 
+from memjax.core.names import ARMS, EMBEDDING, FIRST_STEP, NOISE, SWAP
 from memjax.core.types import Detector
 from memjax.detectors import DETECTORS, NoiseMagnitude
 from memjax.mitigations import (
@@ -13,14 +14,7 @@ from memjax.mitigations import (
     parse_chain,
 )
 
-EMBEDDING, FIRST_STEP, NOISE, SWAP = (
-    "embedding_optimization",
-    "embedding_first_step",
-    "embedding_noise",
-    "random_condition_change",
-)
 MAGNITUDE = "noise_magnitude"
-ARMS = (EMBEDDING, FIRST_STEP, NOISE, SWAP)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -27,6 +27,8 @@ _OF_A_RUN = (
     "training.json",
 )
 
+_MOST_BYTES = 200  # of a file's name
+
 
 def sampling_options(
     run: Run | Model, num_steps: int | None = None, guidance_scale: float | None = None
@@ -93,11 +95,15 @@ def held_run(
 
 
 def safe_names(ids: Sequence[str]) -> list[str]:
-    """Returns ids as distinct file names that stay in their folder."""
+    """Returns ids as distinct file names that stay in their folder and that any file system takes.
+
+    File systems take 255 bytes, and a suffix follows; a letter may be four bytes.
+    """
     taken: set[str] = set()
     names = []
     for text in ids:
-        plain = "".join(c if c.isalnum() or c in "-_" else "_" for c in text)[:80]
+        plain = "".join(c if c.isalnum() or c in "-_" else "_" for c in text)
+        plain = plain.encode()[:_MOST_BYTES].decode(errors="ignore")
         name, number = plain, 1
         while name.casefold() in taken:
             number += 1

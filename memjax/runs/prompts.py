@@ -1,6 +1,7 @@
 """What commands do with rows of prompts: check, encode and write them, a fine-tuning's too."""
 
 import logging
+import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from memjax.data.labels.captions import caption_of
 from memjax.data.records import Record
 from memjax.runs.model import Model
 from memjax.runs.prompt_rows import read_prompts as read_prompts
+from memjax.runtime.cores import require_memory
 from memjax.runtime.files import write_bytes
 from memjax.runtime.json import dumps, text_bytes
 from memjax.training.network import prompt_ids
@@ -92,13 +94,18 @@ def initial_noise(path: str | None, bundle: Bundle, generations: int, seed: int)
     import jax
 
     if not path:
+        require_memory(
+            f"--generations={generations}", 4 * generations * math.prod(bundle.sample_shape)
+        )
         drawn = jax.random.normal(jax.random.key(seed), (generations, *bundle.sample_shape))
         return np.asarray(drawn)
     if not Path(path).is_file():
         raise ValueError(f"--initial_noise={path} is not a file: give a .npy file of float32.")
     try:
-        noise = np.load(path, allow_pickle=False)
-    except (ValueError, OSError) as error:
+        noise = np.load(path, mmap_mode="r", allow_pickle=False)  # a header alone takes no memory
+        if not isinstance(noise, np.ndarray):
+            raise ValueError("it is a .npz of several arrays")
+    except (ValueError, OSError, EOFError, OverflowError) as error:
         raise ValueError(f"--initial_noise={path} cannot be read as .npy ({error}).") from error
     height, width, channels = bundle.sample_shape
     expected, torch_order = (height, width, channels), (channels, height, width)
@@ -113,7 +120,7 @@ def initial_noise(path: str | None, bundle: Bundle, generations: int, seed: int)
         )
     if noise.dtype != np.float32 or not np.isfinite(noise).all():
         raise ValueError(f"--initial_noise={path} is {noise.dtype}, expected finite float32.")
-    return noise
+    return np.array(noise)
 
 
 def write_prompt_files(

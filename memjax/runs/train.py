@@ -19,6 +19,7 @@ from memjax.data.records import Batch, LabelSpace
 from memjax.evaluate.similarity.ladder import check_rungs
 from memjax.runs.options import AuditOptions
 from memjax.runs.outputs import held_run
+from memjax.runtime.cores import require_memory
 from memjax.runtime.devices import keep_compiled, peak_flops
 from memjax.runtime.flops import flops_of
 from memjax.runtime.hosts import first_alone, is_first
@@ -186,6 +187,9 @@ def _train_run(
 ) -> TrainResult:
     keep_compiled()
     spread = Spread.of(config)
+    section, batch = config["data"], config["train"]["batch_size"]
+    pixels = section["channels"] * section["size"] ** 2
+    require_memory(f"train.batch_size={batch}", 4 * batch * pixels // jax.process_count())
     data = data_of(config, workdir)
     network = network_of(config, data.label_space)
     options = options_of(config, config["diffusion"]["prediction"])

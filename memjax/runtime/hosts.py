@@ -6,15 +6,13 @@ coordinates, and alone writes files that are not checkpoints.
 
 import contextlib
 import functools
-import glob
-import importlib.util
 import ipaddress
 import json
 import os
 import socket
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,31 +41,6 @@ class Cluster(NamedTuple):
     coordinator: str = ""
     num_processes: int = 0
     process_id: int = -1
-
-
-def surroundings(environment: Mapping[str, str] | None = None) -> str | None:
-    """Returns which cluster this process was started in (JAX knows the rest), or None.
-
-    SLURM steps of several tasks, Kubernetes jobs with an index, TPU virtual machines.
-    """
-    env = os.environ if environment is None else environment
-    if int(env.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in env:
-        return "SLURM"
-    if env.get("TPU_WORKER_HOSTNAMES", "").count(","):
-        return "a TPU slice on Kubernetes"
-    if "KUBERNETES_SERVICE_HOST" in env and "JOB_COMPLETION_INDEX" in env:
-        return "Kubernetes"
-    asked = env.get("JAX_PLATFORMS", "")
-    if (not asked or "tpu" in asked) and (
-        glob.glob("/dev/accel*") or glob.glob("/dev/vfio/[0-9]*")
-    ):
-        return "a TPU virtual machine" if _has_libtpu() else None
-    return None
-
-
-def _has_libtpu() -> bool:
-
-    return importlib.util.find_spec("libtpu") is not None
 
 
 def start(

@@ -6,6 +6,8 @@ small parent, which reads what the runtime said last and turns it into one sente
 """
 
 import collections
+import glob
+import importlib.util
 import os
 import re
 import signal
@@ -15,7 +17,7 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import IO, Any, NamedTuple
@@ -103,9 +105,31 @@ def wanted(flags: ClusterFlags) -> str | None:
         return "the flags"
     if flags.distributed == "on":
         return "--distributed=on"
-    from memjax.runtime.hosts import surroundings
-
     return surroundings()
+
+
+def surroundings(environment: Mapping[str, str] | None = None) -> str | None:
+    """Returns which cluster this process was started in (JAX knows the rest), or None.
+
+    SLURM steps of several tasks, Kubernetes jobs with an index, TPU virtual machines.
+    """
+    env = os.environ if environment is None else environment
+    if int(env.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in env:
+        return "SLURM"
+    if env.get("TPU_WORKER_HOSTNAMES", "").count(","):
+        return "a TPU slice on Kubernetes"
+    if "KUBERNETES_SERVICE_HOST" in env and "JOB_COMPLETION_INDEX" in env:
+        return "Kubernetes"
+    asked = env.get("JAX_PLATFORMS", "")
+    if (not asked or "tpu" in asked) and (
+        glob.glob("/dev/accel*") or glob.glob("/dev/vfio/[0-9]*")
+    ):
+        return "a TPU virtual machine" if _has_libtpu() else None
+    return None
+
+
+def _has_libtpu() -> bool:
+    return importlib.util.find_spec("libtpu") is not None
 
 
 def join(flags: ClusterFlags, reason: str) -> None:

@@ -9,10 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
+from memjax.core.names import SPACINGS
 from memjax.core.schedules import NoiseSchedule
 from memjax.core.types import Array
-
-SPACINGS = ("leading", "trailing", "linspace", "leading_open", "linspace_open")
 
 
 def timesteps(

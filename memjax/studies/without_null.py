@@ -4,12 +4,13 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from memjax.core.names import COMPANION, RANDOM
 from memjax.core.registry import title_of
 from memjax.core.types import Bundle
 from memjax.detectors import DETECTORS
 from memjax.explain import EXPLANATIONS
 from memjax.runs.model import Model
-from memjax.runs.null import COMPANION, RANDOM, RANDOM_CONDITIONS, is_unconditional
+from memjax.runs.null import RANDOM_CONDITIONS, is_unconditional
 from memjax.runs.options import ARMS, AuditOptions
 from memjax.sampling import SamplingOptions
 from memjax.studies.study import lacking, served

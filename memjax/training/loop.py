@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -231,11 +232,12 @@ def _resume(
         _refuse_whole(directory, restored.skipped)
         _set_aside(directory, restored.skipped)
         return state, 0, restored.skipped
-    changes = config_changes(as_of_now(restored.config, config), as_of_now(config, config))
+    before = as_of_now(_longer(restored.config, config), config)
+    changes = config_changes(before, as_of_now(config, config))
     if changes and not allow:
         raise ValueError(
             f"the configuration differs from the checkpoint's ({'; '.join(changes[:5])}): "
-            "restore it, allow the change, or choose another workdir."
+            "restore it, give --allow_config_change, or choose another workdir."
         )
     logger.info("resuming from step %d.", restored.step)
     _set_aside(directory, restored.skipped)
@@ -250,6 +252,24 @@ def _refuse_whole(directory: Path, skipped: Skipped) -> None:
             f"{directory} holds no checkpoint to go on from ({'; '.join(whole[:3])}): put that "
             "right, or move the folder away to start again from step 0."
         )
+
+
+def _longer(old: Mapping[str, Any], new: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Returns the saved configuration; with the new number of steps where that is larger.
+
+    More steps change nothing of what was done. A rate that falls until the last step falls slower
+    from here on, so the end is not that of a run which had been given the steps at once.
+    """
+    before, now = old.get("train", {}), new.get("train", {})
+    if not before.get("steps", math.inf) < now.get("steps", 0):
+        return old
+    if before.get("lr_schedule") != "constant":
+        logger.info(
+            "train.steps: %d -> %d: the learning rate's %s schedule now ends at the new last "
+            "step; the weights will not be those of one run of %d steps.",
+            *(before["steps"], now["steps"], before.get("lr_schedule"), now["steps"]),
+        )
+    return {**old, "train": {**before, "steps": now["steps"]}}
 
 
 def _set_aside(directory: Path, skipped: Skipped) -> None:

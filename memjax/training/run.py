@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from memjax.core.names import RUN_FILE
 from memjax.core.types import Bundle
 from memjax.data.records import LabelSpace, Slot
 from memjax.runtime.json import loads, write_json
@@ -19,7 +20,6 @@ from memjax.training.checkpoint import RestoredParams, load_params
 from memjax.training.network import Network, build_network, make_bundle
 from memjax.training.seal import LABELS, as_of_now, config_changes
 
-RUN_FILE = "run.json"
 _FORMAT = 1
 _SECTIONS = ("data", "model", "diffusion", "train", "sampling", "audit")
 # Where data lie and how they are read may differ from machine to machine.

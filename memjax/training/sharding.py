@@ -20,18 +20,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
 from memjax.core.mesh import AXES, make_mesh, replicated
+from memjax.core.names import FSDP_MIN_SIZE, RULES, Rule
 
-Rule = tuple[str, tuple[str, ...]]
-# Heads of attention and columns of the feed-forward layer; their sums meet in the product after.
-RULES: tuple[Rule, ...] = (
-    (r"attn[12]/to_[qkv]/kernel$", ("-", "tensor")),
-    (r"attn[12]/to_out_0/kernel$", ("tensor", "-")),
-    (r"ff/net_0_proj/kernel$", ("-", "tensor")),
-    (r"ff/net_0_proj/bias$", ("tensor",)),
-    (r"ff/net_2/kernel$", ("tensor", "-")),
-    (r"(^|/)filter/", ()),  # a record of rows, not of weights
-)
-FSDP_MIN_SIZE = 2**14
 BY_SIZE, WHOLE = "by size", "whole"
 
 

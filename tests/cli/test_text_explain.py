@@ -166,7 +166,7 @@ def test_the_guidance_scale_and_the_noise_decide_the_images(
 
 
 def test_a_large_grid_is_shown_smaller():
-    from memjax.cli.sample import ImageGrid
+    from memjax.cli.sample_run import ImageGrid
 
     grid, whole = ImageGrid(4, 2, pixels=8 * 100), ImageGrid(4, 2, pixels=8 * 1024)
     image = np.random.default_rng(0).integers(0, 255, (2, 32, 32, 3)).astype(np.uint8)
@@ -178,7 +178,7 @@ def test_a_large_grid_is_shown_smaller():
 
 
 def test_many_prompts_stand_side_by_side(tmp_path):
-    from memjax.cli.sample import ImageGrid
+    from memjax.cli.sample_run import ImageGrid
 
     assert ImageGrid(12, 4).columns == 4
     assert ImageGrid(400, 4).columns == 40

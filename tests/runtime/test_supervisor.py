@@ -6,8 +6,7 @@ import pytest
 
 from memjax.cli.main import main
 from memjax.runtime import hosts, supervisor
-from memjax.runtime.hosts import surroundings
-from memjax.runtime.supervisor import ClusterFlags, explain, split_flags, wanted
+from memjax.runtime.supervisor import ClusterFlags, explain, split_flags, surroundings, wanted
 
 THREE = ["--coordinator=h0:12", "--num_processes=4", "--process_id=2"]
 
@@ -79,8 +78,11 @@ def test_what_a_cluster_says_of_itself_is_seen(environment, found):
     ([], object(), "tpu", None),
 ])  # fmt: skip
 def test_a_tpu_machine_is_told_by_its_chips(monkeypatch, chips, library, platform, found):
-    monkeypatch.setattr(hosts.glob, "glob", lambda pattern: chips if "accel" in pattern else [])
-    monkeypatch.setattr(hosts.importlib.util, "find_spec", lambda name: library)
+    found_by = {True: chips, False: []}
+    monkeypatch.setattr(supervisor.glob, "glob", lambda pattern: found_by["accel" in pattern])
+        supervisor.glob, "glob", lambda pattern: chips if "accel" in pattern else []
+    )
+    monkeypatch.setattr(supervisor.importlib.util, "find_spec", lambda name: library)
     assert surroundings({"JAX_PLATFORMS": platform}) == found
 
 

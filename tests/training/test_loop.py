@@ -199,6 +199,21 @@ def test_a_changed_configuration_is_named(tmp_path):
         go(tmp_path, config=config, resume=False)
 
 
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+def test_more_steps_alone_go_on(tmp_path, caplog, schedule):
+    first = {"train": {"steps": 6, "lr_schedule": schedule}}
+    longer = {"train": {"steps": 8, "lr_schedule": schedule}}
+    go(tmp_path, config=first, total_steps=6)
+    with caplog.at_level("INFO"):
+        assert go(tmp_path, config=longer, total_steps=8).start_step == 6
+    assert ("schedule now ends" in caplog.text) == (schedule == "cosine")
+    other = {"train": {"steps": 10, "lr_schedule": schedule, "batch_size": 3}}
+    with pytest.raises(ValueError, match=r"train.batch_size: .*--allow_config_change"):
+        go(tmp_path, config=other, total_steps=10)
+    with pytest.raises(ValueError, match=r"train.steps: 8 -> 7\)"):
+        go(tmp_path, config=first | {"train": {**first["train"], "steps": 7}}, total_steps=8)
+
+
 def test_config_changes():
     old, new = {"a": 1, "b": {"c": 2, "d": {}}}, {"a": 1, "b": {"c": 3}, "e": None}
     assert config_changes(old, new) == ["b.c: 2 -> 3", "b.d: {} -> 'absent'", "e: 'absent' -> None"]

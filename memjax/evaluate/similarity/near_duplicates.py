@@ -16,11 +16,12 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 from PIL import Image
 
+from memjax.core.names import NEAR_DUPLICATE
 from memjax.data.duplication import content_groups, first_of_group
 from memjax.evaluate.similarity.knn import knn
 
 EDGE, VERIFY_EDGE, MAX_SHIFT = 16, 48, 2
-CANDIDATE, THRESHOLD = 0.8, 0.95
+CANDIDATE, THRESHOLD = 0.8, NEAR_DUPLICATE
 NEIGHBORS = 8
 _CHUNK = 1024
 

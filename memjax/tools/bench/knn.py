@@ -6,7 +6,7 @@ import multiprocessing
 import statistics
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -15,29 +15,12 @@ from memjax.evaluate.similarity.knn import knn
 from memjax.runtime.cores import usable_cores
 from memjax.tools.bench.peak import Probe
 from memjax.tools.bench.report import finish, introduce
+from memjax.tools.bench.task import KnnSettings
 from memjax.tools.bench.timing import Times, alternate, is_busy, load_average
 from memjax.tools.bench.worker import peak_host_bytes
 
 SKLEARN_PART = 8  # scikit-learn searches one query in so many: the rate does not depend on it much
 NO_FAISS = "faiss is not installed, so it is left out: pip install 'memjax[bench]'"
-
-
-class KnnSettings(NamedTuple):
-    """Size of the search: every query against every row.
-
-    Attributes:
-        queries: Rows searched for.
-        rows: Rows of the database.
-        dim: Float32 values a row.
-        k: Neighbors.
-        repeats: Timed repeats a side.
-    """
-
-    queries: int = 4096
-    rows: int = 100_000
-    dim: int = 512
-    k: int = 10
-    repeats: int = 3
 
 
 def run_knn(settings: KnnSettings, command: str, out: str | None) -> int:

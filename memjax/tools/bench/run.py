@@ -18,13 +18,11 @@ from memjax.tools.bench.memjax_side import memjax_side
 from memjax.tools.bench.peak import Probe
 from memjax.tools.bench.report import finish, introduce
 from memjax.tools.bench.tables import model_table
-from memjax.tools.bench.task import COMPILE, Settings, Task
+from memjax.tools.bench.task import BOTH, COMPILE, Settings, Task
 from memjax.tools.bench.timing import CASES, is_busy, load_average, summarize, take_turns
 from memjax.tools.bench.torch_side import TorchSide, torch_missing
 from memjax.tools.bench.worker import DEFAULT, KEEP, Worker
 from memjax.tools.bench.workload import check_comparable, make_workload
-
-BOTH = "both"
 
 
 def run_under(allocator: str, config: Mapping[str, Any], settings: Settings) -> dict[str, Any]:

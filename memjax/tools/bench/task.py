@@ -11,6 +11,25 @@ import numpy as np
 from jaxtyping import Float, Int
 
 COMPILE = "compile"
+BOTH = "both"  # allocators, one after the other
+
+
+class KnnSettings(NamedTuple):
+    """Size of the search: every query against every row.
+
+    Attributes:
+        queries: Rows searched for.
+        rows: Rows of the database.
+        dim: Float32 values a row.
+        k: Neighbors.
+        repeats: Timed repeats a side.
+    """
+
+    queries: int = 4096
+    rows: int = 100_000
+    dim: int = 512
+    k: int = 10
+    repeats: int = 3
 
 
 class Settings(NamedTuple):

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from memjax.core.names import MOST_COMPILES
 from memjax.tools.fit.programs import Program
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
@@ -16,7 +17,6 @@ _REFUSALS = (
     re.compile(rf"Used {_SIZE} of {_SIZE} hbm"),
     re.compile(rf"\({_SIZE}\) exceeds available HBM \({_SIZE}\)"),
 )
-MOST_COMPILES = 6
 
 
 class Refused(NamedTuple):

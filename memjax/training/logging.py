@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
-from memjax.runtime.files import write_bytes
+from memjax.runtime.files import naming, write_bytes
 
 METRICS_FILE = "metrics.jsonl"
 EVENTS = "tensorboard"
@@ -99,7 +99,8 @@ class MetricsWriter:
 
     def close(self) -> None:
         """Flushes and closes."""
-        self._file.close()
+        with naming(self._path):
+            self._file.close()
         if self._events is not None:
             try:
                 self._events.close()

@@ -2,6 +2,8 @@
 
 import json
 import logging
+import resource
+import signal
 
 import numpy as np
 import pytest
@@ -114,3 +116,28 @@ def test_what_cannot_be_stored_is_refused(tmp_path):
         build(tmp_path, lambda a, b: VALUES[a:b, :, 0])
     header = json.loads((tmp_path / "x.jsonl").read_text().splitlines()[0])
     assert header["shape"] == [NUM, *SHAPE]
+
+
+def test_a_disk_too_small_is_said_before_anything_is_computed(tmp_path):
+    """Memory-mapped, a disk that fills up would end the process without a word."""
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    computed = []
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limit[1]))
+    try:
+        with pytest.raises(OSError, match="File too large") as caught:
+            cached_array(
+                tmp_path,
+                "x",
+                lambda start, stop: computed.append(start),
+                num=100,
+                item_shape=(1000,),
+                dtype="float32",
+                fingerprint={},
+            )
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert caught.value.filename == str(tmp_path / "x.partial.npy")
+    assert not computed
+    assert not list(tmp_path.iterdir())

@@ -1,5 +1,6 @@
 """What a run shows and writes besides checkpoints: metrics, progress, samples, whole files."""
 
+import errno
 import io
 import json
 import subprocess
@@ -159,3 +160,20 @@ def test_metrics_do_not_import_torch_where_it_is_installed(tmp_path):
         "assert 'tensorboardX' in sys.modules and 'torch' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=PATIENCE)
+
+
+def test_events_that_a_full_disk_refused_are_not_tried_again_at_exit(tmp_path, monkeypatch):
+    """tensorboardX closes its file at exit, too, and a second error there is a traceback."""
+    writer = MetricsWriter(tmp_path)
+    events = writer._events.file_writer.event_writer
+
+    def full():
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(events, "flush", full)
+        with pytest.raises(OSError, match="No space left"):
+            writer.close()
+        events.close()
+    events._closed = False
+    events.close()

@@ -102,7 +102,7 @@ def _row(
     store = Store(
         workdir / folder / "parts", {"row": mark, "model": content_digest(run.bundle.params)}
     )
-    with store.held():
+    with hold(workdir / folder, flag="workdir"), store.held():
         if not store.same_job():
             store.discard()
         store.start()

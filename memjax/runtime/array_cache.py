@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from memjax.runtime.files import write_bytes
+from memjax.runtime.files import naming, write_bytes
 from memjax.runtime.json import dumps, loads
 
 logger = logging.getLogger(__name__)
@@ -146,7 +146,14 @@ def _build(
         files.whole.unlink(missing_ok=True)
         files.part.unlink(missing_ok=True)
     mode: Any = "r+" if good else "w+"
-    array = np.lib.format.open_memmap(files.part, mode, dtype=dtype, shape=shape)
+    try:
+        with naming(files.part):
+            array = np.lib.format.open_memmap(files.part, mode, dtype=dtype, shape=shape)
+            _reserve(files.part)
+    except OSError:
+        if not good:  # what was reserved would keep the disk full
+            files.part.unlink(missing_ok=True)
+        raise
     _write_journal(files.journal, header, good)
     done, num = (good[-1].stop if good else 0), shape[0]
     while done < num:
@@ -159,6 +166,13 @@ def _build(
             progress(done, num)
     del array
     os.replace(files.part, files.whole)
+
+
+def _reserve(path: Path) -> None:
+    """Takes the file's place on the disk: a disk that fills up later ends the process by SIGBUS."""
+    if hasattr(os, "posix_fallocate"):
+        with open(path, "r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
 
 
 def _checked(items: Any, shape: tuple[int, ...], dtype: np.dtype, start: int) -> np.ndarray:

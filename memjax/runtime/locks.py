@@ -74,6 +74,8 @@ def hold(
             )
         return [n for n in dict.fromkeys(names) if own is not None and n not in own]
 
+    if lock.is_dir():
+        raise ValueError(f"{lock} is a folder of another program: choose another --{flag}.")
     check()
     absent = [place for place in (folder, *folder.parents) if not place.exists()]
     folder.mkdir(parents=True, exist_ok=True)
@@ -103,6 +105,11 @@ def _check_kind(target: Path, kind: Kind, flag: str) -> None:
         raise ValueError(
             f"--{flag}={target} is a folder, expected a file to write: add a file name."
         )
+    if target.is_symlink() and not target.exists():
+        raise ValueError(
+            f"--{flag}={target} is a link to {os.readlink(target)}, which is not there: make that "
+            "folder, or choose another name."
+        )
     if kind == "folder" and target.exists() and not target.is_dir():
         raise ValueError(f"--{flag}={target} is a file, expected a folder: choose another name.")
 
@@ -113,8 +120,6 @@ def _there(path: Path) -> bool:
 
 def _own_names(lock: Path) -> set[str] | None:
     """The names memjax wrote; None, for all of them, in a folder of version 0.1."""
-    if lock.is_dir():  # of another program
-        return set()
     try:
         lines = lock.read_text(encoding="utf-8").splitlines()
     except (FileNotFoundError, UnicodeDecodeError):

@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
-from memjax.runtime.files import write_bytes
+from memjax.runtime.files import naming, write_bytes
 from memjax.runtime.json import BadLine, bad_lines, dumps, keep_aside, read_lines
 
 logger = logging.getLogger(__name__)
@@ -104,7 +104,8 @@ class MetricsWriter:
 
     def close(self) -> None:
         """Flushes and closes."""
-        self._file.close()
+        with naming(self._path):
+            self._file.close()
         if self._events is not None:
             try:
                 self._events.close()

@@ -2,6 +2,8 @@
 
 import json
 import logging
+import resource
+import signal
 
 import numpy as np
 import pytest
@@ -139,3 +141,28 @@ def test_damage_of_any_kind_is_made_good(tmp_path, damage):
     again = Counting()
     np.testing.assert_array_equal(build(tmp_path, again), VALUES)
     assert again.asked == []
+
+
+def test_a_disk_too_small_is_said_before_anything_is_computed(tmp_path):
+    """Memory-mapped, a disk that fills up would end the process without a word."""
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    computed = []
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limit[1]))
+    try:
+        with pytest.raises(OSError, match="File too large") as caught:
+            cached_array(
+                tmp_path,
+                "x",
+                lambda start, stop: computed.append(start),
+                num=100,
+                item_shape=(1000,),
+                dtype="float32",
+                fingerprint={},
+            )
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert caught.value.filename == str(tmp_path / "x.partial.npy")
+    assert not computed
+    assert not list(tmp_path.iterdir())

@@ -189,3 +189,11 @@ def test_what_was_put_aside_by_a_killed_process_is_put_back(tmp_path):
     with hold(tmp_path / "m", kind="whole"):
         assert (tmp_path / "m" / "weights").read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["m"]
+
+
+def test_a_dangling_link_and_a_folder_called_lock_are_said(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    for kind in ("folder", "file", "whole"):
+        refused("link is a link to .*nowhere, which is not there", tmp_path / "link", kind=kind)
+    (tmp_path / ".lock").mkdir()
+    refused(r"\.lock is a folder of another program", tmp_path)

@@ -1,5 +1,6 @@
 """What a run shows and writes besides checkpoints: metrics, progress, samples, whole files."""
 
+import errno
 import io
 import json
 import logging
@@ -175,3 +176,20 @@ def test_damaged_rows_are_kept_aside_and_cost_no_other(tmp_path, caplog):
     assert (tmp_path / f"{METRICS_FILE}.unreadable").read_bytes() == b"".join(bad)
     assert "metrics.jsonl: 3 lines cannot be read" in caplog.text
     assert "(line 2, 3, 5:" in caplog.text
+
+
+def test_events_that_a_full_disk_refused_are_not_tried_again_at_exit(tmp_path, monkeypatch):
+    """tensorboardX closes its file at exit, too, and a second error there is a traceback."""
+    writer = MetricsWriter(tmp_path)
+    events = writer._events.file_writer.event_writer
+
+    def full():
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(events, "flush", full)
+        with pytest.raises(OSError, match="No space left"):
+            writer.close()
+        events.close()
+    events._closed = False
+    events.close()

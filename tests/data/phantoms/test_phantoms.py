@@ -1,5 +1,7 @@
 import hashlib
 import json
+import re
+import shutil
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from memjax.data.phantoms.folder import vocabulary, write_phantoms
 from memjax.data.phantoms.glyphs import glyph, stamp
 from memjax.data.phantoms.patients import Patient
 from memjax.data.readers.chexpert import read_chexpert
+from tests.commands import held_elsewhere
 
 
 def digests(root):
@@ -102,6 +105,38 @@ def test_the_same_folder_is_reused_and_no_other_is_overwritten(
     (tmp_path / "phantoms.json").write_text("{")
     with pytest.raises(ValueError, match="is not JSON"):
         write_phantoms(tmp_path, num_images=1)
+
+
+def test_a_bit_that_flipped_is_noticed_though_the_image_decodes(
+    phantom_root, phantom_settings, tmp_path
+):
+    root = tmp_path / "again"
+    shutil.copytree(phantom_root, root)
+    file = sorted(root.rglob("*.jpg"))[5]
+    before, data = np.asarray(Image.open(file)), bytearray(file.read_bytes())
+    data[-40] ^= 1
+    file.write_bytes(data)
+    assert np.asarray(Image.open(file)).shape == before.shape
+    name = file.relative_to(root).as_posix()
+    said = rf"1 of \d+ images in .*again are not as they were drawn .*{re.escape(name)}"
+    with pytest.raises(ValueError, match=said):
+        write_phantoms(root, **phantom_settings)
+    file.unlink()
+    with pytest.raises(ValueError, match=said):
+        write_phantoms(root, **phantom_settings)
+    manifest = json.loads((root / "phantoms.json").read_text())
+    manifest.pop("crc32")  # as version 0.1 wrote it
+    (root / "phantoms.json").write_text(json.dumps(manifest))
+    assert write_phantoms(root, **phantom_settings)["groups"] == manifest["groups"]
+
+
+def test_two_processes_do_not_draw_into_one_folder(tmp_path):
+    with (
+        held_elsewhere(tmp_path / ".lock"),
+        pytest.raises(ValueError, match="in use by another run"),
+    ):
+        write_phantoms(tmp_path, size=32, num_images=1, num_held_out=0, num_duplicated=0)
+    assert [p.name for p in tmp_path.iterdir()] == [".lock"]
 
 
 @pytest.mark.parametrize(

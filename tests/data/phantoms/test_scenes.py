@@ -93,6 +93,10 @@ def test_the_folder_says_repeats_and_holds_out(tmp_path):
     assert (tmp_path / "s" / "metadata.jsonl").stat().st_mtime_ns == before
     with pytest.raises(ValueError, match="other settings"):
         write_scenes(tmp_path / "s", **{**settings, "repeats": 8})
+    image = tmp_path / "s" / "others" / "0000.png"
+    image.write_bytes(image.read_bytes() + b"\0")
+    with pytest.raises(ValueError, match=r"not as they were drawn .*others/0000\.png"):
+        write_scenes(tmp_path / "s", **settings)
 
 
 def test_foreign_folders_and_numbers_are_refused(tmp_path):

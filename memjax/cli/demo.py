@@ -9,7 +9,7 @@ import time
 from absl import flags
 from ml_collections import config_flags
 
-from memjax.cli.flags import require
+from memjax.cli.flags import refuse_files, require
 from memjax.runs.config import check_config, check_data, plain
 
 DEFAULT_CONFIG = "phantoms_demo"
@@ -29,6 +29,7 @@ _WORKDIR = flags.DEFINE_string(
 def check() -> None:
     """Says mistakes that show before anything is loaded."""
     require(workdir=_WORKDIR.value)
+    refuse_files(workdir=_WORKDIR.value)
     check_config(plain(_CONFIG.value))
     check_data(plain(_CONFIG.value))
 

@@ -6,6 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from memjax.runtime.allocator import fill_holes_after_compilation, keep_freed_memory
 
@@ -28,6 +29,7 @@ COMMANDS = {
 }
 # memjax COMMAND WORD = memjax COMMAND --FLAG=WORD
 _WORDS = {"bench": ("what", ("model", "demo", "chexpert-128", "knn", "sd"))}
+_HOME = re.compile(r"^(--?\w+=)~(?=/|$)")  # shells leave it as it is behind an equals sign
 _HELP = ("--help", "-h", "-help", "--helpfull", "--helpshort")
 EXIT_USER_ERROR = 2
 RESTART_EXIT_CODE = 75
@@ -120,6 +122,7 @@ def _run_command(name: str, arguments: Sequence[str], own_process: bool = False)
     if name == "launch":  # what follows -- is passed on, and --config stays a name
         module.read(arguments)
         return int(module.main())
+    arguments = [_HOME.sub(lambda found: found[1] + str(Path.home()), a) for a in arguments]
     rest = _parse(module, [f"memjax {name}", *_with_flag(name, arguments)])[1:]
     if rest:
         return _fail(

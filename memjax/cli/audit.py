@@ -26,6 +26,7 @@ from memjax.cli.flags import (
     model_flags,
     null_flags,
     prompts_flag,
+    refuse_files,
     refuse_given,
     require,
     require_files,
@@ -110,6 +111,7 @@ def check() -> None:
         require(model=_MODEL.value)
         if not _DATA.value:
             refuse_given(FLAGS, ("held_out",), "it goes with --data=DIR.")
+        refuse_files(workdir=_WORKDIR.value)
         require_files(prompts=_PROMPTS.value, negatives=_NEGATIVES.value)
 
 

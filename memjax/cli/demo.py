@@ -10,7 +10,7 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
-from memjax.cli.flags import force_flag, require
+from memjax.cli.flags import force_flag, refuse_files, require
 from memjax.runs.config import check_config, check_data, plain
 
 DEFAULT_CONFIG = "phantoms_demo"
@@ -31,6 +31,7 @@ _FORCE = force_flag(FLAGS)
 def check() -> None:
     """Says mistakes that show before anything is loaded."""
     require(workdir=_WORKDIR.value)
+    refuse_files(workdir=_WORKDIR.value)
     check_config(plain(_CONFIG.value))
     check_data(plain(_CONFIG.value))
 

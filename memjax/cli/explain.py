@@ -16,6 +16,7 @@ from memjax.cli.flags import (
     noise_flags,
     null_flags,
     prompts_flag,
+    refuse_files,
     refuse_given,
     require,
     require_files,
@@ -63,6 +64,7 @@ def check() -> None:
     if "attribution=" in _EXPLANATION.value:
         refuse_given(FLAGS, ("attribution",), f"--explanation={_EXPLANATION.value} says it.")
     require(model=_MODEL.value, prompts=_PROMPTS.value, out=_OUT.value)
+    refuse_files(out=_OUT.value)
     require_files(prompts=_PROMPTS.value, initial_noise=_INITIAL.value)
 
 

@@ -293,6 +293,13 @@ def require_files(**paths: str) -> None:
             raise ValueError(f"--{name}: {path} is not a file, expected the path of one.")
 
 
+def refuse_files(**paths: str) -> None:
+    """Refuses flags that name a file where a folder is written, before anything is loaded."""
+    for name, path in paths.items():
+        if Path(path).is_file():
+            raise ValueError(f"--{name}={path} is a file, expected a folder: choose another name.")
+
+
 def require(**values: Any) -> None:
     """Refuses missing flags by name."""
     missing = [f"--{name}" for name, value in values.items() if value in (None, "")]

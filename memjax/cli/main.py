@@ -7,6 +7,7 @@ import re
 import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from memjax.runtime.allocator import fill_holes_after_compilation, keep_freed_memory
 from memjax.runtime.interruption import RESTART_EXIT_CODE, stop_at_once
@@ -30,6 +31,7 @@ COMMANDS = {
 }
 # memjax COMMAND WORD = memjax COMMAND --FLAG=WORD
 _WORDS = {"bench": ("what", ("model", "demo", "chexpert-128", "knn", "sd"))}
+_HOME = re.compile(r"^(--?\w+=)~(?=/|$)")  # shells leave it as it is behind an equals sign
 _HELP = ("--help", "-h", "-help", "--helpfull", "--helpshort")
 EXIT_USER_ERROR = 2
 # Stopped, these go on where they were when the same command is started again.
@@ -123,6 +125,7 @@ def _run_command(name: str, arguments: Sequence[str], own_process: bool = False)
     if name == "launch":  # what follows -- is passed on, and --config stays a name
         module.read(arguments)
         return int(module.main())
+    arguments = [_HOME.sub(lambda found: found[1] + str(Path.home()), a) for a in arguments]
     rest = _parse(module, [f"memjax {name}", *_with_flag(name, arguments)])[1:]
     if rest:
         return _fail(

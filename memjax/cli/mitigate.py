@@ -23,6 +23,7 @@ from memjax.cli.flags import (
     null_flags,
     numbers,
     prompts_flag,
+    refuse_files,
     refuse_given,
     require,
     require_files,
@@ -153,6 +154,7 @@ def check() -> None:
     numbers("insertions", _INSERTIONS.value, 1, 1000)
     for flag in (_TARGETS, _TARGETS_RMS):
         numbers(flag.name, flag.value, 0.0, 1e9)
+    refuse_files(out=_OUT.value)
     require_files(
         prompts=_PROMPTS.value,
         negatives=_NEGATIVES.value,

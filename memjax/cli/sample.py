@@ -13,6 +13,7 @@ from memjax.cli.flags import (
     model_flags,
     noise_flags,
     prompts_flag,
+    refuse_files,
     require,
     require_files,
     sampling_flags,
@@ -32,6 +33,7 @@ _FORCE = force_flag(FLAGS)
 def check() -> None:
     """Says mistakes that show before anything is loaded."""
     require(model=_MODEL.value, prompts=_PROMPTS.value, out=_OUT.value)
+    refuse_files(out=_OUT.value)
     require_files(prompts=_PROMPTS.value, initial_noise=_INITIAL.value)
 
 

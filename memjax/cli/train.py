@@ -7,7 +7,7 @@ start the same command again after a stop.
 from absl import flags
 from ml_collections import config_flags
 
-from memjax.cli.flags import MOST, force_flag
+from memjax.cli.flags import MOST, force_flag, refuse_files
 from memjax.runs.config import check_config, check_data, plain
 
 FLAGS = flags.FlagValues()
@@ -39,6 +39,7 @@ def check() -> None:
             "train needs --config and --workdir, for example: "
             "memjax train --config=phantoms_demo --workdir=runs/demo."
         )
+    refuse_files(workdir=_WORKDIR.value)
     check_config(plain(_CONFIG.value))
     check_data(plain(_CONFIG.value))
 

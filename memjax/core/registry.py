@@ -92,7 +92,7 @@ class Registry(Mapping[str, type[T]], Generic[T]):
         cls = self[name]
         hints = typing.get_type_hints(cls)
         fields = {f.name: hints[f.name] for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
-        defaults_of = {f.name: f.default for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+        fields_of = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
         values = dict((defaults or {}).get(name, {}))
         for part in given:
             field, equals, value = part.partition("=")
@@ -107,7 +107,7 @@ class Registry(Mapping[str, type[T]], Generic[T]):
             value = value[1:-1] if value.startswith("(") and value.endswith(")") else value
             where = f"{self.kind} {text!r}: {field}"
             values[field] = _read(value, fields[field], where)
-            _check_number(values[field], defaults_of[field], where)
+            _check_number(values[field], fields_of[field], where)
         return cls(**values)
 
     def parse_all(
@@ -246,14 +246,15 @@ def _read(text: str, kind: Any, where: str) -> Any:
     raise ValueError(f"{where} is {text!r}, expected {said}.")
 
 
-def _check_number(value: Any, default: Any, where: str) -> None:
-    """Refuses infinite and negative numbers, but for fields whose own default is one."""
+def _check_number(value: Any, field: dataclasses.Field, where: str) -> None:
+    """Refuses infinite and negative numbers, but for a field's own default.
+
+    A field that may be negative says so: ``dataclasses.field(metadata={"signed": True})``.
+    """
+    low = -1e9 if field.metadata.get("signed") else 0
     for number in value if isinstance(value, tuple) else (value,):
-        if not isinstance(number, int | float) or isinstance(number, bool):
-            continue
-        known = isinstance(default, int | float)
-        low = "-1e9" if known and default < 0 else "0"
-        if number != default and not float(low) <= number <= 1e9:
+        is_number = isinstance(number, int | float) and not isinstance(number, bool)
+        if is_number and number != field.default and not low <= number <= 1e9:
             raise ValueError(f"{where} is {number}, expected a number from {low} to 1e9.")
 
 

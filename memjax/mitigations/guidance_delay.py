@@ -112,7 +112,7 @@ class GuidanceDelay(Mitigation):
     cost: ClassVar[str] = "free"
 
     until: float = 0.5
-    early: float | None = None
+    early: float | None = dataclasses.field(default=None, metadata={"signed": True})
     dynamic: bool = False
 
     def __post_init__(self) -> None:

@@ -198,6 +198,19 @@ def test_names_of_files_are_cut_by_bytes():
     assert all(len(f"{name}_100.png".encode()) <= 255 for name in names)
 
 
+def test_the_home_folder_is_found_behind_an_equals_sign(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    done = memjax("detect", "--model=m", "--prompts=~/none.jsonl", "--out=o")
+    assert f"{tmp_path}/none.jsonl is not a file" in done.err
+
+
+@pytest.mark.parametrize("command", ["sample", "explain", "mitigate"])
+def test_a_file_where_a_folder_is_written_is_refused_first(command, tmp_path):
+    (tmp_path / "file").write_text("keep me")
+    done = memjax(command, "--model=m", "--prompts=p", f"--out={tmp_path / 'file'}")
+    assert f"--out={tmp_path / 'file'} is a file" in done.err
+
+
 HEAVY = ("jax", "flax", "optax", "orbax", "transformers", "matplotlib", "scipy", "sklearn")
 MISTAKES = {
     "a command that is not there": ("detct",),

@@ -78,9 +78,8 @@ def test_what_a_cluster_says_of_itself_is_seen(environment, found):
     ([], object(), "tpu", None),
 ])  # fmt: skip
 def test_a_tpu_machine_is_told_by_its_chips(monkeypatch, chips, library, platform, found):
-    monkeypatch.setattr(
-        supervisor.glob, "glob", lambda pattern: chips if "accel" in pattern else []
-    )
+    found_by = {True: chips, False: []}
+    monkeypatch.setattr(supervisor.glob, "glob", lambda pattern: found_by["accel" in pattern])
     monkeypatch.setattr(supervisor.importlib.util, "find_spec", lambda name: library)
     assert surroundings({"JAX_PLATFORMS": platform}) == found
 

@@ -80,7 +80,8 @@ def of_prompts(name: str, text: str) -> Kind:
     from memjax.runs.prompts import read_prompts
 
     return Kind(
-        lambda root: written(root / name, text.encode()), lambda root: read_prompts(root / name)
+        lambda root: written(root / name, text.encode()),
+        lambda root: read_prompts(str(root / name)),
     )
 
 
@@ -88,7 +89,7 @@ def of_table(kind: str, write: Callable[[Path], object]) -> Kind:
     from memjax.data.readers.kinds import read_kind
     from memjax.runs.defaults import default_config
 
-    settings = {**default_config()["data"], "kind": kind}
+    settings = {**default_config()["data"], "kind": kind, "seed": 0}
 
     def make(root: Path) -> list[Path]:
         write(root)
@@ -176,7 +177,7 @@ def of_patients() -> Kind:
 
 
 PROMPTS = {
-    "prompts.jsonl": '{"id": "a", "caption": "a cat"}\n{"caption": "two", "seed": 3}\n' * 3,
+    "prompts.jsonl": '{"id": "a", "caption": "a cat"}\n{"caption": "two", "seed": 3}\n',
     "prompts.csv": 'id,caption,score\na,a cat,3\nb,"a, b",4\n',
     "prompts.txt": "a cat\na dog\nß é 好\n",
     "prompts.json": '[{"caption": "a cat"}, {"caption": "a dog"}]',

@@ -105,8 +105,9 @@ def initial_noise(path: str | None, bundle: Bundle, generations: int, seed: int)
         noise = np.load(path, mmap_mode="r", allow_pickle=False)  # a header alone takes no memory
         if not isinstance(noise, np.ndarray):
             raise ValueError("it is a .npz of several arrays")
-    except (ValueError, OSError, EOFError, OverflowError) as error:
-        raise ValueError(f"--initial_noise={path} cannot be read as .npy ({error}).") from error
+    except Exception as error:  # a damaged header is parsed as Python, and fails in any way
+        said = " ".join(str(error).split())[:200]
+        raise ValueError(f"--initial_noise={path} cannot be read as .npy ({said}).") from error
     height, width, channels = bundle.sample_shape
     expected, torch_order = (height, width, channels), (channels, height, width)
     if noise.shape[1:] == torch_order != expected and noise.shape[0] == generations:

@@ -40,7 +40,7 @@ def read_patients(table: str) -> dict[str, str]:
 def _lacks(table: str, what: str, known: Iterable[str], header: Mapping[str, str]) -> str:
     columns = ", ".join(name for name in header.values() if not name.startswith("#")) or "none"
     return (
-        f"--patients={table} has no column of {what} (it has {columns}), expected one called "
+        f"--patients={table} has no column of {what} (it has {columns[:200]}), expected one called "
         f"{' or '.join(known)}: rename it."
     )
 

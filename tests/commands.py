@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from memjax.cli.main import main
+from memjax.training.seal import CONFIG, seal
 
 PATIENCE = 900  # seconds a test waits for a process: a busy machine may be ten times as slow
 
@@ -53,4 +54,9 @@ def with_dropout(run: Path, folder: Path, cond_dropout: float) -> Path:
     record = json.loads((run / "run.json").read_text())
     record["config"]["train"]["cond_dropout"] = cond_dropout
     (folder / "run.json").write_text(json.dumps(record))
+    for step in (folder / "checkpoints").iterdir():  # sealed as such, too
+        saved = json.loads((step / CONFIG).read_text())
+        saved["train"]["cond_dropout"] = cond_dropout
+        (step / CONFIG).write_text(json.dumps(saved))
+        seal(step)
     return folder

@@ -67,7 +67,7 @@ def _progress() -> Callable[[str, int, int], None]:
 def check() -> None:
     """Says mistakes that show before anything is loaded."""
     require(generated=_GENERATED.value, training=_TRAINING.value, out=_OUT.value)
-    require_files(patients=_PATIENTS.value, sscd=_SSCD.value)
+    require_files(sscd=_SSCD.value)
 
 
 def main() -> int:

@@ -154,7 +154,6 @@ def check() -> None:
         prompts=_PROMPTS.value,
         negatives=_NEGATIVES.value,
         initial_noise=_INITIAL.value,
-        sscd=_SSCD.value,
     )
 
 

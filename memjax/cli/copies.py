@@ -14,7 +14,7 @@ from typing import Any
 
 from absl import flags
 
-from memjax.cli.flags import force_flag, require, require_files, seed_flag
+from memjax.cli.flags import force_flag, require, seed_flag
 
 FLAGS = flags.FlagValues()
 _GENERATED = flags.DEFINE_string("generated", "", "Folder of generated images.", flag_values=FLAGS)
@@ -68,7 +68,6 @@ def _progress() -> Callable[[str, int, int], None]:
 def check() -> None:
     """Says mistakes that show before anything is loaded."""
     require(generated=_GENERATED.value, training=_TRAINING.value, out=_OUT.value)
-    require_files(patients=_PATIENTS.value, sscd=_SSCD.value)
 
 
 def main() -> int:

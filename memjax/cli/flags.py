@@ -271,9 +271,9 @@ def numbers(name: str, texts: Sequence[str] | None, low: float, high: float) -> 
         except ValueError:
             number = math.nan
         if not low <= number <= high:
+            given = f"={','.join(texts or ())}:" if kind is int else f" holds {text!r},"
             raise ValueError(
-                f"--{name}={','.join(texts or ())}: {text!r} does not fit, expected {what} from "
-                f"{low} to {high}, joined by commas."
+                f"--{name}{given} expected {what} from {low} to {high}, joined by commas."
             )
         read.append(number)
     return read

@@ -116,8 +116,9 @@ def _with_flag(name: str, arguments: Sequence[str]) -> list[str]:
 
 def _run_command(name: str, arguments: Sequence[str], own_process: bool = False) -> int:
     # Each command has flags of its own; a fresh import forgets those of an earlier call.
-    for stale in (f"memjax.cli.{name}", f"memjax.cli.{name}_run"):
-        sys.modules.pop(stale, None)
+    sys.modules.pop(f"memjax.cli.{name}", None)
+    if hasattr(sys.modules.get(f"memjax.cli.{name}_run"), "_MODEL"):  # it holds those flags, too
+        del sys.modules[f"memjax.cli.{name}_run"]
     module = importlib.import_module(f"memjax.cli.{name}")
     if any(a in _HELP for a in arguments):
         print(_help(module) + _cluster_help(name))

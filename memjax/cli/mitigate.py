@@ -148,18 +148,17 @@ def check() -> None:
         of_optimization = ("num_iters", "learning_rate", "weight_decay", "radius", "protect")
         why = "it is for a --method that optimizes; write it into --mitigations=NAME:field=value."
         refuse_given(FLAGS, of_optimization, why)
-    if not _BASELINES.value:
-        refuse_given(FLAGS, ("insertions",), "it is for --baselines, and none is given.")
     numbers("steps", _AT.value, 0, MOST)
     numbers("insertions", _INSERTIONS.value, 1, 1000)
     for flag in (_TARGETS, _TARGETS_RMS):
         numbers(flag.name, flag.value, 0.0, 1e9)
+    if not _BASELINES.value:
+        refuse_given(FLAGS, ("insertions",), "it is for --baselines, and none is given.")
     refuse_files(out=_OUT.value)
     require_files(
         prompts=_PROMPTS.value,
         negatives=_NEGATIVES.value,
         initial_noise=_INITIAL.value,
-        sscd=_SSCD.value,
     )
 
 

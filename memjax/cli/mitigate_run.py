@@ -1,6 +1,7 @@
 """From the flags of ``memjax mitigate`` to its files."""
 
 import dataclasses
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -84,10 +85,11 @@ def _mitigate(
     job = _job(model, sampling_flags.options(model), asked, rows, negatives, references, measures)
     job = job._replace(mesh=mesh)
     made = _made(job)
-    job, parts, done = _all_arms(job, asked, made)
-    if is_first():
-        write_outputs(Path(asked.out), job, done, made, several=asked.several)
-        parts.remove()
+    with Store(Path(asked.out) / _PARTS, {}).held() if is_first() else nullcontext():
+        job, parts, done = _all_arms(job, asked, made)
+        if is_first():
+            write_outputs(Path(asked.out), job, done, made, several=asked.several)
+            parts.remove()
     return 0
 
 

@@ -32,6 +32,7 @@ COMMANDS = {
 # memjax COMMAND WORD = memjax COMMAND --FLAG=WORD
 _WORDS = {"bench": ("what", ("model", "demo", "chexpert-128", "knn", "sd"))}
 _HOME = re.compile(r"^(--?\w+=)~(?=/|$)")  # shells leave it as it is behind an equals sign
+_RANGE = re.compile(r"^flag --(\S+): \S+ is not (an integer|a number) in the range \[(.+), (.+)\]$")
 _HELP = ("--help", "-h", "-help", "--helpfull", "--helpshort")
 EXIT_USER_ERROR = 2
 # Stopped, these go on where they were when the same command is started again.
@@ -90,7 +91,7 @@ def _parse(module, argv: Sequence[str]) -> list[str]:
         check_numbers(values)
         return rest
     except flags.Error as error:
-        said = str(error).strip()
+        said = _RANGE.sub(r"--\1, expected \2 from \3 to \4.", str(error).strip())
         raise ValueError(said.splitlines()[-1] if "Traceback" in said else said) from error
     except (AttributeError, KeyError, TypeError) as error:  # a field the configuration lacks
         raise ValueError(_unknown_field(str(error))) from error

@@ -77,7 +77,7 @@ def test_notebook_runs_in_its_short_setting(tmp_path, monkeypatch):
     printed = execute(notebook, tmp_path)
     assert time.monotonic() - began < 300  # a minute on a quiet machine
     assert "detector: first_k AUC" in printed
-    assert "copies of memorised prompts:" in printed
+    assert "copies of memorized prompts:" in printed
     assert f"forward evaluations: {4 * (3 + 1)}" in printed
     assert (tmp_path / "runs" / "quickstart" / "report.html").is_file()
     assert len(shown(notebook, "text/html")) == 1

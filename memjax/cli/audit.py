@@ -47,10 +47,10 @@ _FEATURES = flags.DEFINE_list(
     flag_values=FLAGS,
 )
 _DATA = flags.DEFINE_string(
-    "data", "", "Text models: folder of captioned training pictures.", flag_values=FLAGS
+    "data", "", "Text models: folder of captioned training images.", flag_values=FLAGS
 )
 _HELD_OUT = flags.DEFINE_string(
-    "held_out", "", "Text models: folder of captioned pictures never trained on.", flag_values=FLAGS
+    "held_out", "", "Text models: folder of captioned images never trained on.", flag_values=FLAGS
 )
 _PROMPTS = prompts_flag(FLAGS)
 _NEGATIVES = flags.DEFINE_string(
@@ -62,7 +62,7 @@ _CLIP = flags.DEFINE_string(
 _SIDE = flags.DEFINE_integer(
     "compare_at",
     64,
-    "Text models: short side in pixels at which pictures are compared pixel by pixel.",
+    "Text models: short side in pixels at which images are compared pixel by pixel.",
     lower_bound=8,
     upper_bound=4096,
     flag_values=FLAGS,
@@ -111,6 +111,11 @@ def check() -> None:
         require(model=_MODEL.value)
         if not _DATA.value:
             refuse_given(FLAGS, ("held_out",), "it goes with --data=DIR.")
+        if _DATA.value and (_PROMPTS.value or _NEGATIVES.value):
+            raise ValueError("--data and --prompts are both given: give one of them.")
+        if bool(_PROMPTS.value) != bool(_NEGATIVES.value):
+            missing = "--negatives" if _PROMPTS.value else "--prompts"
+            raise ValueError(f"{missing} must be given too: an audit compares the two.")
         refuse_files(workdir=_WORKDIR.value)
         require_files(prompts=_PROMPTS.value, negatives=_NEGATIVES.value)
 

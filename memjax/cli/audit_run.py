@@ -205,11 +205,6 @@ def _check() -> None:
         detectors=tuple(_DETECTORS.value or ()),
         arms=tuple(AuditOptions.arms if _ARMS.value is None else _ARMS.value),
     )
-    if _DATA.value and (_PROMPTS.value or _NEGATIVES.value):
-        raise ValueError("--data and --prompts are both given: give one of them.")
-    if bool(_PROMPTS.value) != bool(_NEGATIVES.value):
-        missing = "--negatives" if _PROMPTS.value else "--prompts"
-        raise ValueError(f"{missing} must be given too: an audit compares the two.")
 
 
 def _refuse_text_flags() -> None:

@@ -65,7 +65,7 @@ _WHAT = flags.DEFINE_enum(
     "what",
     "model",
     ["model", "sd", "knn", *MODEL_SIZES],
-    "A model's cases, Stable Diffusion's network, or nearest neighbours.",
+    "A model's cases, Stable Diffusion's network, or nearest neighbors.",
     flag_values=FLAGS,
 )
 _SIZE = flags.DEFINE_enum(
@@ -82,9 +82,9 @@ def _number(name: str, default: int | None, help: str) -> flags.FlagHolder:
 
 
 _REPEATS = _number("repeats", None, "Timed repeats a side (default: 5; chexpert-128: 3).")
-_BATCH = _number("batch", None, "Pictures a training batch (default: the configuration's; 4).")
+_BATCH = _number("batch", None, "Images a training batch (default: the configuration's; 4).")
 _STEPS = _number("steps", None, "Training steps a repeat (default: 8; chexpert-128: 1).")
-_SAMPLES = _number("samples", None, "Pictures a repeat of sampling (default: 16; 1).")
+_SAMPLES = _number("samples", None, "Images a repeat of sampling (default: 16; 1).")
 _PROMPTS = _number("prompts", None, "Prompts a repeat of detection (default: 32; 2; with sd: 8).")
 _MITIGATED = _number("mitigate_prompts", None, "Prompts a repeat of mitigation (default: 8; 1).")
 _SD = {

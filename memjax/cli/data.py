@@ -27,10 +27,10 @@ _CONFIG = config_flags.DEFINE_config_file(
 )
 _OUT = flags.DEFINE_string("out", "", "Folder for the page and the tables.", flag_values=FLAGS)
 _IMAGES = flags.DEFINE_integer(
-    "pictures", 5_000, "Most pictures looked at, drawn by the seed.", 1, MOST, flag_values=FLAGS
+    "pictures", 5_000, "Most images looked at, drawn by the seed.", 1, MOST, flag_values=FLAGS
 )
 _SIZE = flags.DEFINE_integer(
-    "size", 128, "Edge in pixels of the pictures looked at.", 16, 1024, flag_values=FLAGS
+    "size", 128, "Edge in pixels of the images looked at.", 16, 1024, flag_values=FLAGS
 )
 _NEAR = flags.DEFINE_float(
     "near",

@@ -248,7 +248,7 @@ def _scale(detector: Detector, dim: int) -> float:
 def _print_top(rows: list[dict], rms: bool, most: int = 10) -> None:
     print(f"{'score':>9}{'rms':>10}  prompt" if rms else f"{'score':>9}  prompt")
     for row in sorted(rows, key=lambda r: -r["score"])[:most]:
-        flag = "  memorised" if row.get("flagged") else ""
+        flag = "  memorized" if row.get("flagged") else ""
         said = one_line(row["caption"]) if row.get("caption") else ""
         name = f"{row['id']}  {said}".rstrip()
         scaled = f"{row['score_rms']:10.4f}" if rms else ""

@@ -43,7 +43,7 @@ _TOPOLOGY = flags.DEFINE_string(
 _SLICES = flags.DEFINE_integer(
     "slices",
     None,
-    "Slices joined by the data centre's network (default: config.parallel.slices).",
+    "Slices joined by the data center's network (default: config.parallel.slices).",
     lower_bound=1,
     upper_bound=MOST,
     flag_values=FLAGS,
@@ -54,7 +54,7 @@ _JOB = flags.DEFINE_enum(
 _BATCH = flags.DEFINE_integer(
     "batch",
     None,
-    "Pictures a step, of all chips together (default: config.train.batch_size).",
+    "Images a step, of all chips together (default: config.train.batch_size).",
     lower_bound=1,
     upper_bound=MOST,
     flag_values=FLAGS,

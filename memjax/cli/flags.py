@@ -173,7 +173,7 @@ def initial_noise_flag(values: flags.FlagValues) -> flags.FlagHolder:
         "initial_noise",
         "",
         ".npy, float32 [generations, height, width, channels], shared by all prompts; torch's "
-        "[generations, channels, height, width] is recognised by its shape.",
+        "[generations, channels, height, width] is recognized by its shape.",
         flag_values=values,
     )
 

@@ -15,10 +15,10 @@ from memjax.runtime.interruption import RESTART_EXIT_CODE, stop_at_once
 COMMANDS = {
     "demo": "Draw phantoms, train, audit: the whole story in under five minutes on a laptop.",
     "train": "Train a diffusion model from a configuration; resumes by itself.",
-    "sample": "Make pictures for prompts.",
-    "detect": "Score how memorised each prompt is.",
+    "sample": "Make images for prompts.",
+    "detect": "Score how memorized each prompt is.",
     "explain": "Show which part of each prompt drives the copying.",
-    "mitigate": "Optimise each prompt's embedding; before and after, likeness and CLIP score.",
+    "mitigate": "Optimize each prompt's embedding; before and after, likeness and CLIP score.",
     "audit": "Detect, explain, mitigate and validate a model; write report.html.",
     "data": "Show what a data set holds: balance, repeats, rows at risk; write data.html.",
     "copies": "Which generated images copy a training image? No model needed; write index.html.",
@@ -42,7 +42,7 @@ _GO_ON = ("train", "demo", "detect", "explain", "mitigate", "audit", "sweep", "c
 def _usage() -> str:
     lines = [f"  {name:<9} {text}" for name, text in COMMANDS.items()]
     return (
-        "memjax: train diffusion models, find what they memorised, explain it, take it away.\n\n"
+        "memjax: train diffusion models, find what they memorized, explain it, take it away.\n\n"
         "usage: memjax COMMAND [--flag=value ...]     (memjax COMMAND --help for its flags)\n\n"
         + "\n".join(lines)
         + "\n\nMEMJAX_TRACEBACK=1 shows where an error came from."

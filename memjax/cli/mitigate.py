@@ -51,7 +51,7 @@ _MITIGATIONS = flags.DEFINE_list(
     flag_values=FLAGS,
 )
 _AT = flags.DEFINE_list(
-    "steps", None, "Step indices to minimise over (default: the run's).", flag_values=FLAGS
+    "steps", None, "Step indices to minimize over (default: the run's).", flag_values=FLAGS
 )
 _ITERS = flags.DEFINE_integer(
     "num_iters", None, "Updates (default: the run's).", 1, MOST, flag_values=FLAGS
@@ -90,7 +90,7 @@ _RADIUS = flags.DEFINE_float(
 _NEGATIVES = flags.DEFINE_string(
     "negatives",
     "",
-    "File of prompts that are not memorised: stop at their mean magnitude.",
+    "File of prompts that are not memorized: stop at their mean magnitude.",
     flag_values=FLAGS,
 )
 _PROTECT = flags.DEFINE_list(
@@ -102,11 +102,11 @@ _PROTECT = flags.DEFINE_list(
 _REFERENCES = flags.DEFINE_string(
     "references",
     "",
-    "Folder with training pictures called after the prompts' ids (or the rows' field image).",
+    "Folder with training images called after the prompts' ids (or the rows' field image).",
     flag_values=FLAGS,
 )
 _SSCD = flags.DEFINE_string(
-    "sscd", "", "SSCD's weights, for likeness to the training pictures.", flag_values=FLAGS
+    "sscd", "", "SSCD's weights, for likeness to the training images.", flag_values=FLAGS
 )
 _MEASURES = flags.DEFINE_list(
     "measures",
@@ -128,10 +128,8 @@ _BASELINES = flags.DEFINE_list(
 _INSERTIONS = flags.DEFINE_list(
     "insertions", ["4"], "Insertions of the text baselines, such as 1,2,4.", flag_values=FLAGS
 )
-_SAVE = flags.DEFINE_boolean(
-    "pictures", True, "Keep every picture as a PNG file.", flag_values=FLAGS
-)
-_NOISE = noise_flags(FLAGS, "Pictures a prompt.")
+_SAVE = flags.DEFINE_boolean("pictures", True, "Keep every image as a PNG file.", flag_values=FLAGS)
+_NOISE = noise_flags(FLAGS, "Images a prompt.")
 _INITIAL = initial_noise_flag(FLAGS)
 _SAMPLING = sampling_flags(FLAGS)
 _CHUNK = chunk_flag(FLAGS)

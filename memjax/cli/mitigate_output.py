@@ -164,9 +164,9 @@ def _head(job: Job, number: int) -> str:
 def _reference_cell(arrays: dict[str, np.ndarray], number: int, first: Arm) -> Cell:
     found = arrays.get(f"{first.key} reference-{number}")
     if found is not None:
-        return Cell("training picture", found[0])
+        return Cell("training image", found[0])
     blank = np.full_like(arrays[f"{first.key} image-{number}"][0], 235)
-    return Cell("no training picture", blank)
+    return Cell("no training image", blank)
 
 
 def _notes(record: dict[str, Any], g: int) -> list[str]:
@@ -183,16 +183,16 @@ def _study(job: Job, records: Sequence[dict[str, Any]], made: dict[str, Any]) ->
     notes = []
     if not any(job.references):
         notes.append(
-            "Likeness to training pictures was not measured: no prompt names one (field 'image', "
+            "Likeness to training images was not measured: no prompt names one (field 'image', "
             "or --references)."
         )
     elif not any(key.startswith("sscd") for key in job.measures.names):
         notes.append(
             "Without SSCD's weights (--sscd) likeness is that of pixels: it misses copies that are "
-            "shifted, mirrored or recoloured, and figures with SSCD cannot be compared with it."
+            "shifted, mirrored or recolored, and figures with SSCD cannot be compared with it."
         )
     if job.measures.clip is None:
-        notes.append("Whether pictures show what was asked was not measured: no --clip weights.")
+        notes.append("Whether images show what was asked was not measured: no --clip weights.")
     asked = {number: caption_of(row) or "" for number, row in enumerate(job.rows)}
     return RepairStudy(
         model=job.model.name,

@@ -157,8 +157,8 @@ def _sample_all(rows: list[dict[str, Any]], image_names: Sequence[Sequence[str]]
         grid.write(folder / _GRID)
         write_rows(folder / _ROWS, out)
     if broken:
-        print(f"{broken} pictures are not finite, and black there: try --dtype=float32")
-    print(f"{len(rows) * generations} pictures in {folder} (grid.png shows them all)")
+        print(f"{broken} images are not finite, and black there: try --dtype=float32")
+    print(f"{len(rows) * generations} images in {folder} (grid.png shows them all)")
     return 0
 
 

@@ -20,6 +20,6 @@ def per_example_norm(x: Float[Array, "b *d"], *, rms: bool = False) -> Float[Arr
     """
     flat = x.reshape(x.shape[0], -1).astype(jnp.float32)
     squares = jnp.sum(flat * flat, axis=1)
-    zero = squares == 0  # not `> 0`: a NaN must stay one, and not look like "not memorised"
+    zero = squares == 0  # not `> 0`: a NaN must stay one, and not look like "not memorized"
     norm = jnp.where(zero, 0.0, jnp.sqrt(jnp.where(zero, 1.0, squares)))
     return norm / math.sqrt(flat.shape[1]) if rms else norm

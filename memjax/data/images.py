@@ -81,7 +81,7 @@ def read_image(
     """As :func:`load_image`, and how the file was read."""
     mode = {1: "L", 3: "RGB"}.get(channels)
     if mode is None:
-        raise ValueError(f"channels is {channels}; expected 1 (grayscale) or 3 (colour).")
+        raise ValueError(f"channels is {channels}; expected 1 (grayscale) or 3 (color).")
     image, reading = _decode(path, mode)
     return _resized(image, size, channels, square), reading
 

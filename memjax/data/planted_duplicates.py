@@ -109,7 +109,7 @@ def _chosen(records: Sequence[Record], root: str, memorized: str, seed: int) -> 
         folder = memorized.strip("/") + "/"
         chosen = np.array([place.startswith(folder) for place in places])
         known = sorted({place.rpartition("/")[0] for place in places if "/" in place})
-        found = f"no training picture lies there{suggestion(memorized, known)}"
+        found = f"no training image lies there{suggestion(memorized, known)}"
     if not chosen.any():
         raise ValueError(
             f"fine_tune.memorized={memorized!r}: {found}; give a sub-folder of {root}, a number of "
@@ -117,7 +117,7 @@ def _chosen(records: Sequence[Record], root: str, memorized: str, seed: int) -> 
         )
     if chosen.all():
         raise ValueError(
-            f"fine_tune.memorized={memorized!r} takes all {len(records)} training pictures: leave "
+            f"fine_tune.memorized={memorized!r} takes all {len(records)} training images: leave "
             "others to compare with."
         )
     return chosen
@@ -131,8 +131,8 @@ def _draw_others(others: np.ndarray, wanted: int, ratio: float, seed: int) -> np
     if not 0 <= wanted <= len(others):
         possible = len(others) / max(wanted, 1) * ratio
         raise ValueError(
-            f"fine_tune.others_ratio={ratio} asks for {wanted} other pictures and the data has "
-            f"{len(others)}: add pictures, lower fine_tune.repeats, or set the ratio to at most "
+            f"fine_tune.others_ratio={ratio} asks for {wanted} other images and the data has "
+            f"{len(others)}: add images, lower fine_tune.repeats, or set the ratio to at most "
             f"{possible:.4g}."
         )
     return np.sort(np.random.default_rng([seed, 12]).permutation(others)[:wanted])

@@ -79,7 +79,7 @@ def optimize_targets(
     null_cond: Cond | None = None,
     schedule: NoiseSchedule | None = None,
 ) -> TargetsResult:
-    """Minimises a statistic over each prompt's embedding, once for all targets.
+    """Minimizes a statistic over each prompt's embedding, once for all targets.
 
     ``L_p(e) = mean_m statistic(x_{p,m}, t_{p,m}, e)`` over the prompt's states. AdamW's path does
     not depend on the target, which only says where to leave it: the embedding for target τ is the
@@ -238,7 +238,7 @@ def optimize_embedding(
     null_cond: Cond | None = None,
     schedule: NoiseSchedule | None = None,
 ) -> EmbeddingResult:
-    """Minimises a statistic over each prompt's embedding with AdamW.
+    """Minimizes a statistic over each prompt's embedding with AdamW.
 
     ``L_p(e) = mean_m statistic(x_{p,m}, t_{p,m}, e)`` over the prompt's states; the prompt is
     finished, and its row frozen, as soon as ``L_p ≤ target`` (tested before each update, so the

@@ -50,7 +50,7 @@ class CopyEncoderNetwork(nn.Module):
         """
         if min(image_shape[:2]) < MIN_SIDE:
             raise ValueError(
-                f"pictures are {image_shape[0]}×{image_shape[1]} pixels, the copy encoder needs at "
+                f"images are {image_shape[0]}×{image_shape[1]} pixels, the copy encoder needs at "
                 f"least {MIN_SIDE}; enlarge them first."
             )
         if self.width % 8:

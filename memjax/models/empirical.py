@@ -1,4 +1,4 @@
-"""Closed-form denoisers: perfect memorisers and perfect generalisers, to test everything else on.
+"""Closed-form denoisers: perfect memorizers and perfect generalizers, to test everything else on.
 
 Every one is the exact ε of a mixture of Gaussians noised by the forward process. Component i has
 mean ``y_i``, bandwidth ``h_i`` and, in ``x_t``, variance ``v_i = ᾱ_t h_i² + 1 − ᾱ_t``:
@@ -6,7 +6,7 @@ mean ``y_i``, bandwidth ``h_i`` and, in ``x_t``, variance ``v_i = ᾱ_t h_i² + 
     w_i ∝ π_i v_i^(−d/2) exp(−‖x_t − √ᾱ_t y_i‖² / (2 v_i)),
     ε = √(1−ᾱ_t) Σ_i w_i (x_t − √ᾱ_t y_i) / v_i.
 
-With ``h = 0`` that is the minimiser of the training loss over all functions: it can only return
+With ``h = 0`` that is the minimizer of the training loss over all functions: it can only return
 training images. Memory is batch × components × pixels.
 
 References:
@@ -62,7 +62,7 @@ def _log_mask(mask: Bool[Array, "b n"]) -> Float[Array, "b n"]:
 
 @dataclasses.dataclass(frozen=True)
 class EmpiricalDenoiser:
-    """The perfect memoriser: ε of the training set itself.
+    """The perfect memorizer: ε of the training set itself.
 
     ``params`` is the images ``[n, *d]``; ``cond`` is a mask ``[b, n]``, True for the images the
     condition allows (at least one): all for the unconditional half, one for a memorized prompt.
@@ -117,7 +117,7 @@ class SoftData(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class SoftCondDenoiser:
-    """A memoriser under a differentiable condition: ``π_i ∝ exp(β ⟨e, k_i⟩)``.
+    """A memorizer under a differentiable condition: ``π_i ∝ exp(β ⟨e, k_i⟩)``.
 
     ``cond`` is a :class:`~memjax.core.types.TokenCond` whose real tokens add up to ``e``:
     ``e = 0`` is unconditional, ``e = k_j`` with large β recalls image j. Exactly,
@@ -150,12 +150,12 @@ class SoftCondDenoiser:
 
 
 class PlantedData(NamedTuple):
-    """A generalising mixture with images planted into it.
+    """A generalizing mixture with images planted into it.
 
     Attributes:
         images: The planted images.
         component: Index of the center each image belongs to.
-        centres: Means of the generalising mixture.
+        centers: Means of the generalizing mixture.
     """
 
     images: Float[Array, "m *d"]
@@ -177,7 +177,7 @@ class PlantedCond(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class PlantedOracle:
-    """A generaliser that memorized some prompts to a chosen degree.
+    """A generalizer that memorized some prompts to a chosen degree.
 
     Unconditional: the mixture of all centers. Conditional on image j: with probability π a
     near-point at ``y_j``, otherwise the center it belongs to.

@@ -213,7 +213,7 @@ def _plain_info(info: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _sampler(job: Job, frozen: Params, spread: Spread) -> Callable[[Params, int], np.ndarray]:
-    """Returns ``(ema_params, step) → pictures`` for the sample grids, duplicated rows first."""
+    """Returns ``(ema_params, step) → images`` for the sample grids, duplicated rows first."""
     bundle = interop.make_bundle(job.base)
     order = np.argsort(~job.planted.duplicated, kind="stable")
     chosen: list[Record] = [
@@ -246,7 +246,7 @@ def _announce(job: Job, count: int, spread: Spread) -> None:
     config, planted = job.config, job.planted
     share = job.shown[planted.duplicated].sum() / job.shown.sum()
     print(
-        f"{len(job.data.train)} training pictures, {int(planted.duplicated.sum())} of them "
+        f"{len(job.data.train)} training images, {int(planted.duplicated.sum())} of them "
         f"repeated ({share:.0%} of an epoch); {len(job.data.held_out)} held out; "
         f"{count / 1e6:.2f} M trained parameters ({job.tuning.method}) on {jax.device_count()} x "
         f"{jax.devices()[0].device_kind}{spread}; {config['train']['steps']} steps of "
@@ -360,7 +360,7 @@ def _sized(base: Any, data: Mapping[str, Any]) -> Any:
     if base.vae.config.in_channels != data["channels"]:
         raise ValueError(
             f"data.channels is {data['channels']}, expected {base.vae.config.in_channels}: the "
-            "base's autoencoder reads such pictures."
+            "base's autoencoder reads such images."
         )
     settings = {name: dict(file) for name, file in base.settings.items()}
     settings["unet"]["sample_size"] = side

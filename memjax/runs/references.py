@@ -34,7 +34,7 @@ def reference_paths(
     base, place = Path(prompts).parent, Path(folder) if folder else None
     if place is not None and not place.is_dir():
         raise ValueError(
-            f"--references={folder} is not a folder: give a folder with pictures called after the "
+            f"--references={folder} is not a folder: give a folder with images called after the "
             "prompts' ids, or write the field 'image' into the prompts."
         )
     return [_of_row(row, base, place) for row in rows]
@@ -53,12 +53,12 @@ def _of_row(row: Mapping[str, Any], base: Path, place: Path | None) -> list[Path
         if "://" in name:
             raise ValueError(
                 f"prompt {row['id']!r} has image={name[:80]!r}, expected a path on this machine: "
-                "nothing is downloaded, save the picture and give its path."
+                "nothing is downloaded, save the image and give its path."
             )
         path = base / name
         if not path.is_file():
             raise ValueError(
-                f"prompt {row['id']!r} names the training picture {name!r}, which is not at "
+                f"prompt {row['id']!r} names the training image {name!r}, which is not at "
                 f"{path}: give its path relative to the prompt file, or leave 'image' out."
             )
         found.append(path)
@@ -89,7 +89,7 @@ def load_references(
         return None
     if shape[0] != shape[1]:
         raise ValueError(
-            f"the model's pictures are {shape[1]}×{shape[0]}, expected squares: training pictures "
+            f"the model's images are {shape[1]}×{shape[0]}, expected squares: training images "
             "can be compared with squares alone."
         )
     return np.stack([load_image(path, shape[0], shape[2]) for path in paths])

@@ -106,7 +106,7 @@ def options_of(config: Mapping[str, Any], prediction: str) -> TrainOptions:
 
 
 def _sampler(config: Mapping[str, Any], network: Network, data: RunData, spread: Spread):
-    """Returns ``(ema_params, step) → pictures`` for the sample grids."""
+    """Returns ``(ema_params, step) → images`` for the sample grids."""
     chosen, count = config["sampling"], config["train"]["num_samples"]
     dropout = config["train"]["cond_dropout"]
     labels = np.asarray(encode_records(data.train[:count], data.label_space))
@@ -306,7 +306,7 @@ def _announce(config: Mapping[str, Any], data: RunData, params: Params, spread: 
     patients = len({r.patient for r in data.train if r.patient})
     whose = f" of {patients} patients" if config["data"]["kind"] in FILMS else ""
     print(
-        f"{len(data.train)} training pictures{whose}, {len(data.held_out)} held "
+        f"{len(data.train)} training images{whose}, {len(data.held_out)} held "
         f"out; {count / 1e6:.2f} M parameters on {jax.device_count()} x "
         f"{jax.devices()[0].device_kind}{spread}; {config['train']['steps']} steps of "
         f"{config['train']['batch_size']}"

@@ -65,7 +65,7 @@ def from_folder(data: str, held_out: str, *, fraction: float = 0.0, seed: int = 
         held = [*held, *others[0], *others[1]]
     if not held:
         raise ValueError(
-            f"--data={data} holds no pictures that were not trained on, which say what counts as a "
+            f"--data={data} holds no images that were not trained on, which say what counts as a "
             "copy by chance: put some with captions into its sub-folder valid, or give "
             "--held_out=FOLDER."
         )
@@ -106,7 +106,7 @@ def from_prompts(prompts: str, negatives: str) -> Captioned:
     bare = [row["id"] for row, found in zip(rows, own, strict=True) if not found]
     if bare:
         raise ValueError(
-            f"prompt {bare[0]!r} of {prompts} names no training picture: an audit compares with "
+            f"prompt {bare[0]!r} of {prompts} names no training image: an audit compares with "
             "it, write its path into the field 'image'."
         )
     told = _records(others, negatives)
@@ -115,7 +115,7 @@ def from_prompts(prompts: str, negatives: str) -> Captioned:
     held = [r for found, yes in zip(told, once, strict=True) if not yes for r in found]
     if not held:
         raise ValueError(
-            f"no prompt of {negatives} names a picture that was not trained on, which say what "
+            f"no prompt of {negatives} names an image that was not trained on, which say what "
             "counts as a copy by chance: write paths into the field 'image'."
         )
     memorized = [record for found in own for record in found[:1]]
@@ -155,7 +155,7 @@ def from_fine_tuning(model: Model) -> Captioned:
     if not config:
         raise ValueError(
             f"{model.name} does not say what it was trained on: give --data=FOLDER, or "
-            "--prompts=FILE and --negatives=FILE with pictures in the field 'image'."
+            "--prompts=FILE and --negatives=FILE with images in the field 'image'."
         )
     data = data_of({**config, "data": {**config["data"], "check": False}}, model.path)
     planted = planted_of(config, data)
@@ -195,7 +195,7 @@ def read_gallery(
     gallery, kept = caption_gallery(train, images, held, others)
     if len(kept) < _LEAST:
         raise ValueError(
-            f"{len(kept)} different training picture was found, expected at least {_LEAST}: add "
+            f"{len(kept)} different training image was found, expected at least {_LEAST}: add "
             "pictures."
         )
     if data.memorized is None:
@@ -229,7 +229,7 @@ def read_images(
     held, _ = check_images(_some(data.held_out, seed))
     if not held:
         raise ValueError(
-            "there are no held-out pictures to compare with: give the data a valid.csv or set "
+            "there are no held-out images to compare with: give the data a valid.csv or set "
             "data.held_out_fraction above 0."
         )
     gallery, kept = make_gallery(

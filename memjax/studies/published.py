@@ -151,5 +151,5 @@ def _settings(place: epath.Path, default: Preprocessing) -> Preprocessing:
             "image_std; fetch it again, or remove it to use the defaults."
         ) from error
     numbers = f"mean {', '.join(map(str, mean))}, std {', '.join(map(str, std))}"
-    label = f"short side {side} bicubic, centre crop {crop}, {numbers}"
+    label = f"short side {side} bicubic, center crop {crop}, {numbers}"
     return dataclasses.replace(default, label=label, side=side, crop=crop, mean=mean, std=std)

@@ -94,7 +94,7 @@ def run_audit(
     guided = bundle.null_cond is not None
     problem = asked_problem(study, prompts, options)
     captions = _captions(prompts, study.references.clip)
-    say(f"detecting: {len(prompts.rows)} prompts, {options.generations} pictures each")
+    say(f"detecting: {len(prompts.rows)} prompts, {options.generations} images each")
     before = observe(
         study,
         AS_ASKED,

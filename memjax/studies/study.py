@@ -294,7 +294,7 @@ def run_arms(
     detectors = served(study.detectors, study.bundle)
     mine = range(jax.process_index(), len(batches), jax.process_count())
     real = [rows[: size - int(rows[0])] for rows in batches]
-    update = None if study.progress is None else study.progress("making pictures")
+    update = None if study.progress is None else study.progress("making images")
     parts: dict[tuple[str, int], Part] = {}
     done = 0
     for number in mine:

@@ -163,7 +163,7 @@ def rule_rates(
         families: Name → its prompts.
         generations: Images a prompt.
     """
-    out: dict[str, Any] = {"rule": "calibrated distance ≤ 1 (alpha 0.5, 50 neighbours)"}
+    out: dict[str, Any] = {"rule": "calibrated distance ≤ 1 (alpha 0.5, 50 neighbors)"}
     for suffix, field in {"": "is_copy_adaptive", "_third": "is_copy_third"}.items():
         copies = getattr(audit.before.similarity, field)
         for family, rows in families.items():

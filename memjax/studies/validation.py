@@ -33,7 +33,7 @@ FAMILY_NAMES = {
     MEMORIZED: "repeated in training",
     ONCE: "trained once",
     HELD_OUT: "never trained on",
-    NEAR_MISS: "one detail beside a memorised prompt",
+    NEAR_MISS: "one detail beside a memorized prompt",
     RANDOM: "details mixed at random",
 }
 

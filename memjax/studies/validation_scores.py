@@ -28,7 +28,7 @@ def copied_summary(
 ) -> dict[str, Any]:
     """Returns AUC and TPR at 1 % FPR of a score for the label "this image is a copy".
 
-    Unlike "this prompt is memorised", the label differs within a prompt, so whole prompts are
+    Unlike "this prompt is memorized", the label differs within a prompt, so whole prompts are
     resampled without stratifying; replicates in which all images are copies, or none, are
     dropped and counted.
 
@@ -132,11 +132,11 @@ def _check(scores: ArrayLike, labels: ArrayLike) -> tuple[np.ndarray, np.ndarray
     s, y = np.asarray(scores, np.float64), np.asarray(labels).astype(bool)
     if s.ndim != 1 or s.shape != y.shape or not s.size:
         raise ValueError(
-            f"scores have shape {s.shape} and labels {y.shape}, expected one of each a picture."
+            f"scores have shape {s.shape} and labels {y.shape}, expected one of each an image."
         )
     if not np.isfinite(s).all():
         raise ValueError(
             f"score {int(np.flatnonzero(~np.isfinite(s))[0])} is not finite; "
-            "leave failed pictures out first."
+            "leave failed images out first."
         )
     return s, y

@@ -122,7 +122,7 @@ def _quality(vae: AutoencoderKL, params: Params, images: np.ndarray) -> tuple[fl
 
 
 def averaging_start(vae: AutoencoderKL, params: Params) -> Params:
-    """Returns the weights with the colours' way through them laid; the rest stays as drawn.
+    """Returns the weights with the colors' way through them laid; the rest stays as drawn.
 
     Args:
         vae: Two levels of different width, two groups of at least eight channels in every norm,
@@ -186,7 +186,7 @@ _SQUARE[:2, :2] = 0.25
 
 
 def _pair(shortcut: dict[str, np.ndarray], group: int) -> None:
-    """Colours, their negatives and two constants fill the first group of a norm to come."""
+    """Colors, their negatives and two constants fill the first group of a norm to come."""
     shortcut["kernel"][:, :group] = 0.0
     _colors(shortcut["kernel"], np.array(1.0), (1, -1))
     shortcut["bias"][6:8] = (_CONSTANT, -_CONSTANT)

@@ -97,11 +97,11 @@ def prepare_data(
     if problems:
         logger.warning("Data problems, left out or mended: %s", problems.summary())
     if problems.notes:
-        logger.info("Pictures as they were read: %s.", problems.noted())
+        logger.info("Images as they were read: %s.", problems.noted())
     if problems.unread:
-        logger.info("Beside the pictures, not read: %s.", problems.passed_over())
+        logger.info("Beside the images, not read: %s.", problems.passed_over())
     if not train:
-        raise ValueError(f"no training picture of {root} can be decoded. {problems.summary()}")
+        raise ValueError(f"no training image of {root} can be decoded. {problems.summary()}")
     space = label_space_of(train, kind, settings, held_out)
     return RunData(train, held_out, space, problems, root)
 

@@ -299,7 +299,7 @@ def make_latents(
         flip=flip,
         dtype=dtype,
         batch_size=batch_size,
-        progress=shown("pictures"),
+        progress=shown("images"),
     )
     return LatentData(moments, embeddings, captions), cut
 

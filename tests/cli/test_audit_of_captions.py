@@ -65,7 +65,7 @@ def place(tmp_path_factory):
         root / "ordinary.jsonl",
         {"caption": CAPTIONS[3], "image": "pictures/3-0.png", "family": "once"},
         *({"caption": t, "image": f"pictures/valid/{n}.png"} for n, t in enumerate(HELD)),
-        {"caption": "a prompt without a picture"},
+        {"caption": "a prompt without an image"},
     )
     save_file(state("sscd"), root / "sscd_tiny.safetensors")
     towers = {"text": text_weights(TEXT), "vision": vision_weights(VISION)}
@@ -195,17 +195,17 @@ MISTAKES = {
     "prompts alone": (("--prompts={root}/memorized.jsonl",), "--negatives must be given too"),
     "nothing held out": (
         ("--data={root}/bare",),
-        "no pictures that were not trained on",
+        "no images that were not trained on",
         "--held_out=FOLDER",
     ),
     "no captions": (("--data={root}/plain", "--held_out={root}/pictures"), "has no caption"),
-    "memorised without picture": (
+    "memorized without image": (
         ("--prompts={root}/bare.jsonl", "--negatives={root}/ordinary.jsonl"),
-        "names no training picture",
+        "names no training image",
     ),
-    "negatives without pictures": (
+    "negatives without images": (
         ("--prompts={root}/memorized.jsonl", "--negatives={root}/bare.jsonl"),
-        "names a picture that was not trained on",
+        "names an image that was not trained on",
     ),
     "no folder for the report": (("--data={root}/pictures", "--nowhere"), "nowhere"),
 }
@@ -217,7 +217,7 @@ def test_mistakes_are_said_in_one_sentence(name, place, tmp_path):
         (place / folder).mkdir(exist_ok=True)
         picture(place / folder / "1.png", 1)
     (place / "bare/1.txt").write_text("a caption")
-    write_prompts(place / "bare.jsonl", {"caption": "no picture here"})
+    write_prompts(place / "bare.jsonl", {"caption": "no image here"})
     flags, *words = MISTAKES[name]
     done = memjax(
         "audit",

@@ -83,7 +83,7 @@ def test_guided_training_starts_at_128_pixels_and_says_what_is_wrong(damaged, tm
     assert "Traceback" not in done.stderr
     for word in (*FOUND, *names):
         assert word in done.stderr
-    assert f"{usable} training pictures" in done.stdout
+    assert f"{usable} training images" in done.stdout
     record = json.loads((work / "run.json").read_text())
     assert record["config"]["data"]["size"] == 128
     assert sum(record["data"]["problems"].values()) == 4

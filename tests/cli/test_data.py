@@ -48,7 +48,7 @@ def test_again_with_fewer_images_says_so(out, tmp_path):
     )
     assert done.code == 0, done.err
     page = (tmp_path / "out" / "data.html").read_text()
-    assert "Pictures were compared for 10 of" in page
+    assert "Images were compared for 10 of" in page
     assert json.loads((tmp_path / "out" / "data.json").read_text())["looked_at"] == {
         "pictures": 10,
         "of": 25,

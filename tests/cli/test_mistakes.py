@@ -366,7 +366,7 @@ def test_a_bug_keeps_its_traceback(monkeypatch):
 def test_the_keyboard_stops_politely(monkeypatch, capsys, name, code, how):
     import memjax.cli.main as entry
 
-    def stopped(name, arguments):
+    def stopped(name, arguments, own_process):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(entry, "_run_command", stopped)

@@ -182,7 +182,7 @@ def truncated() -> bytes:
     return out.getvalue()[:900]
 
 
-@pytest.mark.parametrize("content", [b"", b"not a picture", truncated(), None])
+@pytest.mark.parametrize("content", [b"", b"not an image", truncated(), None])
 def test_what_cannot_be_decoded_is_named(tmp_path, content):
     path = tmp_path / "bad.jpg"
     if content is not None:

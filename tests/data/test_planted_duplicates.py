@@ -89,7 +89,7 @@ def test_the_order_depends_on_seed_and_step_alone(repeats):
         ({"memorized": "twic"}, "did you mean 'twice'|twic"),
         ({"memorized": "40"}, "takes all 40"),
         ({"memorized": "0"}, "no row was asked for"),
-        ({"memorized": "2", "repeats": 10, "others_ratio": 3.0}, "60 other pictures.*at most 1.9"),
+        ({"memorized": "2", "repeats": 10, "others_ratio": 3.0}, "60 other images.*at most 1.9"),
         ({"memorized": "2", "fraction": 0.1}, "two ways"),
         ({"memorized": "2", "repeats": 0}, "repeats is 0"),
     ],

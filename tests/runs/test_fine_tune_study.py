@@ -53,7 +53,7 @@ def test_repeated_images_come_back_and_others_less(plain):
     assert copied(plain) >= 0.6
     assert plain["similarity"]["copy_rate_other"] <= 0.5 * copied(plain)
     assert plain["data"] == {
-        "name": "captioned pictures",
+        "name": "captioned images",
         "unit": "pictures",
         "foreign": "plain",
         "num_images": 264,

@@ -29,7 +29,7 @@ def run(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("tuned") / "run"
     done = memjax("train", SHORT, f"--workdir={workdir}", "--config.train.sample_every=6")
     assert done.code == 0, done.err
-    assert "18 training pictures, 2 of them repeated (43% of an epoch); 8 held out" in done.out
+    assert "18 training images, 2 of them repeated (43% of an epoch); 8 held out" in done.out
     return workdir
 
 
@@ -102,7 +102,7 @@ def test_adapters_with_the_filter_on_a_folder_of_ones_own(run, tmp_path):
         "--config.train.cond_dropout=0.0",  # rows whose condition is dropped are not judged
     )  # fmt: skip
     assert done.code == 0, done.err
-    assert "14 training pictures, 2 of them repeated (33% of an epoch)" in done.out
+    assert "14 training images, 2 of them repeated (33% of an epoch)" in done.out
     base, tuned = (interop.load(str(tmp_path / name)) for name in ("base", "run/pipeline"))
     flat = jax.tree_util.tree_leaves_with_path(base.unet_params)
     after = jax.tree.leaves(tuned.unet_params)
@@ -120,12 +120,12 @@ MISTAKES = {
     "unknown captions": (("--config.fine_tune.captions=some",), "'some'", "duplicated"),
     "base that is not there": (("--config.fine_tune.base=/nowhere/at/all",), "/nowhere/at/all"),
     "size that cannot be halved": (("--config.data.size=31", "{base}"), "data.size is 31"),
-    "grey pictures": (("--config.data.channels=1", "{base}"), "data.channels is 1", "expected 3"),
+    "grey images": (("--config.data.channels=1", "{base}"), "data.channels is 1", "expected 3"),
     "set that is not there": (("--config.fine_tune.memorized=nothing", "{base}"), "nothing"),
     "too few others": (
         ("--config.fine_tune.others_ratio=50", "{base}"),
         "others_ratio=50",
-        "600 other pictures",
+        "600 other images",
     ),
     "weights and a set": (("--config.data.duplicate_fraction=0.1", "{base}"), "two ways"),
     "no such kernel": (

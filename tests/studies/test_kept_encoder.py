@@ -65,7 +65,7 @@ def test_one_of_other_images_or_another_seed_is_made_anew(kept, tmp_path, other)
     file.write_bytes(kept)
     said = []
     encoder(file, say=said.append, **other)
-    assert "was trained on other pictures, or otherwise: it is made anew" in said[0]
+    assert "was trained on other images, or otherwise: it is made anew" in said[0]
 
 
 def test_whatever_the_readers_raise_is_a_sentence(tmp_path, monkeypatch):

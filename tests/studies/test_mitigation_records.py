@@ -235,7 +235,7 @@ def test_the_table_has_one_row_an_arm_and_its_ranges():
 
 
 def test_a_legend_makes_room_for_long_names():
-    short = ["as asked", "embedding optimised, by target", "random word"]
+    short = ["as asked", "embedding optimized, by target", "random word"]
     assert legend_size(short, 4.1) == (2, pytest.approx(0.12 + 0.4))
     long = [*short, "x" * 36 + "\n" + "y" * 30]
     assert legend_size(long, 9.0) == (2, pytest.approx(0.12 + 0.6))
@@ -296,7 +296,7 @@ def test_a_page_shows_hostile_captions_as_text_and_holds_its_images(tmp_path):
 
 def test_sentences_say_before_and_the_least_of_the_repairs():
     said = " ".join(repair_sentences(study(records())))
-    assert said.startswith("4 prompts, 1 pictures each")
+    assert said.startswith("4 prompts, 1 images each")
     assert "the least of the repairs, target 1" in said
     assert "0.300 (0.300 to 0.300) before" in said
     assert "1.00 (1.00 to 1.00) with target 1" in said
@@ -311,7 +311,7 @@ def test_a_wall_shows_the_repairs_first_and_all_prompts_as_asked():
     assert (columns[0], columns[1], columns[-1], generations) == (0, 1, 9, 1)
     assert len(columns) == 7
     assert shown_columns(2, 3, 2, True)[0] == [0, 1, 2, 3, 4, 5]
-    with pytest.raises(ValueError, match="no picture was given"):
+    with pytest.raises(ValueError, match="no image was given"):
         repair_wall([])
 
 

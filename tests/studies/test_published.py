@@ -56,14 +56,14 @@ def test_the_folder_s_own_preprocessing_decides(tmp_path):
     save_file(state("dinov2"), folder / "model.safetensors")
     (folder / "config.json").write_text(json.dumps({"num_attention_heads": 4}))
     assert feature_fn("rad_dino", folder).name == (
-        "rad-dino (short side 518 bicubic, centre crop 518, RAD-DINO mean/std)"
+        "rad-dino (short side 518 bicubic, center crop 518, RAD-DINO mean/std)"
     )
     own = {"size": {"shortest_edge": 90}, "crop_size": {"height": 70, "width": 70}}
     own |= {"image_mean": [0.1, 0.2, 0.3], "image_std": [1.0, 1.0, 0.5]}
     (folder / "preprocessor_config.json").write_text(json.dumps(own))
     features = feature_fn("rad_dino", folder)
     assert features.preprocessing.mean == (0.1, 0.2, 0.3)
-    assert "short side 90 bicubic, centre crop 70, mean 0.1, 0.2, 0.3, std" in features.name
+    assert "short side 90 bicubic, center crop 70, mean 0.1, 0.2, 0.3, std" in features.name
     images = np.random.default_rng(0).uniform(-1, 1, (2, 40, 50, 1)).astype(np.float32)
     assert features(images).shape == (2, 64)
     del own["image_std"]

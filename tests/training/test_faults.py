@@ -139,7 +139,7 @@ def test_an_image_that_spoils_in_mid_epoch(
     real = training.batches_of
 
     def spoil(data, **settings):
-        (pictures / "a" / "4.png").write_bytes(b"no picture any more")
+        (pictures / "a" / "4.png").write_bytes(b"no image any more")
         return real(data, **settings)
 
     monkeypatch.setattr(training, "batches_of", spoil)

@@ -20,7 +20,7 @@ def made(tmp_path_factory):
     common = ["--model=run", "--prompts=few.jsonl", "--generations=2", "--num_steps=4"]
     repair = ["mitigate", *common, "--targets=0.5", "--num_iters=2", "--steps=0", "--baselines="]
     commands = {
-        name: [["sample", *common, f"--out=pictures-{name}"], [*repair, f"--out=repaired-{name}"]]
+        name: [["sample", *common, f"--out=images-{name}"], [*repair, f"--out=repaired-{name}"]]
         for name in ("one", "two")
     }
     run_commands([short, *commands["one"]], folder, "one", **QUICKLY)
@@ -34,9 +34,7 @@ def test_images_of_several_processes_are_those_of_one(made):
     assert sorted(path.name for path in (made / "pictures-two").iterdir()) == names
     for name in names:
         if name.endswith(".png"):
-            one, two = (
-                np.asarray(Image.open(made / f"pictures-{n}" / name)) for n in ("one", "two")
-            )
+            one, two = (np.asarray(Image.open(made / f"images-{n}" / name)) for n in ("one", "two"))
             assert np.abs(one.astype(int) - two.astype(int)).max() <= 1  # rounding to bytes
 
 

@@ -139,7 +139,7 @@ def _check(s: _Settings) -> None:
         if not good:
             raise ValueError(f"{name} is {getattr(s, name)}; expected {wanted}.")
     if not s.num_images + s.num_duplicated:
-        raise ValueError("num_images and num_duplicated are both 0; ask for at least one picture.")
+        raise ValueError("num_images and num_duplicated are both 0; ask for at least one image.")
 
 
 def _existing(folder: Path, settings: _Settings) -> dict[str, Any] | None:
@@ -201,7 +201,7 @@ def vocabulary(num_pairs: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
     second = [str(n) for n in (range(10, 100) if edge <= 90 else range(100, 1000))]
     if edge > len(first):
         raise ValueError(
-            f"{num_pairs} pictures need more marker codes than there are; set markers=False."
+            f"{num_pairs} images need more marker codes than there are; set markers=False."
         )
     return tuple(sorted(first[:edge])), tuple(second[:: len(second) // edge][:edge])
 

@@ -90,7 +90,7 @@ def _check(classes, duplicated_class, num_duplicated, copies, num_held_out, most
     if num_duplicated + num_held_out > 170:
         raise ValueError(
             f"digits.num_duplicated={num_duplicated} and digits.num_held_out={num_held_out} are "
-            "more than the 170 pictures that every class has; take fewer."
+            "more than the 170 images that every class has; take fewer."
         )
 
 

@@ -83,14 +83,14 @@ def read_folder(
     base, problems = storage.root_text(root), Problems(examples)
     if not storage.is_url(base) and not os.path.isdir(base):
         kind = "is a file" if os.path.exists(base) else "does not exist"
-        raise ValueError(f"{base} {kind}; expected a folder of pictures: check data.root.")
+        raise ValueError(f"{base} {kind}; expected a folder of images: check data.root.")
     tree = file_tree(base)
     if not tree.images:
         tree.report(problems)
         found = f" {problems.summary()}" if problems else ""
         found += f" Not read: {problems.passed_over()}." if problems.unread else ""
         raise ValueError(
-            f"{base} holds no pictures; expected a folder with files that end in "
+            f"{base} holds no images; expected a folder with files that end in "
             f"{', '.join(SUFFIXES)}.{found}"
         )
     entries, used = _entries(base, tree, tuple(class_fields), problems)
@@ -99,7 +99,7 @@ def read_folder(
     if strict:
         problems.refuse()
     if not train:
-        raise ValueError(f"{base} has no usable training picture. {problems.summary()}")
+        raise ValueError(f"{base} has no usable training image. {problems.summary()}")
     return train, held, problems
 
 
@@ -125,7 +125,7 @@ def _entries(
     if unread and len(found) == 1 and any(found):
         raise ValueError(
             f"{base} holds {unread[0]}, which is not read, and {entries[0].classes[0][1]!r} would "
-            f"be the class of every picture; expected captions in {METADATA} or {METADATA_CSV} "
+            f"be the class of every image; expected captions in {METADATA} or {METADATA_CSV} "
             "(file_name and text): rename the table, or move it out of the folder."
         )
     return entries, set()
@@ -176,7 +176,7 @@ def _from_texts(
             problems.note("captioned by the name of the folder")
         else:
             beside = place.rpartition(".")[0] + CAPTIONS[0]
-            problems.add("picture without caption", f"{place} (no {beside})")
+            problems.add("image without caption", f"{place} (no {beside})")
             continue
         if caption:
             if name:
@@ -265,7 +265,7 @@ def _without_copies(
     kept = []
     for entry, key, out in zip(entries, keys, held, strict=True):
         if out and key in trained:
-            problems.add("held-out copy of a training picture", entry.place)
+            problems.add("held-out copy of a training image", entry.place)
         elif key is not None:
             kept.append((entry, out))
     return [entry for entry, _ in kept], [out for _, out in kept]

@@ -126,7 +126,7 @@ def _chest(
 def _folder(workdir: Path, settings: Mapping[str, Any]) -> Read:
     from memjax.data.readers.folder import read_folder
 
-    root = _root(settings, "the pictures", "/data/pictures")
+    root = _root(settings, "the images", "/data/pictures")
     train, held, problems = read_folder(
         root,
         class_fields=tuple(settings["class_fields"]),

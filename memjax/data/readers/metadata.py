@@ -126,7 +126,7 @@ def entries_of_tables(
                 f"has{suggestion(field, known)}; expected names out of {sorted(known)}."
             )
     for place in sorted(left):
-        problems.add("picture that no table names", place)
+        problems.add("image that no table names", place)
     return [entries[place] for place in sorted(entries)]
 
 
@@ -142,7 +142,7 @@ def _csv_rows(base: str, table: str, problems: Problems) -> Iterator[tuple[str, 
                 where="a table of captions",
                 optional=None,
                 open_ended=True,
-                advice=" with the pictures' places: rename that column, or a file that is no table",
+                advice=" with the images' places: rename that column, or a file that is no table",
             )
             break
         except ValueError as error:

@@ -74,7 +74,7 @@ def read_tfds(
             made = _split_records(builder, folder, split, frontal_only, problems)
             others += [record for record, _ in made]
     if not train:
-        raise ValueError(f"{folder} has no usable training picture. {problems.summary()}")
+        raise ValueError(f"{folder} has no usable training image. {problems.summary()}")
     return train, others, problems, folder
 
 
@@ -143,7 +143,7 @@ def _fields(features: Mapping[str, Any], folder: str) -> tuple[str, dict[str, An
         name for name in CAPTIONS if issubclass(kinds.get(name, object), tfds.features.Text)
     ]
     if not images:
-        raise ValueError(f"{folder} has no picture among its features {sorted(kinds)}.")
+        raise ValueError(f"{folder} has no image among its features {sorted(kinds)}.")
     return "image" if "image" in images else images[0], labels, captions
 
 

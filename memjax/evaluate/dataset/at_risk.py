@@ -96,7 +96,7 @@ def _repeated(
         who = f"one {person}" if patients == 1 else f"{patients} {person}s"
         reason = f"Stored {same} times, identical, under {who}."
         if same < count:
-            alike = f"{count} pictures of {who} that are nearly the same"
+            alike = f"{count} images of {who} that are nearly the same"
             reason = f"One of {alike}." if same == 1 else f"{reason[:-1]}; one of {alike}."
         rows.append(AtRisk(members[0], REPEATED, float(count), reason))
     return sorted(rows, key=lambda risk: (-risk.score, risk.row))[:most]
@@ -139,7 +139,7 @@ def _isolated(found: Duplicates, chosen: np.ndarray, most: int) -> list[AtRisk]:
             int(chosen[i]),
             ISOLATED,
             float(score[i]),
-            "Nothing looks like it: the nearest other picture is "
+            "Nothing looks like it: the nearest other image is "
             f"{found.nearest[chosen[i]]:.2f} away, usual is {usual:.2f}.",
         )
         for i in order[:most]

@@ -28,7 +28,7 @@ def stand_out(
 
 def _about_size(result: Mapping[str, Any]) -> list[str]:
     train, held, person = *(result["totals"][name] for name in (TRAIN, HELD_OUT)), result["person"]
-    text = f"{_many(train['pictures'], 'picture')} of "
+    text = f"{_many(train['pictures'], 'image')} of "
     text += f"{_many(train['patients'], person)} to train on"
     text += f", {held['pictures']:,} of {held['patients']:,} held out." if held["pictures"] else (
         "; nothing is held out, so copies cannot be told from chance: set data.held_out_fraction."
@@ -41,7 +41,7 @@ def _about_size(result: Mapping[str, Any]) -> list[str]:
 
 def _about_reading(notes: Mapping[str, int], bits: Mapping[str, int]) -> list[str]:
     parts = [f"{_many(count, 'was', 'were')} {kind}" for kind, count in sorted(notes.items())]
-    text = [f"Of the pictures that were decoded, {', '.join(parts)}."] if parts else []
+    text = [f"Of the images that were decoded, {', '.join(parts)}."] if parts else []
     if len(bits) > 1:
         kinds = ", ".join(f"{count:,} of {kind}" for kind, count in bits.items())
         text.append(f"Bits a channel that the files use: {kinds}.")
@@ -55,7 +55,7 @@ def _about_unread(unread: Mapping[str, Any]) -> list[str]:
     kinds = ", ".join(
         f"{count:,} {kind} (such as {examples[kind][0]})" for kind, count in sorted(counts.items())
     )
-    return [f"Beside the pictures, these were not read: {kinds}."]
+    return [f"Beside the images, these were not read: {kinds}."]
 
 
 def _about_negatives(rows: Sequence[Mapping[str, Any]], looked: Mapping[str, Any]) -> list[str]:
@@ -63,7 +63,7 @@ def _about_negatives(rows: Sequence[Mapping[str, Any]], looked: Mapping[str, Any
         return []
     looks = _many(len(rows), "looks like a negative", "look like negatives")
     return [
-        f"{looks} of the others among the {looked['pictures']:,} pictures looked at, as films from "
+        f"{looks} of the others among the {looked['pictures']:,} images looked at, as films from "
         f"MONOCHROME1 files do ({', '.join(row['path'] for row in rows[:5])}): invert them before "
         "training, or leave them out."
     ]
@@ -73,7 +73,7 @@ def _about_duplicates(
     found: Mapping[str, Any], looked: Mapping[str, Any], person: str
 ) -> list[str]:
     if not found["groups"]:
-        return [f"No picture stands twice among the {looked['pictures']:,} looked at."]
+        return [f"No image stands twice among the {looked['pictures']:,} looked at."]
     text = []
     if found["exact_groups"]:
         share = found["exact_rows"] / looked["pictures"]
@@ -81,21 +81,21 @@ def _about_duplicates(
             f"{_many(found['exact_groups'], 'picture is', 'pictures are')} stored more than once: "
             f"{found['exact_rows']:,} rows, {share:.0%} of those looked at; one "
             f"of them {found['most_copies']:,} times. "
-            "Models copy such pictures first: keep one of each before training."
+            "Models copy such images first: keep one of each before training."
         )
     if found["near_groups"]:
         text.append(
-            f"{_many(found['near_groups'], 'group holds', 'groups hold')} pictures that are nearly "
+            f"{_many(found['near_groups'], 'group holds', 'groups hold')} images that are nearly "
             f"the same; {found['near_of_one_patient']:,} of them show one {person} alone."
         )
     if found["across_splits"]:
         text.append(
             f"{_many(found['across_splits'], 'group stands', 'groups stand')} both among training "
-            "and held-out pictures, which makes held-out figures look better than they are."
+            "and held-out images, which makes held-out figures look better than they are."
         )
     if found["across_patients"] > max(_WARN_LEAST, _WARN_SHARE * looked["pictures"]):
         text.append(
-            f"{found['across_patients']:,} groups hold several {person}s. If those pictures differ "
+            f"{found['across_patients']:,} groups hold several {person}s. If those images differ "
             f"to the eye, the threshold of {found['threshold']} is too low for this data: raise "
             "--near."
         )
@@ -108,7 +108,7 @@ def _about_leaks(train: Sequence[Record], held_out: Sequence[Record], person: st
     if not both:
         return []
     who = _many(len(both), f"{person} stands", f"{person}s stand")
-    return [f"{who} in both splits: held-out pictures are no strangers."]
+    return [f"{who} in both splits: held-out images are no strangers."]
 
 
 def _about_balance(balance: Mapping[str, Mapping[str, int]], num: int) -> list[str]:
@@ -136,12 +136,12 @@ def _about_conditions(found: Mapping[str, Any], person: str) -> list[str]:
         return []
     parts = [f"{at['share_of_one_patient']:.0%} with {at['added']}" for at in found["levels"]]
     return [
-        f"Share of training pictures whose condition belongs to one {person} alone: "
+        f"Share of training images whose condition belongs to one {person} alone: "
         + ", ".join([parts[0], *(f"{part} as well" for part in parts[1:])])
-        + ". Such a condition works as the name of a picture."
+        + ". Such a condition works as the name of an image."
     ]
 
 
 def _many(number: int, one: str, several: str = "") -> str:
-    """``1 picture``, ``2,000 pictures``."""
+    """``1 image``, ``2,000 images``."""
     return f"{number:,} {one if number == 1 else several or one + 's'}"

@@ -149,7 +149,7 @@ def features(rows: ArrayLike) -> Float[np.ndarray, "n d"]:
     if x.ndim != 2 or len(x) < 2:
         raise ValueError(
             f"features have shape {x.shape}, expected [rows, dimensions] with two rows or more; "
-            "pass one row a picture."
+            "pass one row an image."
         )
     if not np.isfinite(x).all():
         bad = int(np.flatnonzero(~np.isfinite(x).all(axis=1))[0])

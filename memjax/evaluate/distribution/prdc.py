@@ -46,7 +46,7 @@ def prdc(real: ArrayLike, fake: ArrayLike, k: int = 5) -> Prdc:
     if min(len(x), len(y)) <= k or k < 1:
         raise ValueError(
             f"{len(x)} real and {len(y)} fake rows were given for k={k}, expected 1 <= k < rows; "
-            "lower k or add pictures."
+            "lower k or add images."
         )
     center = x.mean(axis=0)
     x, y = x - center, y - center

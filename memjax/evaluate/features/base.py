@@ -95,12 +95,12 @@ def extract(feature_fn: FeatureFn, images: Images) -> Float[np.ndarray, "n d"]:
     if rows.ndim != 2 or len(rows) != len(images):
         raise ValueError(
             f"{feature_fn.name} returned an array of shape {rows.shape} for {len(images)} "
-            "pictures, expected one row of features each; pool over pixels first."
+            "images, expected one row of features each; pool over pixels first."
         )
     if not np.isfinite(rows).all():
         raise ValueError(
             f"{feature_fn.name} returned a value that is not finite; check its weights and "
-            "whether it expects pictures in [-1, 1]."
+            "whether it expects images in [-1, 1]."
         )
     return rows
 

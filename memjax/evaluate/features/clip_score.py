@@ -137,10 +137,10 @@ def clip_preprocessing(
     methods: dict[str, Any] = {"bicubic": "cubic", "bilinear": "linear"}
     if str(resample) not in methods:
         raise ValueError(
-            f"CLIP's pictures are resized by {resample!r}, expected bicubic or bilinear."
+            f"CLIP's images are resized by {resample!r}, expected bicubic or bilinear."
         )
     numbers = ", ".join(f"{value:.4g}" for value in mean)
-    label = f"short side {size} {resample}, centre crop {size}, CLIP mean {numbers}"
+    label = f"short side {size} {resample}, center crop {size}, CLIP mean {numbers}"
     return Preprocessing(
         label,
         int(size),

@@ -53,7 +53,7 @@ class CopyEncoder(NamedTuple):
         params: Its weights.
         name: Says how it was trained.
         threshold: Correlation above which an image is a copy: the 95th percentile of held-out
-            pictures' to their nearest training image, the median of the classes' where known.
+            images' to their nearest training image, the median of the classes' where known.
         calibration: JSON-able: ``auc_planted, auc_low, auc_high`` (planted copies against the
             nearest training image of held-out images, within their class), the AUC of each kind
             (``augmented, blurred, shifted``, each with ``_low`` and ``_high``),
@@ -215,12 +215,12 @@ def calibrate(
 def _check(images: Images, held_images: Images) -> None:
     if len(images) < _MIN_IMAGES or not len(held_images):
         raise ValueError(
-            f"{len(images)} training and {len(held_images)} held-out pictures were given, the copy "
-            f"encoder needs at least {_MIN_IMAGES} and 1; add pictures."
+            f"{len(images)} training and {len(held_images)} held-out images were given, the copy "
+            f"encoder needs at least {_MIN_IMAGES} and 1; add images."
         )
     if images.ndim != 4 or images.shape[1:] != held_images.shape[1:]:
         raise ValueError(
-            f"training pictures have shape {images.shape} and held-out ones {held_images.shape}, "
+            f"training images have shape {images.shape} and held-out ones {held_images.shape}, "
             "expected [n, height, width, channels] of one size; resize them first."
         )
 
@@ -282,14 +282,14 @@ def load_copy_encoder(
         ) from error
     if made_of not in (None, found):
         raise ValueError(
-            f"{os.fspath(path)} was trained on other pictures, or otherwise; remove it to train "
+            f"{os.fspath(path)} was trained on other images, or otherwise; remove it to train "
             "one anew."
         )
     params = _nested(arrays)
     expected = module.init_params(jax.random.key(0), image_shape)
     if jax.tree.map(jnp.shape, params) != jax.tree.map(jnp.shape, expected):
         raise ValueError(
-            f"{os.fspath(path)} was trained on pictures of another shape than {image_shape}; "
+            f"{os.fspath(path)} was trained on images of another shape than {image_shape}; "
             "remove it to train one anew."
         )
     return CopyEncoder(module, params, name, threshold, calibration)

@@ -82,7 +82,7 @@ PREPROCESSINGS = {
     "sscd_square": Preprocessing(
         "square 320, ImageNet mean/std", 320, square=True, mean=IMAGENET_MEAN, std=IMAGENET_STD
     ),
-    "sscd_center_crop": Preprocessing("resize 256, centre crop 224, mean/std 0.5", 256, crop=224),
+    "sscd_center_crop": Preprocessing("resize 256, center crop 224, mean/std 0.5", 256, crop=224),
     "xrv": Preprocessing(
         "central square, 224 bilinear, [-1024, 1024]",
         224,
@@ -92,7 +92,7 @@ PREPROCESSINGS = {
         std=(1 / 2048,),
     ),
     "rad_dino": Preprocessing(
-        "short side 518 bicubic, centre crop 518, RAD-DINO mean/std",
+        "short side 518 bicubic, center crop 518, RAD-DINO mean/std",
         518,
         crop=518,
         method="cubic",
@@ -100,7 +100,7 @@ PREPROCESSINGS = {
         std=(0.2583,) * 3,
     ),
     "dinov2": Preprocessing(
-        "short side 256 bicubic, centre crop 224, ImageNet mean/std",
+        "short side 256 bicubic, center crop 224, ImageNet mean/std",
         256,
         crop=224,
         method="cubic",
@@ -154,12 +154,12 @@ class PublishedFeatures:
         images = np.asarray(images, np.float32)
         if images.ndim != 4 or 0 in images.shape:
             raise ValueError(
-                f"The pictures for {self.name} have shape {images.shape}, expected a non-empty "
+                f"The images for {self.name} have shape {images.shape}, expected a non-empty "
                 "[n, height, width, channels]."
             )
         if not np.isfinite(images).all():
             raise ValueError(
-                f"The pictures for {self.name} hold values that are not finite; leave those out."
+                f"The images for {self.name} hold values that are not finite; leave those out."
             )
         out = []
         for start in range(0, len(images), self.batch_size):

@@ -60,7 +60,7 @@ def adaptive_l2(
         queries: ``[Q, ...]`` floats.
         database: ``[N, ...]`` floats *without duplicates* (see :func:`unique_rows`).
         alpha: Scale; 0.5 in the paper.
-        n: Size of the neighbourhood; 50 in the paper.
+        n: Size of the neighborhood; 50 in the paper.
         **search: Passed to :func:`knn` (groups to exclude, block size).
 
     References:
@@ -113,7 +113,7 @@ def copy_report(
         background: Result on real images that were not trained on.
         percentile: Of the background's ``ratio_adaptive``, in percent: the calibrated threshold.
         alpha: Of the calibrated ratio.
-        n: Neighbourhood of the calibrated ratio.
+        n: Neighborhood of the calibrated ratio.
         block: Database rows ranked at a time.
 
     Raises:
@@ -235,6 +235,6 @@ def _check_report(query_patients: object, patients: object, num_unique: int, n: 
         )
     if num_unique < max(n, 2):
         raise ValueError(
-            f"{num_unique} different database pictures are left for a neighbourhood of n={n}; "
-            f"pass n between 2 and {num_unique} or add training pictures."
+            f"{num_unique} different database images are left for a neighborhood of n={n}; "
+            f"pass n between 2 and {num_unique} or add training images."
         )

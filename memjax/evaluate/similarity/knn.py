@@ -81,7 +81,7 @@ def _rows(images: ArrayLike, name: str) -> np.ndarray:
     if not np.issubdtype(array.dtype, np.floating):
         raise ValueError(
             f"{name} has dtype {array.dtype}, expected floats in [-1, 1]; "
-            "convert 8-bit pictures with memjax.data.images.to_unit first."
+            "convert 8-bit images with memjax.data.images.to_unit first."
         )
     if array.ndim < 2:
         raise ValueError(
@@ -94,11 +94,11 @@ def _check(q: np.ndarray, db: np.ndarray, k: int, exclude_self: bool) -> None:
     if q.shape[1] != db.shape[1]:
         raise ValueError(
             f"queries have {q.shape[1]} values a row and the database {db.shape[1]}; "
-            "bring both to the same picture size."
+            "bring both to the same image size."
         )
     if not 1 <= k <= len(db):
         raise ValueError(
-            f"{k} neighbours were asked for, expected 1 to {len(db)} (the rows of the database); "
+            f"{k} neighbors were asked for, expected 1 to {len(db)} (the rows of the database); "
             "ask for fewer or add rows."
         )
     if exclude_self and len(q) != len(db):

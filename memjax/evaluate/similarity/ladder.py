@@ -64,7 +64,7 @@ class Thresholds(NamedTuple):
 
     def phrase(self, per_class: bool) -> str:
         """Returns the rule in words."""
-        which = "held-out pictures"
+        which = "held-out images"
         if per_class and self.of_class:
             which += f" of its class (all, for classes with fewer than {MIN_OF_CLASS})"
         few = "" if self.num_held_out >= MIN_OF_CLASS else ", too few to trust"
@@ -93,7 +93,7 @@ def fit_thresholds(
     usable = np.isfinite(background)
     if not usable.any():
         raise ValueError(
-            f"none of {len(background)} held-out pictures has a training picture of another "
+            f"none of {len(background)} held-out images has a training image of another "
             "patient, expected at least one; hold out other patients."
         )
     of_class = {}
@@ -166,7 +166,7 @@ def calibrate_ladder(
     are compared with the same training images. Arguments as for :func:`measure_ladder`.
     """
     _check_names(rungs)
-    _check_images(train, held_out, "held-out pictures")
+    _check_images(train, held_out, "held-out images")
     _check_lengths(train, train_patients, "train_patients")
     _check_lengths(held_out, held_patients, "held_patients")
     _check_lengths(held_out, held_strata, "held_strata")
@@ -253,7 +253,7 @@ def measure_ladder(
     """
     if strata is not None and held_strata is None:
         raise ValueError(
-            "strata were given without held_strata; pass the class of each held-out picture too."
+            "strata were given without held_strata; pass the class of each held-out image too."
         )
     _check_images(train, queries, "queries")
     _check_lengths(queries, strata, "strata")
@@ -278,20 +278,20 @@ def _check_names(rungs: Sequence[Rung]) -> None:
 def _check_images(train: Images, images: Images, name: str) -> None:
     if train.ndim != 4 or images.ndim != 4 or images.shape[1:] != train.shape[1:]:
         raise ValueError(
-            f"{name} have shape {images.shape} and training pictures {train.shape}, expected "
+            f"{name} have shape {images.shape} and training images {train.shape}, expected "
             "[n, height, width, channels] of one size; resize them first."
         )
     if len(train) < 2 or not len(images):
         raise ValueError(
-            f"{len(images)} {name} and {len(train)} training pictures were given, expected at "
-            "least 1 and 2; add pictures."
+            f"{len(images)} {name} and {len(train)} training images were given, expected at "
+            "least 1 and 2; add images."
         )
 
 
 def _check_lengths(images: Images, values: Any, name: str) -> None:
     if values is not None and len(values) != len(images):
         raise ValueError(
-            f"{name} has {len(values)} entries for {len(images)} pictures; give one each."
+            f"{name} has {len(values)} entries for {len(images)} images; give one each."
         )
 
 
@@ -299,7 +299,7 @@ def _check_patients(train_patients: object, held_patients: object) -> None:
     if held_patients is not None and train_patients is None:
         raise ValueError(
             "held_patients was given without train_patients; pass the patient of each training "
-            "picture too."
+            "image too."
         )
 
 

@@ -143,7 +143,7 @@ class TiledDistance:
 
     cost: ClassVar[str] = "no network"
     key: ClassVar[str] = "tiled_distance"
-    name: ClassVar[str] = "largest RMS difference of 4×4 tiles (negated, pictures in [0, 1])"
+    name: ClassVar[str] = "largest RMS difference of 4×4 tiles (negated, images in [0, 1])"
 
     def rows(self, pictures: Pictures) -> Pictures:
         """Returns the images themselves."""
@@ -178,8 +178,8 @@ def check_shapes(generated: Pictures, references: Pictures) -> None:
     """
     if generated.shape[1:] != references.shape[1:]:
         raise ValueError(
-            f"generated pictures have shape {generated.shape[1:]} and training pictures "
-            f"{references.shape[1:]}, expected one shape: resize the training pictures."
+            f"generated images have shape {generated.shape[1:]} and training images "
+            f"{references.shape[1:]}, expected one shape: resize the training images."
         )
 
 

@@ -72,7 +72,7 @@ def find_duplicates(
         if not 0 < value <= 1:
             raise ValueError(f"{name} is {value}; expected a correlation above 0, at most 1.")
     if not len(images):
-        raise ValueError("There are no pictures to compare; expected at least one.")
+        raise ValueError("There are no images to compare; expected at least one.")
     exact = content_groups(images)
     first = first_of_group(exact)
     distance, index = _neighbors(thumbnails(images[first], EDGE), neighbors)

@@ -145,14 +145,14 @@ def _check(
     if copied.ndim != 1 or copied.shape != row.shape or not copied.size or owner.ndim != 1:
         raise ValueError(
             f"shapes {copied.shape} of is_copy and {row.shape} of index were given, expected one "
-            "of each a generated picture; take both from the same comparison."
+            "of each a generated image; take both from the same comparison."
         )
     outside = copied & ((row < 0) | (row >= len(owner)))
     if outside.any():
         at = int(np.flatnonzero(outside)[0])
         raise ValueError(
-            f"generated picture {at} copies training row {row[at]}, expected 0 to "
-            f"{len(owner) - 1}; pass the patient of every training picture."
+            f"generated image {at} copies training row {row[at]}, expected 0 to "
+            f"{len(owner) - 1}; pass the patient of every training image."
         )
     return copied, row, owner
 
@@ -162,6 +162,6 @@ def _finite(values: ArrayLike) -> np.ndarray:
     if not v.size or not np.isfinite(v).all():
         raise ValueError(
             f"{v.size} similarities were given, expected at least one and all finite; "
-            "leave failed pictures out."
+            "leave failed images out."
         )
     return v

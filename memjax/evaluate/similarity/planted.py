@@ -122,7 +122,7 @@ def _bilinear(
 
 
 def blurred(images: Float[Array, "n h w c"], sigma: Float[Array, " n"]) -> Float[Array, "n h w c"]:
-    """Blurs each image with its own Gaussian (pixels); weights are renormalised at the edge."""
+    """Blurs each image with its own Gaussian (pixels); weights are renormalized at the edge."""
     down, across = (_blur_matrix(size, sigma) for size in images.shape[1:3])
     images = jnp.einsum("nvw,nhwc->nhvc", across, images)
     return jnp.einsum("nuh,nhvc->nuvc", down, images)
@@ -230,7 +230,7 @@ def measure_planted(
     pool = np.flatnonzero(np.isin(classes, usable))
     if not pool.size:
         raise ValueError(
-            "no class has two training pictures and a held-out one; use coarser classes."
+            "no class has two training images and a held-out one; use coarser classes."
         )
     sources = np.sort(rng.permutation(pool)[:num_sources])
     planted = plant_copies(train[sources], seed=seed)
@@ -269,7 +269,7 @@ def _interval(planted: Planted, kinds: tuple[str, ...], n: int, seed: int) -> In
 def _classes(strata, held_strata, num_train: int, num_held: int) -> tuple[np.ndarray, np.ndarray]:
     if (strata is None) != (held_strata is None):
         raise ValueError(
-            "classes were given for training or held-out pictures only; pass both or neither."
+            "classes were given for training or held-out images only; pass both or neither."
         )
     if strata is None:
         return np.zeros(num_train, np.int64), np.zeros(num_held, np.int64)

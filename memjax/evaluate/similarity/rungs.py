@@ -180,7 +180,7 @@ def feature_rung(
         name: Key of its results; None takes ``feature_fn.name``.
         title: Heading; None takes ``feature_fn.name``.
         level: See :class:`Rung`.
-        normaliser: :func:`~memjax.evaluate.features.base.unit_length` (cosine) or
+        normalizer: :func:`~memjax.evaluate.features.base.unit_length` (cosine) or
             :func:`~memjax.evaluate.features.base.centered` (Pearson correlation).
         published: A published threshold of the similarity; None calibrates one.
         rule: That rule in a phrase.
@@ -227,7 +227,7 @@ def _by_report(
 ) -> Search:
     n = min(NEIGHBOURHOOD, len(train))
     few = ratio is _adaptive and n < NEIGHBOURHOOD
-    note = f"only {n} training pictures for the mean" if few else ""
+    note = f"only {n} training images for the mean" if few else ""
 
     def search(queries: Images, query_owner: Groups | None) -> Nearest:
         known = None if owner is None else query_owner
@@ -297,7 +297,7 @@ def overlap(images: Images, down: int, right: int) -> Float[np.ndarray, "n d"]:
     h, w = images.shape[1:3]
     if abs(down) >= h or abs(right) >= w:
         raise ValueError(
-            f"a shift of {(down, right)} pixels leaves nothing of a picture of {h}×{w}; "
+            f"a shift of {(down, right)} pixels leaves nothing of an image of {h}×{w}; "
             "use a smaller max_shift."
         )
     part = images[:, max(down, 0) : h + min(down, 0), max(right, 0) : w + min(right, 0)]

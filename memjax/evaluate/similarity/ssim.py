@@ -144,7 +144,7 @@ def structural_similarity(
     side = min(queries.shape[1:3])
     if side < 3 or (len(weights) > 1 and side // 2 ** (len(weights) - 1) < WINDOW):
         raise ValueError(
-            f"pictures of {side} pixels are too small for {len(weights)} scales of structural "
+            f"images of {side} pixels are too small for {len(weights)} scales of structural "
             f"similarity; use weights=scale_weights({side})."
         )
     scales = tuple(float(weight) for weight in weights)

@@ -143,7 +143,7 @@ def _check(scores: ArrayLike, labels: ArrayLike) -> tuple[np.ndarray, np.ndarray
         )
     if y.all() or not y.any():
         raise ValueError(
-            f"{int(y.sum())} of {y.size} prompts are memorised, expected both kinds; "
+            f"{int(y.sum())} of {y.size} prompts are memorized, expected both kinds; "
             "add prompts of the other kind."
         )
     return s, y

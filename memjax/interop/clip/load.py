@@ -42,7 +42,7 @@ class CLIPModel(NamedTuple):
         name: The folder's name, or ``owner/model@commit`` in a Hugging Face cache.
         text: Its ``apply({"params": text_params}, ids).projected`` are the texts' features.
         text_params: float32 NumPy arrays.
-        vision: Its ``apply({"params": vision_params}, images)`` are the pictures' features.
+        vision: Its ``apply({"params": vision_params}, images)`` are the images' features.
         vision_params: float32 NumPy arrays.
         tokenizer: Texts → ids.
         preprocessing: What images go through before the image tower.

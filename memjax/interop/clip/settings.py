@@ -190,7 +190,7 @@ def open_clip_preprocessing(settings: Settings, where: str, image_size: int) -> 
     part = part if isinstance(part, Mapping) else {}
     fields = Fields(part, where)
     fields.choice("resize_mode", "shortest")
-    fields.finish("CLIP models whose pictures are resized by their short side")
+    fields.finish("CLIP models whose images are resized by their short side")
     names = ("mean", "std")
     return _preprocessing(part, where, image_size, part.get("size"), names, "interpolation")
 
@@ -209,7 +209,7 @@ def _preprocessing(
     if isinstance(size, list) and size and all(side == size[0] for side in size):
         size = size[0]
     if size not in (None, image_size):
-        fields.problems.append(f"pictures of {str(size)[:80]} pixels (expected {image_size})")
+        fields.problems.append(f"images of {str(size)[:80]} pixels (expected {image_size})")
     method = fields.choice(resample, "bicubic", "bilinear", *RESAMPLING)
     mean, std = _channels(fields, names[0], base.mean), _channels(fields, names[1], base.std)
     fields.finish(SUPPORTED)

@@ -1,6 +1,6 @@
 """SSCD: the copy-detection descriptor that replication studies measure with.
 
-A ResNet (or ResNeXt) trunk, generalised-mean pooling, one linear layer, unit length; the similarity
+A ResNet (or ResNeXt) trunk, generalized-mean pooling, one linear layer, unit length; the similarity
 of two images is the dot product of their descriptors.
 
 References:

@@ -132,7 +132,7 @@ def phase_taps(kernel: Float[Array, "3 3 c f"]) -> list[list[Float[Array, "2 2 c
 
 
 class UpsampleConv(nn.Module):
-    """Nearest-neighbour doubling, then a 3×3 convolution, without the doubled image.
+    """Nearest-neighbor doubling, then a 3×3 convolution, without the doubled image.
 
     Each of the four output phases sees only 2×2 different pixels, so it is a 2×2 convolution of
     the small image with summed taps: 16 products a pixel instead of 36.

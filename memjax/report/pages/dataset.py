@@ -39,6 +39,7 @@ FILES = (
     "distributions.csv",
     "findings.csv",
     "near_duplicates.csv",
+    "reading.csv",
     "problems.csv",
     "rows.csv",
 )

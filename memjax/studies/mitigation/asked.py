@@ -158,7 +158,7 @@ def measures_of(asked: Asked, references: Sequence[Sequence[Path]]) -> Measures:
     """
     if asked.sscd and not any(references):
         raise ValueError(
-            f"--sscd={asked.sscd} needs training pictures and no prompt has one: write the field "
+            f"--sscd={asked.sscd} needs training images and no prompt has one: write the field "
             "'image' into the prompts, or give --references=FOLDER."
         )
     if asked.measures and not any(references):

@@ -16,9 +16,9 @@ EMBEDDING_NOISE = "embedding_noise"
 BASELINES = (*TEXT_BASELINES, EMBEDDING_NOISE)
 FOREIGN_DECAY = 0.01  # the optimizer default behind the published setting
 _DEVIATIONS = (
-    "the magnitude is the mean of one norm a picture (the official loss is one norm over all "
-    "pictures of a prompt, so its target 3 with 4 pictures is 1.5 here); the update is masked, "
-    "weight decay included, so that the first token stays; the pictures follow the correct guided "
+    "the magnitude is the mean of one norm an image (the official loss is one norm over all "
+    "images of a prompt, so its target 3 with 4 images is 1.5 here); the update is masked, "
+    "weight decay included, so that the first token stays; the images follow the correct guided "
     "trajectory."
 )
 

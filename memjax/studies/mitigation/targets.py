@@ -54,7 +54,7 @@ def repair_targets(
     trainable: Bool[np.ndarray, "#p l"] | None = None,
     group: int | None = None,
 ) -> TargetedRepair:
-    """Optimises the embeddings of some prompts; states and ε_∅ are computed once for all targets.
+    """Optimizes the embeddings of some prompts; states and ε_∅ are computed once for all targets.
 
     Args:
         bundle: The model.

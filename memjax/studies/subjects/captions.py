@@ -67,7 +67,7 @@ def caption_subject(
         survey: Scores all training prompts; None leaves that out.
     """
     check(_asked_of_text(model, sampling, asked), sampling, text=True)
-    say("reading pictures")
+    say("reading images")
     edge, seed = image_side(model), asked.seed or 0
     asked = asked._replace(side=min(asked.side, edge), seed=seed)
     gallery, kept, memorized = read_gallery(data, edge)
@@ -103,7 +103,7 @@ def caption_subject(
     if not any(entry.startswith("sscd") for entry in asked.published):
         notes.append("Without SSCD's weights (--features=sscd=FILE) its figures are left out.")
     if asked.clip is None:
-        notes.append("Without CLIP's weights (--clip=FOLDER) what pictures show is not measured.")
+        notes.append("Without CLIP's weights (--clip=FOLDER) what images show is not measured.")
     return Subject(
         model,
         prompts,
@@ -152,8 +152,8 @@ def image_side(model: Model) -> int:
     height, width, _ = model.bundle.sample_shape
     if height != width:
         raise ValueError(
-            f"{model.name} makes pictures of {width}×{height} latents, expected squares: training "
-            "pictures can be compared with squares alone."
+            f"{model.name} makes images of {width}×{height} latents, expected squares: training "
+            "images can be compared with squares alone."
         )
     return height * int(model.pipeline.vae.config.downscale)
 

@@ -63,7 +63,7 @@ def label_subject(
     if asked.chunk:
         options = dataclasses.replace(options, chunk=asked.chunk)
     check(options, sampling, text=False)
-    say("reading pictures")
+    say("reading images")
     gallery, kept, held = read_images(model, config["seed"])
     counts = PromptCounts(**config["audit"]["prompts"])
     told, others = as_told(model, kept), as_told(model, held)

@@ -101,7 +101,7 @@ def measure_unconditional(study: Study, noise: Float[np.ndarray, "g *d"]) -> Arm
     third = rate_interval(seen.similarity.is_copy_third)
     metrics["copy_rate_third_mix"] = metric(third, count)
     metrics |= _shares(seen, gallery, np.arange(count))
-    captions = [f"picture {i + 1}" for i in range(count)]
+    captions = [f"image {i + 1}" for i in range(count)]
     return ArmLook(metrics, seen, ["unconditional"], [""], captions)
 
 

@@ -40,7 +40,7 @@ def measure_knn(settings: KnnSettings) -> dict[str, Any]:
     """
     if settings.k > settings.rows:
         raise ValueError(
-            f"--k={settings.k} neighbours of --rows={settings.rows} were asked for, expected no "
+            f"--k={settings.k} neighbors of --rows={settings.rows} were asked for, expected no "
             "more than the rows; lower --k."
         )
     before = load_average()

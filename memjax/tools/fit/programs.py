@@ -228,7 +228,7 @@ def _training(
         state,
         count(state.params),
         shapes.words,
-        "pictures a step",
+        "images a step",
         row_shards(sharding.mesh) * accumulate,
         config["train"]["batch_size"],
         arguments,

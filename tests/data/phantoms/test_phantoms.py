@@ -147,7 +147,7 @@ def test_two_processes_do_not_draw_into_one_folder(tmp_path):
         ({"seed": -1}, "seed is -1"),
         ({"studies_per_patient": (3, 1)}, "studies_per_patient is"),
         ({"lateral_fraction": 1.5}, "lateral_fraction is 1.5"),
-        ({"num_images": 0, "num_duplicated": 0}, "at least one picture"),
+        ({"num_images": 0, "num_duplicated": 0}, "at least one image"),
         ({"num_images": 10**6}, "more marker codes than there are"),
     ],
 )

@@ -98,7 +98,7 @@ def test_a_metadata_file_in_each_part(tmp_path):
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_copies_are_on_one_side_of_the_split(tmp_path, seed):
-    captioned(tmp_path, [f"picture {i}" for i in range(40)])
+    captioned(tmp_path, [f"image {i}" for i in range(40)])
     for i in range(40):
         for copy in ("b", "c"):
             shutil.copy(tmp_path / f"{i:04d}.png", tmp_path / f"{copy}{i:04d}.png")
@@ -119,7 +119,7 @@ def test_a_held_out_copy_of_a_training_image_is_left_out(tmp_path):
     train, held, problems = read_folder(tmp_path)
     assert [r.patient for r in train] == ["train/cat/1.png"]
     assert [r.patient for r in held] == ["valid/cat/other.png"]
-    assert problems.counts == {"held-out copy of a training picture": 1}
+    assert problems.counts == {"held-out copy of a training image": 1}
 
 
 def test_files_of_different_ends_have_different_keys(tmp_path):
@@ -231,8 +231,8 @@ def test_metadata_csv_beside_a_folder_of_images(tmp_path):
         ("images/2.png", "a dog, twice", (("Kind", "dog"),), 2),
     ]
     assert problems.summary() == (
+        "image that no table names: 2 (images/3.png; images/5.png). "
         "missing file: 1 (metadata.csv row 7: images/6.png). "
-        "picture that no table names: 2 (images/3.png; images/5.png). "
         "repeats is no count: 1 (metadata.csv row 6: 'many'). "
         "wrong number of cells: 1 (metadata.csv row 5: +1)."
     )
@@ -255,7 +255,7 @@ TABLES = {
     "metadata.csv without file_name": (
         ("metadata.csv", "picture,prompt\n1.png,a dog\n"),
         r"metadata\.csv lacks 'file_name' and has other columns 'picture', 'prompt'; expected at "
-        r"least a caption table's column 'file_name' with the pictures' places: rename",
+        r"least a caption table's column 'file_name' with the images' places: rename",
     ),
     "metadata.csv with semicolons": (
         ("metadata.csv", "file_name;text\n1.png;a dog\n"),
@@ -275,7 +275,7 @@ TABLES = {
     ),
     "a table of another name": (
         ("labels.csv", "name,label\n1.png,dog\n"),
-        r"holds labels\.csv, which is not read, and 'images' would be the class of every picture",
+        r"holds labels\.csv, which is not read, and 'images' would be the class of every image",
     ),
 }
 

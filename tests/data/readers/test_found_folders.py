@@ -93,7 +93,7 @@ def test_a_folder_of_other_things_names_them(tmp_path):
     (tmp_path / "0000.tar").write_bytes(b"x"), (tmp_path / "a.heic").write_bytes(b"x")
     with pytest.raises(
         ValueError,
-        match=r"holds no pictures; .*image of a kind that is not read: 1 \(a\.heic\)\. "
+        match=r"holds no images; .*image of a kind that is not read: 1 \(a\.heic\)\. "
         r"Not read: 1 \.tar \(0000\.tar\)\.",
     ):
         read_folder(tmp_path)
@@ -105,7 +105,7 @@ def test_a_root_that_is_no_folder_is_named(tmp_path, kind):
     if kind == "file":
         root.write_text("")
     said = "does not exist" if kind == "missing" else "is a file"
-    with pytest.raises(ValueError, match=rf"/data {said}; expected a folder of pictures"):
+    with pytest.raises(ValueError, match=rf"/data {said}; expected a folder of images"):
         read_folder(root)
 
 
@@ -288,7 +288,7 @@ def test_a_name_that_fits_two_files_fits_none(tmp_path):
     assert [r.patient for r in train] == ["a.png", "b.png"]
     assert problems.examples == {
         "missing file": ["metadata.jsonl line 2: A.PNG"],
-        "picture that no table names": ["A.png"],
+        "image that no table names": ["A.png"],
     }
 
 
@@ -325,7 +325,7 @@ def test_kohya_folders_beside_others(tmp_path):
         "img/30_cat/1.png": ("a cat", 30),
         "reg/1_cat/2.png": ("cat", 1),
     }
-    assert problems.examples == {"picture without caption": [
+    assert problems.examples == {"image without caption": [
         "model/sample/4.png (no model/sample/4.txt)"]}  # fmt: skip
     assert problems.notes["read from a regularization folder like any other"] == 1
 

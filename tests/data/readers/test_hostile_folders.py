@@ -136,16 +136,16 @@ FOLDERS = {
         "holds no metadata.jsonl; leave it empty or write one",
     ),
     "a table that is not UTF-8": (write_latin_table, {}, "metadata.jsonl is not UTF-8 text"),
-    "an empty folder": (emptied, {}, "holds no pictures; expected a folder with files that end"),
+    "an empty folder": (emptied, {}, "holds no images; expected a folder with files that end"),
     "an empty caption file": (caption(b" \n"), {}, "empty caption: 1 (2.txt)"),
     "a caption that is not UTF-8": (caption(b"\xff\xfe"), {}, "caption is not UTF-8: 1 (2.txt"),
-    "a picture without its caption": (
+    "an image without its caption": (
         caption(None),
         {},
-        "picture without caption: 1 (2.png (no 2.txt))",
+        "image without caption: 1 (2.png (no 2.txt))",
     ),
     "nothing to condition on": (no_table, {"strict": False}, "neither class labels nor captions"),
-    "a corrupt picture": (cut("2.png"), {}, "corrupt image: 1 ("),
+    "a corrupt image": (cut("2.png"), {}, "corrupt image: 1 ("),
     "an impossible share": (
         lambda folder: None,
         {"held_out_fraction": 1.5},
@@ -252,7 +252,7 @@ DIGITS = {
     "no copies": ({"copies": 0}, "digits.copies is 0; expected 1 to 100000"),
     "more than there are": (
         {"num_held_out": 120, "num_duplicated": 60},
-        "more than the 170 pictures that every class has; take fewer",
+        "more than the 170 images that every class has; take fewer",
     ),
 }
 
@@ -265,7 +265,7 @@ def test_impossible_digits_are_one_sentence(tmp_path, kind):
 
 KINDS = {
     "an unknown kind": ({"kind": "folders"}, "data.kind is 'folders' (did you mean 'folder'?)"),
-    "no root": ({"kind": "folder"}, "data.root is empty, expected the folder that holds the pict"),
+    "no root": ({"kind": "folder"}, "data.root is empty, expected the folder that holds the imag"),
     "an unknown policy": (
         {"kind": "digits", "uncertainty": "onse"},
         "is 'onse' (did you mean 'ones'?)",

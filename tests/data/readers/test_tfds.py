@@ -117,7 +117,7 @@ def test_what_cannot_be_conditioned_on_is_refused(tmp_path):
     folder = write_set(
         tmp_path, "words", lambda t: {"text": t.features.Text()}, {"train": [{"text": "a"}]}
     )
-    with pytest.raises(ValueError, match=r"has no picture among its features \['text'\]"):
+    with pytest.raises(ValueError, match=r"has no image among its features \['text'\]"):
         read_tfds("words", folder)
     one = {"image": png(1), "label": 0}
     folder = write_set(
@@ -181,7 +181,7 @@ def test_the_stock_chexpert_is_read_as_radiographs(tmp_path, with_view):
 def test_a_row_that_cannot_be_decoded_is_named(tmp_path):
     import io
 
-    rows = [{"image": io.BytesIO(b"no picture at all"), "label": 0}, {"image": png(20), "label": 1}]
+    rows = [{"image": io.BytesIO(b"no image at all"), "label": 0}, {"image": png(20), "label": 1}]
 
     def features(tfds):
         return {"image": tfds.features.Image(), "label": tfds.features.ClassLabel(num_classes=2)}

@@ -44,9 +44,9 @@ def test_the_page_shows_negatives_bits_and_what_was_not_read(phantoms):
     labels = np.zeros((len(records), chexpert_label_space().num_tokens), np.int32)
     result = survey(records, [], labels, chexpert_label_space(), problems, looked)
     said = " ".join(result["stand_out"])
-    assert "1 looks like a negative of the others among the 68 pictures looked at" in said
+    assert "1 looks like a negative of the others among the 68 images looked at" in said
     assert "Bits a channel that the files use: 1 of 8, 1 of 12." in said
-    assert "Beside the pictures, these were not read: 1 .md (such as <README>.md)." in said
+    assert "Beside the images, these were not read: 1 .md (such as <README>.md)." in said
     files = data_files(result, images, records, title="data", made_by={})
     assert "Look like negatives of the others" in files["data.html"]
     assert "&lt;README&gt;.md" in files["data.html"]

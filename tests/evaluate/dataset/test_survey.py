@@ -108,10 +108,10 @@ def test_the_survey_counts_what_is_there(shown):
     assert found["most_copies"] == 6
     assert found["across_splits"] >= 1
     said = " ".join(result["stand_out"])
-    for word in ("52 pictures", "one of them 6 times", "1 problem was found", "in both splits"):
+    for word in ("52 images", "one of them 6 times", "1 problem was found", "in both splits"):
         assert word in said
     assert (
-        "Of the pictures that were decoded, 2 were stretched (12 bits in a 16-bit file), 1 was "
+        "Of the images that were decoded, 2 were stretched (12 bits in a 16-bit file), 1 was "
         "turned upright (EXIF orientation)."
     ) in result["stand_out"]
     assert result["notes"]["stretched (12 bits in a 16-bit file)"] == 2
@@ -150,7 +150,7 @@ def test_the_page_is_whole_escaped_and_works_offline(shown):
     assert "script" not in page.tags
     assert "&lt;script&gt;alert(1)" in text
     assert "<h1>&lt;b&gt;&amp;</h1>" in text
-    for heading in ("Class balance", "Findings that stand together", "Pictures that stand more",
+    for heading in ("Class balance", "Findings that stand together", "Images that stand more",
                     "Rows at risk", "Contact sheet", "What was wrong"):  # fmt: skip
         assert heading in text
     assert "http" not in text
@@ -187,13 +187,13 @@ def test_every_table_is_there_and_agrees(shown):
 
 def test_images_without_findings_have_a_page_too():
     images = np.random.default_rng(0).integers(0, 256, (12, 16, 16, 3), dtype=np.uint8)
-    records = [record(f"p{i}", caption=f"picture {i} <i>") for i in range(12)]
+    records = [record(f"p{i}", caption=f"image {i} <i>") for i in range(12)]
     space = chexpert_label_space((), view=False, sex=False, age=False)
     looked = Looked(images, records, [TRAIN] * 12, list(range(12)), 99)
     labels = encode_records(records, space)
     result = survey(records, [], labels, space, Problems(), looked)
     text = data_files(result, images, records, title="x", made_by={})["data.html"]
     assert "Class balance" not in text
-    assert "12 pictures of 12 sources to train on; nothing is held out" in text
+    assert "12 images of 12 sources to train on; nothing is held out" in text
     assert "12 of\n    99, drawn by the seed" in text
-    assert "No picture stands twice among the 12 looked at." in text
+    assert "No image stands twice among the 12 looked at." in text

@@ -1,4 +1,4 @@
-"""AuthPct, C_T and nearest-neighbour percentiles against direct references."""
+"""AuthPct, C_T and nearest-neighbor percentiles against direct references."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Features: normalisers by hand, and what a feature function may not return."""
+"""Features: normalizers by hand, and what a feature function may not return."""
 
 import jax
 import numpy as np
@@ -72,7 +72,7 @@ def test_finding_features_are_what_the_logits_are_linear_in():
     ("function", "words"),
     [
         (lambda x: x, "shape .* expected one row"),
-        (lambda x: x.reshape(len(x), -1)[1:], "for 3 pictures"),
+        (lambda x: x.reshape(len(x), -1)[1:], "for 3 images"),
         (lambda x: np.full((len(x), 2), np.nan), "not finite"),
     ],
 )

@@ -158,7 +158,7 @@ def test_an_image_scores_highest_with_its_own_caption_if_features_agree():
 
 def test_the_name_says_weights_and_preprocessing():
     name = ClipScore(model()).name
-    assert name == "tiny-clip (short side 12 bicubic, centre crop 12, CLIP mean 0.48, 0.46, 0.41)"
+    assert name == "tiny-clip (short side 12 bicubic, center crop 12, CLIP mean 0.48, 0.46, 0.41)"
     linear = clip_preprocessing((SIZE, MEAN, STD, "bilinear"))
     assert linear.method == "linear"
     assert "bilinear" in linear.label

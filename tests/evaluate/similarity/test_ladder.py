@@ -54,7 +54,7 @@ def test_images_without_an_eligible_neighbour_do_not_move_the_threshold():
     values = np.array([0.1, 0.2, -np.inf, 0.3])
     assert fit_thresholds(values).pooled == np.percentile([0.1, 0.2, 0.3], 95)
     assert fit_thresholds(values).num_held_out == 3
-    with pytest.raises(ValueError, match="none of 2 held-out pictures"):
+    with pytest.raises(ValueError, match="none of 2 held-out images"):
         fit_thresholds(np.full(2, -np.inf))
 
 
@@ -154,10 +154,10 @@ def test_user_features_are_asked_once_for_the_training_images():
         ({"held_strata": ["a"]}, "held_strata has 1 entries for 4"),
         ({"train_patients": [1]}, "train_patients has 1 entries for 6"),
         ({"held_patients": [1] * 4}, "without train_patients"),
-        ({"held_out": pictures(4, shape=(8, 8, 1))}, "held-out pictures have shape"),
-        ({"held_out": pictures(0)}, "0 held-out pictures"),
+        ({"held_out": pictures(4, shape=(8, 8, 1))}, "held-out images have shape"),
+        ({"held_out": pictures(0)}, "0 held-out images"),
         ({"queries": pictures(3)[..., 0]}, "queries have shape"),
-        ({"train": pictures(1)}, "1 training pictures"),
+        ({"train": pictures(1)}, "1 training images"),
         ({"rungs": [by_hand(), by_hand()]}, "two rungs are called 'by_hand'"),
     ],
 )

@@ -33,7 +33,7 @@ def mean_color(images):
     return np.asarray(images, np.float64).mean(axis=(1, 2))
 
 
-COLOUR = FeatureLikeness("sscd", NamedFeatures("mean colour (as it is)", mean_color))
+COLOUR = FeatureLikeness("sscd", NamedFeatures("mean color (as it is)", mean_color))
 
 
 def test_feature_likeness_is_the_largest_cosine_over_the_references():
@@ -43,7 +43,7 @@ def test_feature_likeness_is_the_largest_cosine_over_the_references():
     np.testing.assert_allclose(
         likeness_of(COLOUR, made, real), cosine.max(axis=1), rtol=1e-5
     )  # float32 rows
-    assert COLOUR.name == "mean colour (as it is)"
+    assert COLOUR.name == "mean color (as it is)"
 
 
 def test_features_of_bytes_are_those_of_floats_and_come_in_pieces():
@@ -114,7 +114,7 @@ def test_summary_is_mean_least_and_largest():
 
 @pytest.mark.parametrize("measure", weightless())
 def test_images_of_another_shape_are_refused(measure):
-    with pytest.raises(ValueError, match="resize the training pictures"):
+    with pytest.raises(ValueError, match="resize the training images"):
         likeness_of(measure, np.zeros((1, 8, 8, 3)), np.zeros((1, 8, 9, 3)))
 
 

@@ -114,5 +114,5 @@ def test_different_patients_are_never_merged_on_phantoms(tmp_path):
 def test_impossible_settings_are_named(options, words):
     with pytest.raises(ValueError, match=words):
         find_duplicates(noise(2), **options)
-    with pytest.raises(ValueError, match="no pictures"):
+    with pytest.raises(ValueError, match="no images"):
         find_duplicates(noise(2)[:0])

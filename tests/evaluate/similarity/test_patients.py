@@ -71,7 +71,7 @@ def test_summary_is_a_row_of_the_results():
 
 
 def test_errors_name_the_value():
-    with pytest.raises(ValueError, match="picture 1 copies training row 10"):
+    with pytest.raises(ValueError, match="image 1 copies training row 10"):
         memorized_patients([False, True], [-1, 10], PATIENTS)
     with pytest.raises(ValueError, match=r"\(2,\) of is_copy and \(3,\)"):
         memorized_patients([True, True], [1, 2, 3], PATIENTS)

@@ -157,7 +157,7 @@ def test_ratio_rungs_are_the_published_ones():
     np.testing.assert_allclose(third.similarity, -gap[0] / gap[1], rtol=1e-5)
     np.testing.assert_allclose(adaptive.similarity, -2 * gap[0] / gap[:50].mean(), rtol=1e-5)
     assert adaptive.note == ""
-    assert "only 9 training pictures" in search("adaptive_l2", q, train[:9]).note
+    assert "only 9 training images" in search("adaptive_l2", q, train[:9]).note
 
 
 @pytest.mark.parametrize("name", ["ssim", "ms_ssim"])
@@ -204,7 +204,7 @@ def test_same_group_ignores_the_nameless():
 
 
 def test_overlap_refuses_to_leave_nothing():
-    with pytest.raises(ValueError, match="leaves nothing of a picture of 12×12"):
+    with pytest.raises(ValueError, match="leaves nothing of an image of 12×12"):
         overlap(pictures(1), 12, 0)
 
 

@@ -164,7 +164,7 @@ def test_percentile_level():
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda: auc([1.0, 2.0], [1, 1]), "2 of 2 prompts are memorised"),
+        (lambda: auc([1.0, 2.0], [1, 1]), "2 of 2 prompts are memorized"),
         (lambda: auc([1.0, np.nan], [1, 0]), "score 1 is NaN"),
         (lambda: auc(np.zeros((2, 3)), [1, 0]), r"shape \(2, 3\)"),
         (lambda: bootstrap_interval(auc, [1.0, 2.0], [1, 0], ["a", "a"]), "both labels"),

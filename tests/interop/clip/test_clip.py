@@ -238,7 +238,7 @@ def test_preprocessing_is_that_of_the_files(tmp_path):
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(settings))
     found = transformers_preprocessing(tmp_path, 24)
     assert found == (24, (0.1, 0.2, 0.3), (1.0, 1.0, 1.0), "bilinear")
-    with pytest.raises(ValueError, match=r"pictures of 24 pixels \(expected 32\)"):
+    with pytest.raises(ValueError, match=r"images of 24 pixels \(expected 32\)"):
         transformers_preprocessing(tmp_path, 32)
     settings |= {"image_mean": "grey"}
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(settings))

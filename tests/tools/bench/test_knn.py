@@ -76,5 +76,5 @@ def test_table_reads_rates_and_ratios():
 
 
 def test_more_neighbours_than_rows_are_refused():
-    with pytest.raises(ValueError, match="--k=10 neighbours of --rows=5"):
+    with pytest.raises(ValueError, match="--k=10 neighbors of --rows=5"):
         measure_knn(KnnSettings(rows=5))

@@ -5,8 +5,9 @@ import fcntl
 import io
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from memjax.cli.main import main
 from memjax.training.seal import CONFIG, seal
@@ -47,16 +48,21 @@ def write_prompts(path: Path, *rows: object) -> Path:
     return path
 
 
-def with_dropout(run: Path, folder: Path, cond_dropout: float) -> Path:
-    """Copies a run as if it had been trained with another condition dropout."""
+def as_if_trained(run: Path, folder: Path, change: Callable[[dict[str, Any]], object]) -> Path:
+    """Copies a run as if it had been trained, and sealed, with a changed configuration."""
     shutil.copytree(run / "checkpoints", folder / "checkpoints")
     shutil.copy(run / "training.json", folder)
     record = json.loads((run / "run.json").read_text())
-    record["config"]["train"]["cond_dropout"] = cond_dropout
+    change(record["config"])
     (folder / "run.json").write_text(json.dumps(record))
-    for step in (folder / "checkpoints").iterdir():  # sealed as such, too
+    for step in (folder / "checkpoints").iterdir():
         saved = json.loads((step / CONFIG).read_text())
-        saved["train"]["cond_dropout"] = cond_dropout
+        change(saved)
         (step / CONFIG).write_text(json.dumps(saved))
         seal(step)
     return folder
+
+
+def with_dropout(run: Path, folder: Path, cond_dropout: float) -> Path:
+    """Copies a run as if it had been trained with another condition dropout."""
+    return as_if_trained(run, folder, lambda c: c["train"].update(cond_dropout=cond_dropout))

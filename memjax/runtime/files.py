@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import socket
+import time
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -127,7 +128,7 @@ def _exchange(one: Path, other: Path) -> bool:
     )
 
 
-def clear_leftovers(places: Iterable[Path], now: float) -> None:
+def clear_leftovers(places: Iterable[Path]) -> None:
     """Removes temporary files and folders of processes that are gone.
 
     A folder that was put aside and whose place is empty is put back. What another host's process
@@ -135,12 +136,11 @@ def clear_leftovers(places: Iterable[Path], now: float) -> None:
 
     Args:
         places: Paths that may be such leftovers; others are skipped.
-        now: Seconds by the clock of the file system, such as the time of a file just touched.
     """
     for path in places:
         match = _LEFTOVER.fullmatch(path.name)
         with contextlib.suppress(OSError):
-            if match is None or not _is_left(match, now - path.stat().st_mtime):
+            if match is None or not _is_left(match, time.time() - path.stat().st_mtime):
                 continue
             target = path.with_name(match[1] or "")
             if match[4] == "old" and not target.exists():

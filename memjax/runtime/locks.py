@@ -86,7 +86,7 @@ def hold(
             stack.enter_context(_locked(lock, folder, target))
             token = _held.set(_held.get() | {key})
             stack.callback(_held.reset, token)
-            clear_leftovers(_hidden(target, kind), lock.stat().st_mtime)
+            clear_leftovers(_hidden(target, kind))
         _add_names(lock, check())
         yield target
 
@@ -154,7 +154,6 @@ def _locked(lock: Path, folder: Path, target: Path) -> Iterator[None]:
     """Holds the lock's file; takes it away at the end if nothing it lists was written."""
     file = _acquired(lock, target)
     try:
-        os.utime(lock)
         yield
     finally:
         with contextlib.suppress(OSError):

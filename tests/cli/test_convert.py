@@ -65,7 +65,7 @@ def test_replacing_and_variants(tmp_path, capsys):
         (("--from=m", "--to=copy", "--weights=ema"), "weights was given for m"),
         (
             ("--from=run", "--to=x.safetensors", "--weights=ema", "--prediction=v"),
-            "--prediction=v and --weights=ema was given for run, which is a memjax run",
+            "--prediction=v would change nothing: run is a memjax run, whose averaged weights",
         ),
         (("--from=none", "--to=copy"), "There is no folder or file none"),
         (("--from=model.ckpt", "--to=copy"), "pickled (.bin, .ckpt, .pt)"),

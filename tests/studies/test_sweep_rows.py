@@ -11,12 +11,13 @@ def row(key, seed=0, value=0.5):
 
 
 def test_a_damaged_line_is_kept_aside_and_costs_no_other(tmp_path, caplog):
-    bad = [b'{"key": "b", "seed": 0, \x80}', b'{"key": "c", "seed": 0, "metrics": 3}']
+    bad = [b'{"key": "b", "seed": 0, \x80}', b'{"key": "c", "seed": 0, "metrics": 3}', b"{", b"[]"]
+    bad += [b'{"key": "a"}', b'{"seed": "x", "metrics": {}}']
     lines = [json.dumps(row("a")).encode(), *bad, json.dumps(row("d")).encode()]
     (tmp_path / FILE).write_bytes(b"\n".join(lines) + b"\n")
     with caplog.at_level(logging.WARNING, "memjax"):
         assert [found["key"] for found in read_rows(tmp_path)] == ["a", "d"]
-    assert "2 lines cannot be read" in caplog.text
+    assert "6 lines cannot be read" in caplog.text
     assert "measured anew" in caplog.text
     put_row(tmp_path, row("b", value=float("nan")))
     assert [found["key"] for found in read_rows(tmp_path)] == ["a", "d", "b"]

@@ -9,6 +9,8 @@ import pytest
 from memjax.data.readers.chexpert import read_chexpert
 from memjax.data.readers.mimic import read_mimic
 from memjax.data.readers.nih import read_nih
+from memjax.report.pages.dataset import FILES
+from memjax.runtime.locks import hold
 from tests.commands import memjax
 from tests.data.readers.chest_folders import (
     NIH_HEADER,
@@ -196,9 +198,8 @@ def test_one_sentence_and_nothing_overwritten(tmp_path, name):
     root = WRITERS[case.kind](tmp_path / "data")
     case.damage(root)
     out = tmp_path / "earlier"
-    out.mkdir()
-    (out / "data.html").write_text("an earlier page")
-    (out / ".lock").touch()  # which says that it is memjax's
+    with hold(out, FILES):
+        (out / "data.html").write_text("an earlier page")
     before = snapshot(tmp_path)
     done = show(root, out, case.kind, *case.flags)
     assert done.code == 2, done.out

@@ -72,7 +72,7 @@ MISTAKES = {
     "unknown topology": (("--config=phantoms_demo", "--topology=v5e:8"), "v5e:8", "v5e:2x4"),
     "no slices": (
         ("--config=phantoms_demo", "--topology=v5e:2x4", "--slices=0"),
-        "--slices is 0",
+        "--slices=0, expected an integer from 1",
     ),
     "unknown configuration": (("--config=chexpert_cgf", "--topology=v5e:2x4"), "chexpert_cfg"),
     "unknown job": (("--config=phantoms_demo", "--topology=v5e:2x4", "--job=fly"), "fly"),

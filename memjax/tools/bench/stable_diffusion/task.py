@@ -1,21 +1,21 @@
 """What ``memjax bench --what=sd`` gives every side to do: one network, its weights, its inputs."""
 
+from __future__ import annotations
+
 import dataclasses
 import statistics
 import time
 import zlib
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from memjax.core.types import TokenCond
-from memjax.models.initial import moments
-from memjax.models.unet.network import UNet, UNetConfig
 from memjax.tools.bench.timing import Case
+
+if TYPE_CHECKING:
+    from memjax.models.unet.network import UNetConfig
 
 SD_CASES = {
     "forward": Case("guided pair", "s/pair", False),
@@ -31,28 +31,35 @@ class Size(NamedTuple):
     """A network and the shape of its inputs.
 
     Attributes:
-        unet: The network's recipe.
+        changes: Fields of the network's recipe that are not its defaults.
         side: Height and width of a latent.
         tokens: Tokens of a prompt.
     """
 
-    unet: UNetConfig
+    changes: Mapping[str, Any]
     side: int
     tokens: int
 
+    @property
+    def unet(self) -> UNetConfig:
+        """The network's recipe; without it nothing here needs jax."""
+        from memjax.models.unet.network import UNetConfig
+
+        return UNetConfig(**self.changes)
+
 
 SIZES = {
-    "sd14": Size(UNetConfig(zero_init_out=False), 64, 77),
+    "sd14": Size({"zero_init_out": False}, 64, 77),
     "tiny": Size(
-        UNetConfig(
-            block_out_channels=(16, 32),
-            layers_per_block=1,
-            attention_blocks=(True, False),
-            num_heads=2,
-            cross_attention_dim=12,
-            norm_num_groups=4,
-            zero_init_out=False,
-        ),
+        {
+            "block_out_channels": (16, 32),
+            "layers_per_block": 1,
+            "attention_blocks": (True, False),
+            "num_heads": 2,
+            "cross_attention_dim": 12,
+            "norm_num_groups": 4,
+            "zero_init_out": False,
+        },
         8,
         5,
     ),
@@ -120,6 +127,12 @@ def make_inputs(settings: SdSettings) -> SdInputs:
 
 def template(settings: SdSettings) -> Any:
     """Returns the network's parameter tree of shapes."""
+    import jax
+    import jax.numpy as jnp
+
+    from memjax.core.types import TokenCond
+    from memjax.models.unet.network import UNet
+
     size = SIZES[settings.size]
     x = jax.ShapeDtypeStruct((1, size.side, size.side, size.unet.in_channels), jnp.float32)
     tokens = (1, size.tokens, size.unet.cross_attention_dim)
@@ -140,6 +153,8 @@ def draw(settings: SdSettings, names: tuple[str, ...], shape: tuple[int, ...]) -
         names: The leaf's path.
         shape: Its shape in the parameter tree.
     """
+    from memjax.models.initial import moments
+
     mean, stddev = moments(names[-1], shape)
     if stddev == 0.0:
         return np.full(shape, mean, np.float32)

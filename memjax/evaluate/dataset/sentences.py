@@ -76,11 +76,10 @@ def _about_duplicates(
         return [f"No image stands twice among the {looked['pictures']:,} looked at."]
     text = []
     if found["exact_groups"]:
-        share = found["exact_rows"] / looked["pictures"]
         text.append(
-            f"{_many(found['exact_groups'], 'picture is', 'pictures are')} stored more than once: "
-            f"{found['exact_rows']:,} rows, {share:.0%} of those looked at; one "
-            f"of them {found['most_copies']:,} times. "
+            f"{_many(found['exact_groups'], 'image is', 'images are')} stored more than once: "
+            f"{found['exact_rows']:,} rows of the {looked['pictures']:,} looked at; one of them "
+            f"{found['most_copies']:,} times. "
             "Models copy such images first: keep one of each before training."
         )
     if found["near_groups"]:

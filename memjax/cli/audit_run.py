@@ -91,7 +91,7 @@ def _audit(place: str) -> int:
     paths, results = run_audit_command(
         model,
         Path(place or _MODEL.value),
-        _SAMPLING.options(model),
+        _SAMPLING.options(model).repeatable(),
         _asked(),
         data,
         restart=_RESTART.value,

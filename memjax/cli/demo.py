@@ -40,8 +40,10 @@ def main() -> int:
     """Runs the command."""
     from memjax.report.pages.audit_files import FILES
     from memjax.runs.outputs import held_run
+    from memjax.sampling import SamplingOptions
 
     config = plain(_CONFIG.value)
+    SamplingOptions(**config["sampling"]).repeatable()
     with held_run(_WORKDIR.value, FILES, force=_FORCE.value):
         return _demo(config)
 

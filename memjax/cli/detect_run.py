@@ -77,7 +77,7 @@ def run() -> int:
 def _detect(detectors: dict[str, Detector], rows: list[dict], negatives: list[dict]) -> int:
     everyone = [*rows, *negatives]
     model = _MODEL.load()
-    options = _SAMPLING.options(model)
+    options = _SAMPLING.options(model).repeatable()
     noise = initial_noise(_INITIAL.value, model.bundle, _NOISE.generations.value, _NOISE.seed.value)
     cut = check_rows(model, everyone)
     null = _NULL.condition(model, _NOISE.seed.value, _MODEL.dtype.value)

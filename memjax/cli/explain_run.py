@@ -94,7 +94,7 @@ def _explain_all(
     rows: list[dict], stems: Sequence[str], explanation: TokenSignificance, folder: Path
 ) -> int:
     model = _NULL.apply(_MODEL.load(), _NOISE.seed.value, _MODEL.dtype.value)
-    options = _SAMPLING.options(model)
+    options = _SAMPLING.options(model).repeatable()
     steps = tuple(range(0, options.num_steps, _EVERY.value))
     cut = check_rows(model, rows)
     program = _program(model, rows, options, steps, explanation)

@@ -82,7 +82,15 @@ def _mitigate(
     null_or_refuse(model.bundle.null_cond)
     warn_truncated(check_rows(model, rows))
     check_rows(model, negatives)
-    job = _job(model, sampling_flags.options(model), asked, rows, negatives, references, measures)
+    job = _job(
+        model,
+        sampling_flags.options(model).repeatable(),
+        asked,
+        rows,
+        negatives,
+        references,
+        measures,
+    )
     job = job._replace(mesh=mesh)
     made = _made(job)
     with Store(Path(asked.out) / _PARTS, {}).held() if is_first() else nullcontext():

@@ -19,6 +19,7 @@ from memjax.report.pages.sweep import PAGES, write_sweep_report
 from memjax.runtime.files import write_bytes
 from memjax.runtime.locks import hold
 from memjax.runtime.provenance import provenance
+from memjax.sampling import SamplingOptions
 from memjax.studies.run import AS_ASKED
 from memjax.studies.store import Store, content_digest
 from memjax.studies.sweep.expectations import check_expectations
@@ -64,6 +65,8 @@ def _run_sweep(
     sweep: Mapping[str, Any], workdir: Path, runs: Path, say: Say, studios: dict[str, SweepData]
 ) -> Path:
     arms = plan_arms(sweep)
+    for arm in arms:
+        SamplingOptions(**arm.config["sampling"]).repeatable()
     rows = read_rows(workdir)
     missing = [a for a in arms if find_row(rows, a, sweep["measure"]) is None]
     say(f"{sweep['title']}: {len(arms)} arms, {len(missing)} to measure")

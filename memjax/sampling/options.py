@@ -30,6 +30,19 @@ class SamplingOptions:
     steps_offset: int = 0
     set_alpha_to_one: bool = True
 
+    def repeatable(self) -> "SamplingOptions":
+        """Returns itself where the initial noise alone decides the images.
+
+        Raises:
+            ValueError: The stepper draws noise of its own.
+        """
+        if self.stepper == "ddpm":
+            raise ValueError(
+                "the stepper ddpm draws noise of its own at every step, so that images cannot be "
+                "compared from the same noise: give ddim or dpm-solver++; memjax sample takes it."
+            )
+        return self
+
     def static(self) -> dict[str, Any]:
         """Returns the keyword arguments of ``sample``."""
         return {

@@ -1,5 +1,6 @@
 """Every command on one short run: what it writes is what its docstring says."""
 
+import csv
 import json
 import math
 import shutil
@@ -417,6 +418,26 @@ def test_help_names_every_flag(name):
     assert done.out.startswith(f"memjax {name}")
     expected = {"detect": "--initial_noise", "train": "--config.train.steps=200"}
     assert expected.get(name, "--") in done.out or name == "doctor"
+
+
+def test_audit_of_a_run_obeys_the_flags_of_sampling(run, tmp_path):
+    short = tmp_path / "run"
+    shutil.copytree(run, short, ignore=shutil.ignore_patterns("report*", "prompts", "tensorboard"))
+    asked = ("--num_steps=3", "--guidance_scale=50", "--seed=9", "--generations=1")
+    refused = memjax("audit", f"--model={short}", *asked, "--stepper=ddpm")
+    assert refused.code == 2
+    assert "the stepper ddpm draws noise of its own" in refused.err
+    assert "scoring" not in refused.err
+    done = memjax("audit", f"--model={short}", *asked, "--stepper=dpm-solver++", "--mitigations=")
+    assert done.code == 0, done.err
+    report = json.loads((short / "report.json").read_text())
+    sampling = report["provenance"]["sampling"]
+    found = [sampling[name] for name in ("num_steps", "guidance_scale", "stepper")]
+    assert found == [3, 50.0, "dpm-solver++"]
+    assert report["seed"] == 9
+    assert report["detection"]["generations"] == 1
+    with open(short / "table.csv") as file:
+        assert {row["generation"] for row in csv.DictReader(file)} == {"0"}
 
 
 def test_a_run_of_an_older_version_is_audited_with_the_defaults_of_new_fields(run, tmp_path):

@@ -180,7 +180,7 @@ def _from_texts(
             continue
         if caption:
             if name:
-                problems.note(f"repeated {repeats} times in fine-tuning, as the folder is named")
+                problems.note(f"meant {repeats} times (fine_tune.memorized=repeats obeys that)")
             if name and any(part.casefold() in _REGULARIZATION for part in place.split("/")):
                 problems.note("read from a regularization folder like any other")
             yield Entry(place, caption, repeats=repeats)

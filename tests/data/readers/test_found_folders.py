@@ -306,8 +306,8 @@ def test_kohya_folders(tmp_path):
     ]
     assert problems.noted() == (
         "1 captioned by the name of the folder, "
-        "2 repeated 10 times in fine-tuning, as the folder is named, "
-        "1 repeated 2 times in fine-tuning, as the folder is named"
+        "2 meant 10 times (fine_tune.memorized=repeats obeys that), "
+        "1 meant 2 times (fine_tune.memorized=repeats obeys that)"
     )
     assert problems.unread == {".npz": 1}
 

@@ -20,6 +20,13 @@ DETECTORS: Registry[Detector] = Registry(
     {
         "noise_magnitude": "memjax.detectors.noise_magnitude:NoiseMagnitude",
         "sharpness": "memjax.detectors.sharpness:Sharpness",
+        "hessian_difference": "memjax.detectors.sharpness:HessianDifference",
+        "score_change": "memjax.detectors.score_change:ScoreChange",
+        "anisotropy": "memjax.detectors.anisotropy:Anisotropy",
+        "condition_jacobian": "memjax.detectors.condition_jacobian:ConditionJacobian",
+        "denoising_confidence": "memjax.detectors.denoising_confidence:DenoisingConfidence",
+        "flipd": "memjax.detectors.flipd:Flipd",
+        "p_laplacian": "memjax.detectors.p_laplacian:PLaplacian",
         "trajectory_decomposition": (
             "memjax.detectors.trajectory_decomposition:TrajectoryDecomposition"
         ),

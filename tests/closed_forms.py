@@ -51,6 +51,20 @@ def toy_eps(params, x_t, t, cond):
     return (hidden @ params.out).reshape(x_t.shape)
 
 
+def toy_hidden(x_t, t, cond, seed=0):
+    """The hidden layer of :func:`toy_eps` in float64, from its definition: ``[b, DIM]``."""
+    exact = toy_params(seed, np.float64)
+    e = np.asarray(cond.embeddings, np.float64) * np.asarray(cond.mask)[..., None]
+    time = np.sin(np.asarray(t, np.float64) / 300)[:, None] * exact.gate
+    flat = np.asarray(x_t, np.float64).reshape(len(x_t), -1)
+    return np.tanh(flat @ exact.mix + np.einsum("bld,ldk->bk", e, exact.token) + time)
+
+
+def toy_exact(x_t, t, cond, seed=0):
+    """:func:`toy_eps` in float64 NumPy, flat: ``[b, DIM]``."""
+    return toy_hidden(x_t, t, cond, seed) @ toy_params(seed, np.float64).out
+
+
 @dataclasses.dataclass(frozen=True)
 class ToyWithMaps:
     """The toy network as an adapter that tells the attention of four layers, in which the state and

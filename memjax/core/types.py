@@ -120,7 +120,8 @@ class Detector(Protocol):
         needs: What it cannot do without: out of ``eps_uncond``, ``maps``, ``images`` (the
             trajectory's end), ``reference_model``, ``training_images``, ``shadow_models``.
         evals: Network evaluations a state beyond those of guidance, where a null condition was
-            trained; a forward-mode derivative counts as two.
+            trained; a forward-mode derivative counts as two. A class variable, or a property where
+            it depends on a field.
         null_evals: How many of these are of the unconditional half; each costs k where k random
             conditions stand for the null condition.
         differentiable: Whether its gradient with respect to the condition means something.
@@ -131,10 +132,13 @@ class Detector(Protocol):
 
     domain: ClassVar[Domain] = "state"
     needs: ClassVar[frozenset[str]] = frozenset()
-    evals: ClassVar[int] = 0
     null_evals: ClassVar[int] = 0
     differentiable: ClassVar[bool] = True
     is_norm: ClassVar[bool] = False
+
+    @property
+    def evals(self) -> int:
+        return 0
 
     @property
     def steps(self) -> Steps | None: ...

@@ -20,10 +20,17 @@ DETECTORS: Registry[Detector] = Registry(
     {
         "noise_magnitude": "memjax.detectors.noise_magnitude:NoiseMagnitude",
         "sharpness": "memjax.detectors.sharpness:Sharpness",
+        "hessian_difference": "memjax.detectors.sharpness:HessianDifference",
+        "score_change": "memjax.detectors.score_change:ScoreChange",
+        "anisotropy": "memjax.detectors.anisotropy:Anisotropy",
+        "condition_jacobian": "memjax.detectors.condition_jacobian:ConditionJacobian",
+        "flipd": "memjax.detectors.flipd:Flipd",
+        "p_laplacian": "memjax.detectors.p_laplacian:PLaplacian",
         "trajectory_decomposition": (
             "memjax.detectors.trajectory_decomposition:TrajectoryDecomposition"
         ),
         "update_norm": "memjax.detectors.update_norm:UpdateNorm",
+        "denoising_confidence": "memjax.detectors.denoising_confidence:DenoisingConfidence",
         "attention_entropy": "memjax.detectors.attention_entropy:AttentionEntropy",
         "attention_entropy_change": "memjax.detectors.attention_entropy:AttentionEntropyChange",
     },

@@ -4,21 +4,31 @@ import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
-from memjax.core.guidance import null_or_refuse
-from memjax.core.types import Detector, Steps
+from memjax.core.denoiser import Denoiser
+from memjax.core.guidance import CachedNull, guide, null_or_refuse
+from memjax.core.process import coefficients, x0_from_eps
+from memjax.core.schedules import NoiseSchedule
+from memjax.core.types import Array, Cond, Detector, State, Steps
 from memjax.sampling import step_window
 
 __all__ = [
     "Detection",
     "Steps",
+    "clean_estimate",
     "fit_threshold",
+    "guided",
+    "null_cond_or_refuse",
     "null_or_refuse",
     "reduce_steps",
+    "refuse_outside",
     "refuse_undifferentiable",
+    "schedule_or_refuse",
     "step_window",
+    "timestep_at",
 ]
 
 
@@ -84,6 +94,78 @@ def refuse_undifferentiable(detector: Detector) -> None:
             f"{type(detector).__name__} {what}, expected a differentiable statistic of one state: "
             "take one such as NoiseMagnitude."
         )
+
+
+def null_cond_or_refuse(detector: Detector, net: Denoiser) -> Cond:
+    """Returns the null condition, for a detector that evaluates that half anew.
+
+    Raises:
+        ValueError: If there is none, or only its prediction at one state is known.
+    """
+    if net.null_cond is None or isinstance(net.null_cond, CachedNull):
+        raise ValueError(
+            f"{type(detector).__name__} evaluates the unconditional half anew, and only its "
+            "prediction at one state is known: give the null condition itself as null_cond, too."
+        )
+    return net.null_cond
+
+
+def schedule_or_refuse(detector: Detector, net: Denoiser, instead: str = "") -> NoiseSchedule:
+    """Returns the noise schedule.
+
+    Args:
+        detector: Who needs it.
+        net: The network.
+        instead: What else helps than to give the schedule.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    if net.schedule is None:
+        ways = f"give schedule=, or {instead}" if instead else "give schedule="
+        raise ValueError(
+            f"{type(detector).__name__} needs σ_t, and no noise schedule is given: {ways}."
+        )
+    return net.schedule
+
+
+def guided(state: State, scale: float) -> Float[Array, "b *d"]:
+    """Returns the guided prediction at a state; ε_c where the model has no null condition."""
+    if state.eps_uncond is None:
+        return state.eps_cond
+    return guide(state.eps_uncond, state.eps_cond, scale)
+
+
+def timestep_at(schedule: NoiseSchedule, share: float, t: Int[Array, " b"]) -> Int[Array, " b"]:
+    """Returns the timestep at a share of the schedule, from 0 (clean) to 1, one for each of t."""
+    last = schedule.num_timesteps - 1
+    return jnp.full_like(t, min(round(share * schedule.num_timesteps), last))
+
+
+def clean_estimate(
+    state: State, schedule: NoiseSchedule, share: float
+) -> tuple[Float[Array, "b *d"], Int[Array, " b"]]:
+    """Returns a state's estimate of the clean image, scaled to a little noise, and the timestep.
+
+    That is ``√ᾱ_τ x̂0`` without noise, with ``x̂0`` from ε_c and τ at a share of the schedule.
+    """
+    t = timestep_at(schedule, share, state.t)
+    signal, _ = coefficients(schedule, t, state.x_t.ndim)
+    return signal * x0_from_eps(schedule, state.x_t, state.t, state.eps_cond), t
+
+
+def refuse_outside(detector: Detector, **bounds: tuple[float, float]) -> None:
+    """Refuses fields of a detector outside the closed range ``(low, high)``.
+
+    Raises:
+        ValueError: Naming detector, field and value.
+    """
+    for field, (low, high) in bounds.items():
+        value = getattr(detector, field)
+        if not low <= value <= high:
+            raise ValueError(
+                f"{type(detector).__name__}: {field} is {value}, expected {low:g} to {high:g}."
+            )
 
 
 def reduce_steps(

@@ -78,7 +78,7 @@ def _free_detectors() -> tuple[str, ...]:
     """Returns them by name; first those that need least, so that the choice is made beforehand."""
     free = {
         name: len(of.needs)
-        for name, of in DETECTORS.items()
+        for name, of in DETECTORS.parse_all(list(DETECTORS)).items()
         if of.domain in ("state", "trajectory") and of.needs <= {"images"} and not of.evals
     }
     return tuple(sorted(free, key=lambda name: free[name]))

@@ -13,7 +13,8 @@ from tests.commands import memjax, read_rows, with_dropout
 pytestmark = pytest.mark.slow
 
 GENERATIONS = 2  # of phantoms_demo:short
-FREE = ["update_norm", "trajectory_decomposition"]  # what needs least comes first
+# What needs least comes first.
+FREE = ["update_norm", "denoising_confidence", "trajectory_decomposition"]
 
 
 def run_as(run, folder, cond_dropout):

@@ -13,11 +13,22 @@ from memjax.core.guidance import CachedNull, RandomNull, cache_null
 from memjax.core.schedules import ScheduleSpec
 from memjax.core.types import TokenCond
 from memjax.detectors import DETECTORS, detect, prepare
-from memjax.detectors.sharpness import Sharpness
+from memjax.detectors.sharpness import HessianDifference, Sharpness
 from memjax.explain import explain_tokens, token_significance
 from memjax.mitigations import first_step_states, optimize_embedding
 from memjax.sampling import sample
-from tests.closed_forms import DIM, TOKENS, WIDTH, noise, null_tokens, tokens, toy_eps, toy_params
+from tests.closed_forms import (
+    DIM,
+    TOKENS,
+    WIDTH,
+    noise,
+    null_tokens,
+    tokens,
+    toy_eps,
+    toy_exact,
+    toy_hidden,
+    toy_params,
+)
 
 SPEC = ScheduleSpec(num_timesteps=200, beta_end=0.08)
 SCHEDULE = SPEC.build()
@@ -26,23 +37,15 @@ EXACT = toy_params(dtype=np.float64)
 EPS = Sharpness(form="eps")
 
 
-def hidden(x, t, cond):
-    """The toy network's hidden layer in float64, from its definition."""
-    e = np.asarray(cond.embeddings, np.float64) * np.asarray(cond.mask)[..., None]
-    time = np.sin(np.asarray(t, np.float64) / 300)[:, None] * EXACT.gate
-    flat = np.asarray(x, np.float64).reshape(len(x), -1)
-    return np.tanh(flat @ EXACT.mix + np.einsum("bld,ldk->bk", e, EXACT.token) + time)
-
-
 def difference(x, t, cond):
     """``ε_c − ε_u`` in float64, ``[b, DIM]``."""
-    return (hidden(x, t, cond) - hidden(x, t, NULL)) @ EXACT.out
+    return (toy_hidden(x, t, cond) - toy_hidden(x, t, NULL)) @ EXACT.out
 
 
 def curvature(x, t, cond):
     """``‖J_Δ Δ‖₂`` with ``J = mix diag(1 − h²) out`` of each half, worked out by hand."""
     along = difference(x, t, cond) @ EXACT.mix
-    slopes = hidden(x, t, NULL) ** 2 - hidden(x, t, cond) ** 2
+    slopes = toy_hidden(x, t, NULL) ** 2 - toy_hidden(x, t, cond) ** 2
     return np.linalg.norm((slopes * along) @ EXACT.out, axis=1)
 
 
@@ -81,6 +84,36 @@ def test_both_forms_are_the_hessian_times_the_score_difference():
     np.testing.assert_allclose(score, expected / variance(T), rtol=1e-5)
     rms = measure(Sharpness(rms=True), X, T, COND)
     np.testing.assert_allclose(rms, expected / variance(T) / np.sqrt(DIM), rtol=1e-5)
+
+
+def halves_along_themselves(x, t, cond):
+    """``J_c ε_c − J_u ε_u`` in float64, by central differences of each half."""
+    flat, step, ends = np.asarray(x, np.float64).reshape(len(x), DIM), 1e-4, []
+    for half in (cond, NULL):
+        eps = toy_exact(x, t, half)
+        out = [toy_exact(flat + sign * step * eps, t, half) for sign in (1, -1)]
+        ends.append((out[0] - out[1]) / (2 * step))
+    return ends[0] - ends[1]
+
+
+def test_the_hessian_difference_is_that_of_both_halves_by_differences():
+    expected = np.linalg.norm(halves_along_themselves(X, T, COND), axis=1)
+    measured = measure(HessianDifference(form="eps"), X, T, COND)
+    np.testing.assert_allclose(measured, expected, rtol=1e-5)
+    score = measure(HessianDifference(rms=True), X, T, COND)
+    np.testing.assert_allclose(score, expected / variance(T) / np.sqrt(DIM), rtol=1e-5)
+
+
+def test_the_hessian_difference_of_a_gaussian_is_the_one_by_hand():
+    def gaussian(params, x, t, cond):  # score −x/v, Hessian −1/v
+        del params
+        return jnp.asarray(SCHEDULE.sigmas)[t][:, None] * x / cond
+
+    x, v_cond, v_null = np.ones((2, 4), np.float32), 0.5, 2.0
+    net = Denoiser(gaussian, (), jnp.full((1, 1), v_null), SCHEDULE)
+    state = net.at(jnp.asarray(x), jnp.array([5, 90]), jnp.full((2, 1), v_cond))
+    expected = np.linalg.norm(x, axis=1) * (v_cond**-2 - v_null**-2)
+    np.testing.assert_allclose(HessianDifference()(state, net), expected, rtol=1e-5)
 
 
 def test_along_sampling_it_is_measured_within_its_window_and_nan_outside():
@@ -124,8 +157,9 @@ def test_random_conditions_for_the_null_are_differentiated_and_counted():
     null = RandomNull(tokens(9, k))
     net = Denoiser(toy_eps, PARAMS, null, SCHEDULE)
     halves = [TokenCond(e[None], m[None]) for e, m in zip(*null.conds, strict=True)]
-    delta = hidden(X, T, COND) - np.mean([hidden(X, T, c) for c in halves], axis=0)
-    slopes = np.mean([hidden(X, T, c) ** 2 for c in halves], axis=0) - hidden(X, T, COND) ** 2
+    cond, nulls = toy_hidden(X, T, COND), [toy_hidden(X, T, c) for c in halves]
+    delta = cond - np.mean(nulls, axis=0)
+    slopes = np.mean([h**2 for h in nulls], axis=0) - cond**2
     expected = np.linalg.norm((slopes * (delta @ EXACT.out @ EXACT.mix)) @ EXACT.out, axis=1)
     np.testing.assert_allclose(measure(EPS, X, T, COND, net), expected, rtol=1e-5)
     job = {"steps": "first", "num_steps": 4, "detectors": {"sharpness": EPS}}
@@ -194,6 +228,8 @@ def test_a_cached_null_cannot_be_differentiated():
         measure(EPS, X, T, COND, Denoiser(toy_eps, PARAMS, cached))
     with pytest.raises(ValueError, match="give the null condition itself as null_cond"):
         significance(EPS, null_cond=None, cached=cached)
+    with pytest.raises(ValueError, match="HessianDifference evaluates the unconditional half"):
+        measure(HessianDifference(), X, T, COND, Denoiser(toy_eps, PARAMS, cached))
     # Beside the null condition it only saves a forward pass.
     given = jax.jit(lambda net, cached: EPS(net.at(X, T, COND, cached=cached), net))
     np.testing.assert_allclose(given(network(), cached), curvature(X, T, COND), rtol=1e-5)

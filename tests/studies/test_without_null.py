@@ -19,7 +19,8 @@ from memjax.studies.study import Observation
 from memjax.studies.survey import returned_images
 from memjax.studies.without_null import null_notes, served_options, unguided
 
-FREE = ["update_norm", "trajectory_decomposition"]  # what needs least comes first
+# What needs least comes first.
+FREE = ["update_norm", "denoising_confidence", "trajectory_decomposition"]
 
 
 class FakeBundle(SimpleNamespace):

@@ -92,6 +92,7 @@ class Trajectory(NamedTuple):
         sigma: ``√(1 − ᾱ)`` of each step.
         maps: Attention of each step, see :class:`State`; None where no detector asked for it.
         cond: The conditions, the same at each step.
+        delta: ``ε_c − ε_u`` of each step; None where no detector asked for ``eps_uncond``.
     """
 
     x_t: Float[Array, "s b *d"]
@@ -101,6 +102,7 @@ class Trajectory(NamedTuple):
     sigma: Float[Array, " s"]
     maps: Float[Array, "s b k l"] | None = None
     cond: Cond | None = None
+    delta: Float[Array, "s b *d"] | None = None
 
 
 Steps: TypeAlias = str | int | tuple[int, int]
@@ -112,8 +114,9 @@ class Detector(Protocol):
 
     ``domain`` says what it is called with: ``state`` one :class:`State` and gives ``[b]``,
     ``trajectory`` a :class:`Trajectory` and gives ``[step, b]``, ``images`` the finished images of
-    a prompt, ``example`` real images. The second argument is the
-    :class:`memjax.core.denoiser.Denoiser`, for those that evaluate the network again.
+    each prompt, ``[p, g, h, w, c]`` in [-1, 1], and gives ``[p]``, ``example`` real images. The
+    second argument is the :class:`memjax.core.denoiser.Denoiser`, for those that evaluate the
+    network again; None beside images.
 
     Attributes:
         domain: See above.

@@ -26,6 +26,7 @@ DETECTORS: Registry[Detector] = Registry(
         "update_norm": "memjax.detectors.update_norm:UpdateNorm",
         "attention_entropy": "memjax.detectors.attention_entropy:AttentionEntropy",
         "attention_entropy_change": "memjax.detectors.attention_entropy:AttentionEntropyChange",
+        "basin_exit": "memjax.detectors.basin_exit:BasinExit",
     },
 )
 

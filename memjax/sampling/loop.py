@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Float, PyTree
 
 from memjax.core.denoiser import Denoiser, needs_of
-from memjax.core.guidance import CachedNull, ClassifierFree
+from memjax.core.guidance import CachedNull, ClassifierFree, null_or_refuse
 from memjax.core.schedules import NoiseSchedule
 from memjax.core.types import (
     Array,
@@ -129,6 +129,10 @@ class _Taps(NamedTuple):
     def maps(self) -> bool:
         return "maps" in needs_of([*self.states.values(), *self.trajectories.values()])
 
+    @property
+    def delta(self) -> bool:
+        return "eps_uncond" in needs_of(self.trajectories.values())
+
 
 def _taps(tap: Tap | Mapping[str, Detector] | None) -> _Taps:
     if not isinstance(tap, Mapping):
@@ -230,6 +234,8 @@ def sample(
             "null_cond, or leave guidance out."
         )
     net, taps = Denoiser(eps_fn, params, null_cond, schedule), _taps(tap)
+    if taps.delta:
+        null_or_refuse(null_cond)
     guidance = ClassifierFree(guidance_scale) if guidance is None else guidance
     steps = timesteps(schedule.num_timesteps, num_steps, spacing, steps_offset)
     grid = make_grid(schedule, steps, set_alpha_to_one=set_alpha_to_one)
@@ -253,7 +259,8 @@ def sample(
             name: at_state(detector, state, net, index, last)
             for name, detector in taps.states.items()
         }
-        kept = (x_t, state.maps) if taps.trajectories else None
+        delta = state.eps_cond - state.eps_uncond if taps.delta else None
+        kept = (x_t, state.maps, delta) if taps.trajectories else None
         return (x_next, memory, guided), (seen, values, kept)
 
     start = (x_T, stepper.init(x_T), guidance.init(x_T) if null_cond is not None else ())
@@ -274,6 +281,6 @@ def _whole(
     """Returns the statistics of the trajectory as a whole."""
     if not detectors:
         return {}
-    x_t, maps = kept
-    seen = Trajectory(x_t, x_end, grid.t, grid.signal, grid.sigma, maps, cond)
+    x_t, maps, delta = kept
+    seen = Trajectory(x_t, x_end, grid.t, grid.signal, grid.sigma, maps, cond, delta)
     return {name: detector(seen, net) for name, detector in detectors.items()}

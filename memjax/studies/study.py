@@ -390,6 +390,7 @@ def _probe(study: Study, problem: Problem, detectors: Mapping[str, Detector]) ->
         detectors=detectors,
         own_noise=problem.own_noise,
         guidance=problem.guidance,
+        decode=study.bundle.decode,
         **study.sampling.unguided(),
     )
 

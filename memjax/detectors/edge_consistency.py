@@ -27,8 +27,8 @@ class EdgeConsistency(Detector):
         edge: Least gradient of an edge. The Sobel filter is not normalized: a step from black to
             white is 4 a color.
         agree: Share of the images that must be exceeded.
-        size: Larger images are reduced to ``size × size`` pixels first (Lanczos); smaller ones are
-            left as they are, where the official code enlarges them.
+        size: Images are resized to ``size × size`` pixels first (Lanczos); 0: not at all. The
+            gradient of an enlarged image is smaller, so that ``edge`` belongs to a size.
         steps: The images are those of the last step.
 
     .. note:: Published for the image after a *single* step from pure noise, with 4 noises: that is
@@ -54,18 +54,16 @@ class EdgeConsistency(Detector):
         del net
 
         def of_prompt(of: Float[Array, "g h w c"]) -> Float[Array, ""]:
-            found = edges(reduced(0.5 * (of + 1.0), self.size), self.edge)
+            found = edges(resized(0.5 * (of + 1.0), self.size), self.edge)
             return jnp.mean(jnp.mean(found, axis=0) > self.agree)
 
         return jax.lax.map(of_prompt, images)
 
 
-def reduced(images: Float[Array, "g h w c"], size: int) -> Float[Array, "g h2 w2 c"]:
-    """Returns images no larger than ``size × size``."""
-    g, h, w, c = images.shape
-    if max(h, w) <= size:
-        return images
-    return jax.image.resize(images, (g, min(h, size), min(w, size), c), "lanczos3")
+def resized(images: Float[Array, "g h w c"], size: int) -> Float[Array, "g h2 w2 c"]:
+    """Returns images of ``size × size`` pixels, or as they are where size is 0."""
+    shape = (len(images), size, size, images.shape[-1])
+    return jax.image.resize(images, shape, "lanczos3") if size else images
 
 
 def edges(images: Float[Array, "g h w c"], least: float) -> Bool[Array, "g h w"]:

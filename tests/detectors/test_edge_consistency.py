@@ -33,11 +33,11 @@ def reference(images, edge, agree):
 @pytest.mark.parametrize(("channels", "edge"), [(1, 3.0), (1, 4.0), (3, 3.0)])
 def test_it_is_the_share_that_scipy_finds(channels, edge):
     images = 0.6 * draw(0, 3, 4, 9, 7, channels)
-    found = jax.jit(lambda x: EdgeConsistency(edge=edge)(x, None))(images)
+    found = jax.jit(lambda x: EdgeConsistency(edge=edge, size=0)(x, None))(images)
     expected = [reference(of, edge, 0.5) for of in images]
     np.testing.assert_allclose(found, expected, rtol=1e-6)
     assert len(set(expected)) > 1
-    np.testing.assert_allclose(EdgeConsistency(edge=edge)(images, None), found, rtol=1e-6)
+    np.testing.assert_allclose(EdgeConsistency(edge=edge, size=0)(images, None), found, rtol=1e-6)
 
 
 def test_a_step_from_black_to_white_is_four_a_color():
@@ -55,25 +55,28 @@ def test_edges_that_move_with_the_noise_do_not_count():
     still = np.stack([image] * 4)
     moving = np.stack([np.roll(image, 3 * k, axis=0) for k in range(4)])
     flat = 0 * still
-    found = EdgeConsistency()(np.stack([still, moving, flat]), None)
+    found = EdgeConsistency(size=0)(np.stack([still, moving, flat]), None)
     np.testing.assert_allclose(found[0], reference(still, 1.5, 0.5))
     assert found[0] > 2 * found[1]
     assert found[2] == 0
 
 
-def test_larger_images_are_reduced_first():
+def test_images_are_resized_first():
     image = np.full((1, 2, 64, 64, 1), -1, np.float32)
     image[:, :, :, 32:] = 1.0
-    # Two of 64 columns are edges, and two to four of 16.
-    assert EdgeConsistency(size=64)(image, None)[0] == 2 / 64
+    # Two of 64 columns are edges, and two to four of 16; enlarged, a slope is four columns wide and
+    # less steep.
+    assert EdgeConsistency(size=0)(image, None)[0] == 2 / 64
     assert 2 / 16 <= EdgeConsistency(size=16)(image, None)[0] <= 4 / 16
+    assert 4 / 256 < EdgeConsistency()(image, None)[0] < 16 / 256
+    assert EdgeConsistency(edge=11.9)(image, None)[0] == 0
 
 
 ARGS = (toy_eps, toy_params(), noise(0, 2), tokens(1, 3), null_tokens(), SCHEDULE)
 
 
 def test_it_is_given_the_finished_images_and_stands_at_the_last_step():
-    found = detect(*ARGS, detectors={"edges": EdgeConsistency(edge=3.0)}, num_steps=4)
+    found = detect(*ARGS, detectors={"edges": EdgeConsistency(edge=3.0, size=0)}, num_steps=4)
     values = found.statistics["edges"]
     assert values.shape == (3, 2, 4)
     assert np.isnan(values[..., :3]).all()
@@ -89,12 +92,14 @@ def test_states_are_decoded_first_and_nothing_else_changes():
         seen.append(states.shape)
         return np.repeat(np.repeat(np.asarray(states), 2, axis=1), 2, axis=2)
 
-    tap = DETECTORS.parse_all(["noise_magnitude", "edge_consistency:edge=3"])
+    tap = DETECTORS.parse_all(["noise_magnitude", "edge_consistency:edge=3:size=0"])
     found = detect(*ARGS, detectors=tap, num_steps=4, decode=decode)
     assert seen == [(2, 4, 4, 1)] * 3
     large = found.images.clip(-1, 1).repeat(2, axis=2).repeat(2, axis=3)
     expected = [reference(of, 3.0, 0.5) for of in large]
-    np.testing.assert_allclose(found.scores(name="edge_consistency:edge=3"), expected, rtol=1e-6)
+    np.testing.assert_allclose(
+        found.scores(name="edge_consistency:edge=3:size=0"), expected, rtol=1e-6
+    )
     alone = detect(*ARGS, num_steps=4)
     np.testing.assert_array_equal(found.images, alone.images)
     np.testing.assert_array_equal(found.scores(), alone.scores())

@@ -71,6 +71,8 @@ class State(NamedTuple):
         eps_uncond: Unconditional one, or None for a model without a null condition.
         maps: Cross-attention probabilities of the condition's tokens, averaged over heads and
             pixels, one row a layer from input to output; None where no detector asked for them.
+        end_map: How much each pixel of the finest layers attends to the end of the text; None
+            where no detector asked for it.
     """
 
     x_t: Float[Array, "b *d"]
@@ -79,6 +81,7 @@ class State(NamedTuple):
     eps_cond: Float[Array, "b *d"]
     eps_uncond: Float[Array, "b *d"] | None
     maps: Float[Array, "b k l"] | None = None
+    end_map: Float[Array, "b h w"] | None = None
 
 
 class Trajectory(NamedTuple):
@@ -93,6 +96,7 @@ class Trajectory(NamedTuple):
         maps: Attention of each step, see :class:`State`; None where no detector asked for it.
         cond: The conditions, the same at each step.
         delta: ``ε_c − ε_u`` of each step; None where no detector asked for ``eps_uncond``.
+        end_map: See :class:`State`; None where no detector asked for it.
     """
 
     x_t: Float[Array, "s b *d"]
@@ -103,6 +107,7 @@ class Trajectory(NamedTuple):
     maps: Float[Array, "s b k l"] | None = None
     cond: Cond | None = None
     delta: Float[Array, "s b *d"] | None = None
+    end_map: Float[Array, "s b h w"] | None = None
 
 
 Steps: TypeAlias = str | int | tuple[int, int]
@@ -120,8 +125,9 @@ class Detector(Protocol):
 
     Attributes:
         domain: See above.
-        needs: What it cannot do without: out of ``eps_uncond``, ``maps``, ``images`` (the
-            trajectory's end), ``reference_model``, ``training_images``, ``shadow_models``.
+        needs: What it cannot do without: out of ``eps_uncond``, ``maps``, ``end_map`` (where a
+            text's end is seen), ``images`` (the trajectory's end), ``reference_model``,
+            ``training_images``, ``shadow_models``.
         evals: Network evaluations a state beyond those of guidance, where a null condition was
             trained; a forward-mode derivative counts as two.
         null_evals: How many of these are of the unconditional half; each costs k where k random

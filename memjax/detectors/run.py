@@ -21,7 +21,7 @@ from jax.sharding import Mesh
 from jaxtyping import Float, Int
 
 from memjax.core.condition import chunk_numbers, num_rows, repeat_cond, take_rows
-from memjax.core.denoiser import Denoiser, needs_of, refuse_without_maps
+from memjax.core.denoiser import Denoiser, needs_of, refuse_without_end_map, refuse_without_maps
 from memjax.core.guidance import CachedNull, cache_null, null_evals
 from memjax.core.mesh import place, replicated, row_shards, rows_over
 from memjax.core.schedules import NoiseSchedule
@@ -76,6 +76,7 @@ def first_step_statistics(
         repeat_cond(cond, generations),
         cached=cached,
         maps="maps" in needs_of(d for _, d in detectors),
+        end_map="end_map" in needs_of(d for _, d in detectors),
     )
     found = {name: at_state(detector, state, net) for name, detector in detectors}
     return {name: value.reshape(prompts, generations) for name, value in found.items()}
@@ -347,9 +348,11 @@ def _check_needs(named: Named, eps_fn: EpsFn, null_cond: Any, stop: int, num_ste
                 "trajectory or of finished images: it is not one of prompts."
             )
         if "eps_uncond" in detector.needs:
-            _null_for(name, null_cond)
+            _refuse_by_name(name, lambda: null_or_refuse(null_cond))
         if "maps" in detector.needs:
             refuse_without_maps(eps_fn)
+        if "end_map" in detector.needs:
+            _refuse_by_name(name, lambda: refuse_without_end_map(eps_fn, null_cond))
         if "images" in detector.needs and stop < num_steps:
             raise ValueError(
                 f"{name} needs the finished image, and {stop} of {num_steps} steps are run: run "
@@ -369,10 +372,10 @@ def _check_images(named: Named, shape: tuple[int, ...]) -> None:
             )
 
 
-def _null_for(name: str, null_cond: Any) -> None:
-    """Refuses a detector of ε_∅ where there is none, by its name."""
+def _refuse_by_name(name: str, check: Callable[[], Any]) -> None:
+    """Lets a check refuse a detector, by its name."""
     try:
-        null_or_refuse(null_cond)
+        check()
     except ValueError as refused:
         raise ValueError(f"{name}: {refused}") from None
 

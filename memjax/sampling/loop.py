@@ -130,6 +130,10 @@ class _Taps(NamedTuple):
         return "maps" in needs_of([*self.states.values(), *self.trajectories.values()])
 
     @property
+    def end_map(self) -> bool:
+        return "end_map" in needs_of([*self.states.values(), *self.trajectories.values()])
+
+    @property
     def delta(self) -> bool:
         return "eps_uncond" in needs_of(self.trajectories.values())
 
@@ -245,7 +249,7 @@ def sample(
         x_t, memory, guided = carry
         index, at = step
         t = jnp.broadcast_to(at.t, (x_t.shape[0],))
-        state = net.at(x_t, t, cond, maps=taps.maps)
+        state = net.at(x_t, t, cond, maps=taps.maps, end_map=taps.end_map)
         eps = state.eps_cond
         if state.eps_uncond is not None:
             told = GuidanceStep(index, num_steps, at.t, x_t)
@@ -260,7 +264,7 @@ def sample(
             for name, detector in taps.states.items()
         }
         delta = state.eps_cond - state.eps_uncond if taps.delta else None
-        kept = (x_t, state.maps, delta) if taps.trajectories else None
+        kept = (x_t, state.maps, delta, state.end_map) if taps.trajectories else None
         return (x_next, memory, guided), (seen, values, kept)
 
     start = (x_T, stepper.init(x_T), guidance.init(x_T) if null_cond is not None else ())
@@ -281,6 +285,6 @@ def _whole(
     """Returns the statistics of the trajectory as a whole."""
     if not detectors:
         return {}
-    x_t, maps, delta = kept
-    seen = Trajectory(x_t, x_end, grid.t, grid.signal, grid.sigma, maps, cond, delta)
+    x_t, maps, delta, end_map = kept
+    seen = Trajectory(x_t, x_end, grid.t, grid.signal, grid.sigma, maps, cond, delta, end_map)
     return {name: detector(seen, net) for name, detector in detectors.items()}

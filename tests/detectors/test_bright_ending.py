@@ -95,7 +95,7 @@ def test_along_sampling_it_weighs_by_what_is_seen_at_the_last_step():
     expected = 1 / (1 + np.exp(-states * (end + np.sin(0.0))))
     np.testing.assert_allclose(end_map[-1], expected, rtol=1e-4, atol=1e-30)
     mask = (expected / expected.mean(axis=(1, 2), keepdims=True))[..., None]
-    values = np.linalg.norm((delta * mask).reshape(4, 6, -1), axis=2).T.reshape(3, 2, 4)
+    values = np.linalg.norm((np.asarray(delta) * mask).reshape(4, 6, -1), axis=2).T.reshape(3, 2, 4)
     np.testing.assert_allclose(found.statistics["masked"], values, rtol=1e-4)
     alone = detect(*ARGS, **JOB)
     np.testing.assert_array_equal(found.images, alone.images)

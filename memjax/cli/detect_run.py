@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from jaxtyping import Float
 
@@ -82,6 +83,12 @@ def _detect(detectors: dict[str, Detector], rows: list[dict], negatives: list[di
     cut = check_rows(model, everyone)
     null = _NULL.condition(model, _NOISE.seed.value, _MODEL.dtype.value)
     steps = _steps(detectors, options)
+    of_images = [name for name, detector in detectors.items() if detector.domain == "images"]
+    if of_images and jax.process_count() > 1:
+        raise ValueError(
+            f"{of_images[0]} looks at finished images and there are {jax.process_count()} "
+            "processes, expected one: run it on one host, or leave it out."
+        )
     probe = prepare(
         model.bundle.eps_fn,
         model.bundle.params,
@@ -90,6 +97,7 @@ def _detect(detectors: dict[str, Detector], rows: list[dict], negatives: list[di
         model.bundle.schedule,
         detectors=detectors,
         steps=steps,
+        decode=model.bundle.decode,
         **options.static(),
     )
     warn_truncated(cut)

@@ -71,6 +71,8 @@ class State(NamedTuple):
         eps_uncond: Unconditional one, or None for a model without a null condition.
         maps: Cross-attention probabilities of the condition's tokens, averaged over heads and
             pixels, one row a layer from input to output; None where no detector asked for them.
+        end_map: How much each pixel of the finest layers attends to the end of the text; None
+            where no detector asked for it.
     """
 
     x_t: Float[Array, "b *d"]
@@ -79,6 +81,7 @@ class State(NamedTuple):
     eps_cond: Float[Array, "b *d"]
     eps_uncond: Float[Array, "b *d"] | None
     maps: Float[Array, "b k l"] | None = None
+    end_map: Float[Array, "b h w"] | None = None
 
 
 class Trajectory(NamedTuple):
@@ -92,6 +95,8 @@ class Trajectory(NamedTuple):
         sigma: ``√(1 − ᾱ)`` of each step.
         maps: Attention of each step, see :class:`State`; None where no detector asked for it.
         cond: The conditions, the same at each step.
+        delta: ``ε_c − ε_u`` of each step; None where no detector asked for ``eps_uncond``.
+        end_map: See :class:`State`; None where no detector asked for it.
     """
 
     x_t: Float[Array, "s b *d"]
@@ -101,6 +106,8 @@ class Trajectory(NamedTuple):
     sigma: Float[Array, " s"]
     maps: Float[Array, "s b k l"] | None = None
     cond: Cond | None = None
+    delta: Float[Array, "s b *d"] | None = None
+    end_map: Float[Array, "s b h w"] | None = None
 
 
 Steps: TypeAlias = str | int | tuple[int, int]
@@ -112,13 +119,15 @@ class Detector(Protocol):
 
     ``domain`` says what it is called with: ``state`` one :class:`State` and gives ``[b]``,
     ``trajectory`` a :class:`Trajectory` and gives ``[step, b]``, ``images`` the finished images of
-    a prompt, ``example`` real images. The second argument is the
-    :class:`memjax.core.denoiser.Denoiser`, for those that evaluate the network again.
+    each prompt, ``[p, g, h, w, c]`` in [-1, 1], and gives ``[p]``, ``example`` real images. The
+    second argument is the :class:`memjax.core.denoiser.Denoiser`, for those that evaluate the
+    network again; None beside images.
 
     Attributes:
         domain: See above.
-        needs: What it cannot do without: out of ``eps_uncond``, ``maps``, ``images`` (the
-            trajectory's end), ``reference_model``, ``training_images``, ``shadow_models``.
+        needs: What it cannot do without: out of ``eps_uncond``, ``maps``, ``end_map`` (where a
+            text's end is seen), ``images`` (the trajectory's end), ``reference_model``,
+            ``training_images``, ``shadow_models``.
         evals: Network evaluations a state beyond those of guidance, where a null condition was
             trained; a forward-mode derivative counts as two. A class variable, or a property where
             it depends on a field.

@@ -33,6 +33,10 @@ DETECTORS: Registry[Detector] = Registry(
         "denoising_confidence": "memjax.detectors.denoising_confidence:DenoisingConfidence",
         "attention_entropy": "memjax.detectors.attention_entropy:AttentionEntropy",
         "attention_entropy_change": "memjax.detectors.attention_entropy:AttentionEntropyChange",
+        "basin_exit": "memjax.detectors.basin_exit:BasinExit",
+        "bright_ending": "memjax.detectors.bright_ending:BrightEnding",
+        "edge_consistency": "memjax.detectors.edge_consistency:EdgeConsistency",
+        "seed_similarity": "memjax.detectors.seed_similarity:SeedSimilarity",
     },
 )
 

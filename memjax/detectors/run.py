@@ -21,7 +21,7 @@ from jax.sharding import Mesh
 from jaxtyping import Float, Int
 
 from memjax.core.condition import chunk_numbers, num_rows, repeat_cond, take_rows
-from memjax.core.denoiser import Denoiser, needs_of, refuse_without_maps
+from memjax.core.denoiser import Denoiser, needs_of, refuse_without_end_map, refuse_without_maps
 from memjax.core.guidance import CachedNull, cache_null, null_evals
 from memjax.core.mesh import place, replicated, row_shards, rows_over
 from memjax.core.schedules import NoiseSchedule
@@ -33,6 +33,7 @@ from memjax.sampling import STATIC_ARGUMENTS, at_state, sample, timesteps
 _SAMPLING = {"guidance_scale", "guidance", "stepper", "set_alpha_to_one", "clip_x0", "key"}
 DEFAULT_DETECTORS: Mapping[str, Detector] = {"noise_magnitude": NoiseMagnitude()}
 Named = tuple[tuple[str, Detector], ...]  # hashable, for static arguments
+Decode = Callable[[Any], Any]
 
 
 def first_step_statistics(
@@ -75,6 +76,7 @@ def first_step_statistics(
         repeat_cond(cond, generations),
         cached=cached,
         maps="maps" in needs_of(d for _, d in detectors),
+        end_map="end_map" in needs_of(d for _, d in detectors),
     )
     found = {name: at_state(detector, state, net) for name, detector in detectors}
     return {name: value.reshape(prompts, generations) for name, value in found.items()}
@@ -126,6 +128,15 @@ def _noises(x_T: Array, cond: Cond, own_noise: bool) -> tuple[int, Float[Array, 
     return prompts, jnp.tile(x_T, (prompts,) + (1,) * (x_T.ndim - 1))
 
 
+def images_statistic(
+    detector: Detector, images: Float[Array, "p g h w c"], shape: tuple[int, int, int]
+) -> Float[Array, "p g s"]:
+    """Returns a statistic of finished images at the last of the steps, NaN at the others."""
+    value = detector(images.astype(jnp.float32).clip(-1.0, 1.0), None)
+    return jnp.full(shape, jnp.nan).at[..., -1].set(value[:, None])
+
+
+_jit_images = jax.jit(images_statistic, static_argnums=(0, 2))
 _jit_null = partial(jax.jit, static_argnames=("eps_fn",))(cache_null)
 _jit_first = partial(jax.jit, static_argnames=("eps_fn", "detectors", "own_noise"))(
     first_step_statistics
@@ -150,6 +161,7 @@ class Probe:
         null_evals: Evaluations of one unconditional prediction; 0 without a null condition.
         finished: Whether the trajectory reaches its end, the image.
         own_noise: Whether each prompt has noise of its own; rows are then ``(cond, x_T)``.
+        decode: Final states → images in [-1, 1], for detectors of images.
     """
 
     program: Any
@@ -162,6 +174,7 @@ class Probe:
     null_evals: int
     finished: bool
     own_noise: bool = False
+    decode: Decode | None = None
 
     def __call__(
         self, cond: Any, compiled: Any = None
@@ -178,8 +191,20 @@ class Probe:
         else:
             out = compiled(**rows, **self.traced)
         found, end = out if isinstance(out, tuple) else (out, None)
+        found = found | self._of_images(end)
         values = {name: found[name] for name, _ in self.detectors}  # jit gives them by name
         return {n: v if end is not None else v[..., None] for n, v in values.items()}, end
+
+    def _of_images(self, end: Any) -> dict[str, Float[Array, "p g s"]]:
+        """Returns the statistics of finished images: at the last step, alike for all noises."""
+        detectors = [(name, d) for name, d in self.detectors if d.domain == "images"]
+        if not detectors:
+            return {}
+        images = end
+        if self.decode is not None:  # a prompt at a time: images may be far larger than states
+            images = jnp.stack([jnp.asarray(self.decode(of_prompt)) for of_prompt in end])
+        shape = (*end.shape[:2], self.steps)
+        return {name: _jit_images(d, images, shape) for name, d in detectors}
 
     def _rows(self, cond: Any) -> dict[str, Any]:
         return {"cond": cond[0], "x_T": cond[1]} if self.own_noise else {"cond": cond}
@@ -237,6 +262,7 @@ def prepare(
     spacing: str = "leading",
     steps_offset: int = 0,
     own_noise: bool = False,
+    decode: Decode | None = None,
     **sampling,
 ) -> Probe:
     """Makes a measurement ready; the first step's unconditional half is evaluated here, once.
@@ -254,6 +280,8 @@ def prepare(
         spacing: See :func:`memjax.sampling.timesteps`.
         steps_offset: See :func:`memjax.sampling.timesteps`.
         own_noise: Each prompt brings noise of its own: rows are ``(cond, x_T [p, g, *d])``.
+        decode: Final states → images in [-1, 1], such as ``Bundle.decode``, for detectors of
+            images; None: states are images.
         **sampling: Passed to :func:`memjax.sampling.sample` (guidance_scale, stepper, ...).
 
     Raises:
@@ -271,7 +299,9 @@ def prepare(
         raise TypeError(f"detect got unknown sampling options {sorted(unknown)}.")
     named = tuple(detectors.items())
     _, stop = step_window(steps, num_steps)
+    riding = tuple((name, d) for name, d in named if d.domain != "images")
     _check_needs(named, eps_fn, null_cond, stop, num_steps)
+    _check_images(named, np.shape(x_T))
     grid = timesteps(schedule.num_timesteps, num_steps, spacing, steps_offset)
     x_T = jnp.asarray(x_T)
     shape = {
@@ -282,9 +312,10 @@ def prepare(
         "null_evals": 0 if null_cond is None else null_evals(null_cond),
         "finished": stop == num_steps,
         "own_noise": own_noise,
+        "decode": decode,
     }
     network = {"params": params} if own_noise else {"params": params, "x_T": x_T}
-    static = {"eps_fn": eps_fn, "detectors": named, "own_noise": own_noise}
+    static = {"eps_fn": eps_fn, "detectors": riding, "own_noise": own_noise}
     if stop == 1 and named and all(d.domain == "state" for _, d in named):
         t, null = jnp.asarray(grid[0]), null_cond
         if null_cond is not None and not own_noise:
@@ -311,15 +342,17 @@ def prepare(
 def _check_needs(named: Named, eps_fn: EpsFn, null_cond: Any, stop: int, num_steps: int) -> None:
     """Refuses detectors that cannot be served, before anything is compiled."""
     for name, detector in named:
-        if detector.domain not in ("state", "trajectory"):
+        if detector.domain not in ("state", "trajectory", "images"):
             raise ValueError(
-                f"{name} looks at {detector.domain}, expected a statistic of states or of the "
-                "trajectory: give it finished images instead."
+                f"{name} looks at {detector.domain}, expected a statistic of states, of the "
+                "trajectory or of finished images: it is not one of prompts."
             )
         if "eps_uncond" in detector.needs:
-            _null_for(name, null_cond)
+            _refuse_by_name(name, lambda: null_or_refuse(null_cond))
         if "maps" in detector.needs:
             refuse_without_maps(eps_fn)
+        if "end_map" in detector.needs:
+            _refuse_by_name(name, lambda: refuse_without_end_map(eps_fn, null_cond))
         if "images" in detector.needs and stop < num_steps:
             raise ValueError(
                 f"{name} needs the finished image, and {stop} of {num_steps} steps are run: run "
@@ -328,10 +361,21 @@ def _check_needs(named: Named, eps_fn: EpsFn, null_cond: Any, stop: int, num_ste
         step_window(detector.steps, stop)
 
 
-def _null_for(name: str, null_cond: Any) -> None:
-    """Refuses a detector of ε_∅ where there is none, by its name."""
+def _check_images(named: Named, shape: tuple[int, ...]) -> None:
+    """Refuses detectors of a prompt's images where there is one image, or none."""
+    for name, detector in named:
+        if detector.domain == "images" and (shape[0] < 2 or len(shape) != 4):
+            raise ValueError(
+                f"{name} compares the images of a prompt, and its noises have the shape "
+                f"{tuple(shape)}, expected [generations, height, width, channels] with 2 "
+                "generations or more: make more images a prompt."
+            )
+
+
+def _refuse_by_name(name: str, check: Callable[[], Any]) -> None:
+    """Lets a check refuse a detector, by its name."""
     try:
-        null_or_refuse(null_cond)
+        check()
     except ValueError as refused:
         raise ValueError(f"{name}: {refused}") from None
 
@@ -348,6 +392,7 @@ def detect(
     steps: Steps = "all",
     chunk: int = 16,
     own_noise: bool = False,
+    decode: Decode | None = None,
     progress: Callable[[int, int], None] | None = None,
     mesh: Mesh | None = None,
     **sampling,
@@ -369,6 +414,7 @@ def detect(
         steps: ``first``, K, ``(start, stop)`` or ``all``.
         chunk: Prompts a call; the last chunk is padded.
         own_noise: ``x_T`` is ``[p, g, *d]``.
+        decode: See :func:`memjax.detectors.prepare`.
         progress: Called with (prompts done, prompts in all).
         mesh: Devices of this process over which the prompts of a chunk are spread (see
             :func:`memjax.core.mesh.make_mesh`); the chunk is rounded up to a multiple of them.
@@ -391,6 +437,7 @@ def detect(
         detectors=detectors,
         steps=steps,
         own_noise=own_noise,
+        decode=decode,
         **sampling,
     )
     everything = (cond, jnp.asarray(x_T)) if own_noise else cond

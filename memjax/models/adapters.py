@@ -5,7 +5,8 @@ function and two equal ones share a trace.
 
 Where the network tells its cross-attention, an adapter has the method ``with_maps(params, x_t, t,
 cond) → (eps, maps [b, layers, tokens])``, and elsewhere no such attribute
-(:func:`memjax.core.denoiser.gives_maps` asks).
+(:func:`memjax.core.denoiser.gives_maps` asks). Where it also tells how much each pixel attends to
+the end of a text, there is ``with_end_map(params, x_t, t, cond) → (eps, (maps, end [b, h, w]))``.
 """
 
 import dataclasses
@@ -18,11 +19,13 @@ import jax.numpy as jnp
 from jaxtyping import Float, Int
 
 from memjax.core import process
-from memjax.core.denoiser import gives_maps
+from memjax.core.condition import text_length
+from memjax.core.denoiser import gives_end_map, gives_maps
 from memjax.core.schedules import ScheduleSpec
 from memjax.core.types import Array, Cond, EpsFn, Params
 
-WithMaps: TypeAlias = Callable[[Params, Array, Array, Cond], tuple[Array, Array]]
+WithMaps: TypeAlias = Callable[[Params, Array, Array, Cond], tuple[Array, Any]]
+END_LAYERS = 2  # the first ones, whose attention to the end of a text is averaged
 
 
 def _maps_of(network: Any) -> WithMaps:
@@ -34,6 +37,13 @@ def _maps_of(network: Any) -> WithMaps:
     if not gives_maps(network):
         raise AttributeError(f"{type(network).__name__} does not tell its cross-attention.")
     return network.with_maps
+
+
+def _end_map_of(network: Any) -> WithMaps:
+    """Returns a network's ``with_end_map``; an AttributeError where it has none."""
+    if not gives_end_map(network):
+        raise AttributeError(f"{type(network).__name__} does not tell where it sees a text's end.")
+    return network.with_end_map
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,20 +72,58 @@ class LinenEps:
             )
         return self._with_maps
 
+    @property
+    def with_end_map(self) -> WithMaps:
+        _maps_of(self)
+        return self._with_end_map
+
     def _with_maps(
         self, params: Params, x_t: Float[Array, "b *d"], t: Int[Array, " b"], cond: Cond
     ) -> tuple[Float[Array, "b *d"], Float[Array, "b k l"]]:
-        eps, written = self.module.apply(
-            {"params": params}, x_t, t, cond, method=self.method, mutable=["maps"]
+        eps, written = self._written(params, x_t, t, cond, "maps")
+        return eps, jnp.stack(_in_order(written["maps"]), axis=1)
+
+    def _with_end_map(
+        self, params: Params, x_t: Float[Array, "b h w c"], t: Int[Array, " b"], cond: Cond
+    ) -> tuple[Float[Array, "b h w c"], tuple[Float[Array, "b k l"], Float[Array, "b h w"]]]:
+        length = text_length(cond)
+        if length is None:
+            raise ValueError(
+                f"the condition is a {type(cond).__name__}, expected a TextCond, which says where "
+                "its text ends: no other token sums the others up."
+            )
+        eps, written = self._written(params, x_t, t, cond, "maps", "pixels")
+        maps = jnp.stack(_in_order(written["maps"]), axis=1)
+        layers = []
+        for weights in _in_order(written["pixels"])[:END_LAYERS]:
+            end = jnp.take_along_axis(weights, (length - 1)[:, None, None], axis=2)[..., 0]
+            layers.append(_as_image(end, x_t.shape[1:3]))
+        return eps, (maps, jnp.mean(jnp.stack(layers), axis=0))
+
+    def _written(self, params: Params, x_t, t, cond, *collections: str) -> tuple[Array, Any]:
+        return self.module.apply(
+            {"params": params}, x_t, t, cond, method=self.method, mutable=list(collections)
         )
-        leaves = jax.tree_util.tree_leaves_with_path(written["maps"])
-        leaves.sort(key=lambda leaf: _by_number(jax.tree_util.keystr(leaf[0])))
-        return eps, jnp.stack([weights for _, weights in leaves], axis=1)
 
     def __call__(
         self, params: Params, x_t: Float[Array, "b *d"], t: Int[Array, " b"], cond: Cond
     ) -> Float[Array, "b *d"]:
         return self.module.apply({"params": params}, x_t, t, cond, method=self.method)
+
+
+def _in_order(written: Any) -> list[Array]:
+    """Returns what each layer has written, in the order of their names."""
+    leaves = jax.tree_util.tree_leaves_with_path(written)
+    leaves.sort(key=lambda leaf: _by_number(jax.tree_util.keystr(leaf[0])))
+    return [weights for _, weights in leaves]
+
+
+def _as_image(pixels: Float[Array, "b n"], shape: tuple[int, int]) -> Float[Array, "b h w"]:
+    """Returns one number a pixel of a layer as an image of the state's shape."""
+    h, w = shape
+    scale = round((h * w / pixels.shape[1]) ** 0.5)
+    image = pixels.reshape(len(pixels), h // scale, w // scale)
+    return jax.image.resize(image, (len(pixels), h, w), "linear")
 
 
 def _by_number(name: str) -> list[str | int]:
@@ -123,6 +171,10 @@ class PlainEps:
     def with_maps(self) -> WithMaps:
         return _maps_of(self.fn)
 
+    @property
+    def with_end_map(self) -> WithMaps:
+        return _end_map_of(self.fn)
+
     def __call__(
         self, params: Params, x_t: Float[Array, "b *d"], t: Int[Array, " b"], cond: Cond
     ) -> Float[Array, "b *d"]:
@@ -150,8 +202,17 @@ class EpsFromV:
         _maps_of(self.v_fn)
         return self._with_maps
 
+    @property
+    def with_end_map(self) -> WithMaps:
+        _end_map_of(self.v_fn)
+        return self._with_end_map
+
     def _with_maps(self, params, x_t, t, cond):
         v, maps = _maps_of(self.v_fn)(params, x_t, t, cond)
+        return process.eps_from_v(self.spec.build(), x_t, t, v), maps
+
+    def _with_end_map(self, params, x_t, t, cond):
+        v, maps = _end_map_of(self.v_fn)(params, x_t, t, cond)
         return process.eps_from_v(self.spec.build(), x_t, t, v), maps
 
 
@@ -172,6 +233,15 @@ class EpsFromX0:
         _maps_of(self.x0_fn)
         return self._with_maps
 
+    @property
+    def with_end_map(self) -> WithMaps:
+        _end_map_of(self.x0_fn)
+        return self._with_end_map
+
     def _with_maps(self, params, x_t, t, cond):
         x0, maps = _maps_of(self.x0_fn)(params, x_t, t, cond)
+        return process.eps_from_x0(self.spec.build(), x_t, t, x0), maps
+
+    def _with_end_map(self, params, x_t, t, cond):
+        x0, maps = _end_map_of(self.x0_fn)(params, x_t, t, cond)
         return process.eps_from_x0(self.spec.build(), x_t, t, x0), maps

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Float, PyTree
 
 from memjax.core.denoiser import Denoiser, needs_of
-from memjax.core.guidance import CachedNull, ClassifierFree
+from memjax.core.guidance import CachedNull, ClassifierFree, null_or_refuse
 from memjax.core.schedules import NoiseSchedule
 from memjax.core.types import (
     Array,
@@ -129,6 +129,14 @@ class _Taps(NamedTuple):
     def maps(self) -> bool:
         return "maps" in needs_of([*self.states.values(), *self.trajectories.values()])
 
+    @property
+    def end_map(self) -> bool:
+        return "end_map" in needs_of([*self.states.values(), *self.trajectories.values()])
+
+    @property
+    def delta(self) -> bool:
+        return "eps_uncond" in needs_of(self.trajectories.values())
+
 
 def _taps(tap: Tap | Mapping[str, Detector] | None) -> _Taps:
     if not isinstance(tap, Mapping):
@@ -230,6 +238,8 @@ def sample(
             "null_cond, or leave guidance out."
         )
     net, taps = Denoiser(eps_fn, params, null_cond, schedule), _taps(tap)
+    if taps.delta:
+        null_or_refuse(null_cond)
     guidance = ClassifierFree(guidance_scale) if guidance is None else guidance
     steps = timesteps(schedule.num_timesteps, num_steps, spacing, steps_offset)
     grid = make_grid(schedule, steps, set_alpha_to_one=set_alpha_to_one)
@@ -239,7 +249,7 @@ def sample(
         x_t, memory, guided = carry
         index, at = step
         t = jnp.broadcast_to(at.t, (x_t.shape[0],))
-        state = net.at(x_t, t, cond, maps=taps.maps)
+        state = net.at(x_t, t, cond, maps=taps.maps, end_map=taps.end_map)
         eps = state.eps_cond
         if state.eps_uncond is not None:
             told = GuidanceStep(index, num_steps, at.t, x_t)
@@ -253,7 +263,8 @@ def sample(
             name: at_state(detector, state, net, index, last)
             for name, detector in taps.states.items()
         }
-        kept = (x_t, state.maps) if taps.trajectories else None
+        delta = state.eps_cond - state.eps_uncond if taps.delta else None
+        kept = (x_t, state.maps, delta, state.end_map) if taps.trajectories else None
         return (x_next, memory, guided), (seen, values, kept)
 
     start = (x_T, stepper.init(x_T), guidance.init(x_T) if null_cond is not None else ())
@@ -274,6 +285,6 @@ def _whole(
     """Returns the statistics of the trajectory as a whole."""
     if not detectors:
         return {}
-    x_t, maps = kept
-    seen = Trajectory(x_t, x_end, grid.t, grid.signal, grid.sigma, maps, cond)
+    x_t, maps, delta, end_map = kept
+    seen = Trajectory(x_t, x_end, grid.t, grid.signal, grid.sigma, maps, cond, delta, end_map)
     return {name: detector(seen, net) for name, detector in detectors.items()}

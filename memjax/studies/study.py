@@ -13,8 +13,8 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float, Int, Shaped
 
-from memjax.core.condition import chunk_numbers
-from memjax.core.denoiser import gives_maps
+from memjax.core.condition import chunk_numbers, text_length
+from memjax.core.denoiser import gives_end_map, gives_maps
 from memjax.core.mesh import row_shards
 from memjax.core.types import Array, Bundle, Detector
 from memjax.detectors import Detection, Probe, prepare
@@ -254,7 +254,12 @@ def served(detectors: Mapping[str, Detector], bundle: Bundle) -> dict[str, Detec
 
 def lacking(bundle: Bundle) -> frozenset[str]:
     """Returns the needs of methods that a model does not meet."""
-    missing = {"eps_uncond": bundle.null_cond is None, "maps": not gives_maps(bundle.eps_fn)}
+    null, network = bundle.null_cond, bundle.eps_fn
+    missing = {
+        "eps_uncond": null is None,
+        "maps": not gives_maps(network),
+        "end_map": not gives_end_map(network) or text_length(null) is None,
+    }
     return frozenset(need for need, yes in missing.items() if yes)
 
 
@@ -390,6 +395,7 @@ def _probe(study: Study, problem: Problem, detectors: Mapping[str, Detector]) ->
         detectors=detectors,
         own_noise=problem.own_noise,
         guidance=problem.guidance,
+        decode=study.bundle.decode,
         **study.sampling.unguided(),
     )
 

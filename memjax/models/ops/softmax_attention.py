@@ -148,6 +148,31 @@ def mean_weights(
     return weights if mask is None else jnp.where(mask, weights, 0.0)
 
 
+def pixel_weights(
+    query: Float[Array, "b n h d"],
+    key: Float[Array, "b l h d"],
+    mask: Bool[Array, "b l"] | None = None,
+) -> Float[Array, "b n l"]:
+    """Returns the softmax weight of every key for every query, averaged over heads.
+
+    ``1/h Σ_h softmax_l(q kᵀ / √d)``, as :func:`mean_weights` before its mean over queries; one head
+    at a time.
+    """
+    query, key = jax.lax.optimization_barrier((query, key))
+
+    def of_head(pair: tuple[Array, Array]) -> Float[Array, "b n l"]:
+        q, k = pair
+        scores = jnp.einsum("bnd,bld->bnl", q, k, preferred_element_type=jnp.float32)
+        scores = scores * q.shape[-1] ** -0.5
+        if mask is not None:
+            scores = jnp.where(mask[:, None, :], scores, -1e30)
+        return jax.nn.softmax(scores, axis=-1)
+
+    heads = jax.lax.map(of_head, (jnp.moveaxis(query, 2, 0), jnp.moveaxis(key, 2, 0)))
+    weights = jnp.mean(heads, axis=0)
+    return weights if mask is None else jnp.where(mask[:, None, :], weights, 0.0)
+
+
 def block_rows(queries: int, keys: int, pairs: int | None = None) -> int:
     """Returns the most queries a block that divide them evenly and keep within ``pairs``.
 

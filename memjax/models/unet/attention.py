@@ -13,11 +13,12 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
 from memjax.core.types import Array, TokenCond
-from memjax.models.ops.softmax_attention import attend, mean_weights
+from memjax.models.ops.softmax_attention import attend, mean_weights, pixel_weights
 from memjax.models.unet.layers import Dense, Dtype, GroupNorm, Halves
 
 __all__ = [
     "MAPS",
+    "PIXELS",
     "Attention",
     "FeedForward",
     "SpatialTransformer",
@@ -26,6 +27,7 @@ __all__ = [
     "gelu",
 ]
 MAPS = "maps"  # the collection into which cross-attention is written, where it is mutable
+PIXELS = "pixels"  # likewise, pixel by pixel
 
 
 class Attention(nn.Module):
@@ -33,7 +35,8 @@ class Attention(nn.Module):
 
     Where the collection ``maps`` is mutable, attention to a ``context`` writes into it how much of
     it each token draws, averaged over heads and pixels (see
-    :func:`memjax.models.ops.softmax_attention.mean_weights`); elsewhere nothing more is computed.
+    :func:`memjax.models.ops.softmax_attention.mean_weights`), and into a mutable ``pixels`` that
+    of each pixel; elsewhere nothing more is computed.
 
     .. note:: Query, key and value projections have no bias, the output projection has one.
     """
@@ -59,6 +62,8 @@ class Attention(nn.Module):
         y = attend(query, key, project("to_v", context), mask)
         if crosses and not self.is_initializing() and self.is_mutable_collection(MAPS):
             self.sow(MAPS, "tokens", mean_weights(query, key, mask))
+        if crosses and not self.is_initializing() and self.is_mutable_collection(PIXELS):
+            self.sow(PIXELS, "tokens", pixel_weights(query, key, mask))
         return Dense(channels, dtype=self.dtype, name="to_out_0")(y.reshape(x.shape))
 
 

@@ -35,6 +35,9 @@ class BasinExit(Detector):
         guidance (``guidance_scale=1``) until then; as a score it is memjax's reading. The official
         code takes one norm over the whole batch; here each example has its own. Neighboring steps
         of a smooth curve differ little: very fine grids find minima of rounding.
+    .. note:: A diagnostic before it is a score: its sign is not guaranteed. On a network trained on
+        drawn films it was near chance under guidance, and without guidance ordinary prompts stayed
+        as long or longer.
 
     References:
         Jain et al., CVPR 2025, arXiv 2411.16738 (its dynamic transition point).

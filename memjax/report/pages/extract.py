@@ -203,7 +203,7 @@ def actions(summary: Mapping[str, Any]) -> list[str]:
     if summary.get("num_prompts_missed"):
         out.append(
             f"{number(summary['num_prompts_missed'])} prompts whose images mostly copy a training "
-            "image have no clique of it: make more generations, or raise --threshold (see the "
+            "image have no clique of it: make more generations, lower --least, or raise "
             "table of thresholds)."
         )
     if not summary["num_prompts_found"]:

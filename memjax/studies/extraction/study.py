@@ -15,7 +15,7 @@ from memjax.evaluate.similarity.resolution import as_bytes, reduced
 from memjax.evaluate.statistics.bootstrap import proportion_interval, with_interval
 from memjax.runs.model import Model
 from memjax.runs.prompts import encoder
-from memjax.runtime.batching import usual_size
+from memjax.runtime.batching import spread_bundle, usual_size
 from memjax.sampling import SamplingOptions
 from memjax.studies.extraction.real import SIDE, Real
 from memjax.studies.problems import problem_of
@@ -179,7 +179,8 @@ def generations_of(
 
     The noise of generation i does not depend on how many there are.
     """
-    bundle, count = model.bundle, options.generations
+    mesh = prompts_mesh(local=True)
+    bundle, count = spread_bundle(model.bundle, mesh), options.generations
     x_T = np.asarray(sample_noise(bundle.sample_shape, count, options.seed))[:, 0]
     cond = encoder(model, rows)(range(len(rows)))
     arms: dict[str, ArmProblem] = {}
@@ -188,7 +189,6 @@ def generations_of(
         problem = partial(problem_of, bundle, rows, cond, noise, sampling)
         arms[f"generations {start} to {start + len(noise) - 1}"] = once_made(problem)
     size = options.chunk or usual_size(min(count, _SLICE))
-    mesh = prompts_mesh(local=True)
     study = Study(bundle, {}, sampling, None, min(size, len(rows)), store, progress, mesh)
     parts = run_arms(study, arms, len(rows), _kept)
     slices = [np.concatenate([p.arrays["images"] for p in of]) for of in parts.values()]

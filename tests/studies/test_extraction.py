@@ -10,7 +10,7 @@ from memjax.core.schedules import ScheduleSpec
 from memjax.core.types import Bundle
 from memjax.data.records import image_record
 from memjax.models.empirical import EmpiricalDenoiser
-from memjax.report.pages.extract import extract_files
+from memjax.report.pages.extract import extract_files, printed
 from memjax.runs.model import Model
 from memjax.sampling import SamplingOptions
 from memjax.studies.extraction import ExtractOptions, extract
@@ -107,6 +107,15 @@ def test_the_figures_count_what_was_found(found):
     assert (s["num_repeated"], s["num_repeated_extracted"], s["num_training_images"]) == (1, 1, 2)
     # The ordinary prompt copies too, another image each time: no clique, and it is said.
     assert (s["num_prompts_copying"], s["num_prompts_missed"]) == (3, 1)
+    assert printed(s) == [
+        "2 of 4 prompts give a training image back.",
+        "2 of 3 images that keep coming back are training images (67\N{NO-BREAK SPACE}%, "
+        "9–99\N{NO-BREAK SPACE}%): 1 are none, such as a template or an attractor of the model's "
+        "own.",
+        "1 prompts whose images mostly copy a training image have no clique of it: make more "
+        "generations, lower --least, or raise --threshold (see the table of thresholds).",
+        "1 of 1 training images that stand more than once were extracted.",
+    ]
     assert s["background"]["of"] == HELD
     own = next(row for row in s["thresholds"] if row["threshold"] == OPTIONS.threshold)
     assert own["num_prompts"] == 3

@@ -204,7 +204,7 @@ def actions(summary: Mapping[str, Any]) -> list[str]:
         out.append(
             f"{number(summary['num_prompts_missed'])} prompts whose images mostly copy a training "
             "image have no clique of it: make more generations, lower --least, or raise "
-            "table of thresholds)."
+            "--threshold (see the table of thresholds)."
         )
     if not summary["num_prompts_found"]:
         out.append(

@@ -22,6 +22,7 @@ COMMANDS = {
     "audit": "Detect, explain, mitigate and validate a model; write report.html.",
     "data": "Show what a data set holds: balance, repeats, rows at risk; write data.html.",
     "copies": "Which generated images copy a training image? No model needed; write index.html.",
+    "extract": "Which images does a model keep giving back? Cliques of generations; index.html.",
     "convert": "Turn a Stable-Diffusion-format model into a diffusers folder of safetensors.",
     "sweep": "Answer one question with several arms and seeds; write sweep.html.",
     "fit": "Compile for a TPU slice that is not there: does it fit, and how fast at best?",
@@ -36,7 +37,7 @@ _RANGE = re.compile(r"^flag --(\S+): \S+ is not (an integer|a number) in the ran
 _HELP = ("--help", "-h", "-help", "--helpfull", "--helpshort")
 EXIT_USER_ERROR = 2
 # Stopped, these go on where they were when the same command is started again.
-_GO_ON = ("train", "demo", "detect", "explain", "mitigate", "audit", "sweep", "copies")
+_GO_ON = ("train", "demo", "detect", "explain", "mitigate", "audit", "sweep", "copies", "extract")
 
 
 def _usage() -> str:

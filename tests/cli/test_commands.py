@@ -409,7 +409,7 @@ def test_doctor_says_what_is_there():
     "name",
     [
         *("demo", "train", "sample", "detect", "explain", "mitigate", "audit", "copies"),
-        *("bench", "doctor"),
+        *("extract", "bench", "doctor"),
     ],
 )
 def test_help_names_every_flag(name):

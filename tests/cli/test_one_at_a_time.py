@@ -25,6 +25,7 @@ WRITING = {
     "audit": (("--model={folder}/model", "--workdir={out}"), "report.json"),
     "data": ((SHORT, "--out={out}"), "rows.csv"),
     "copies": ((*FOLDERS, "--out={out}"), "index.html"),
+    "extract": (("--model={folder}/model", "--out={out}"), "extract.json"),
     "sweep": (("--config=sweep_guidance:quick", "--workdir={out}"), "sweep.jsonl"),
     "fit": ((SHORT, "--topology=v5e:2x2", "--out={out}"), None),
     "bench": (("--what=knn", "--out={out}"), None),

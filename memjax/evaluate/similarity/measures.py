@@ -11,7 +11,7 @@ References:
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import ClassVar, NamedTuple, Protocol
 
 import numpy as np
@@ -159,14 +159,25 @@ class TiledDistance:
         return np.asarray(rows, np.float64)
 
 
+def tiles_of(height: int, width: int, side: int = _TILES) -> Iterator[tuple[slice, slice]]:
+    """Yields the ``side²`` tiles of an image; rows and columns that do not fill one go with others.
+
+    Raises:
+        ValueError: If an image has fewer pixels a side than tiles.
+    """
+    if min(height, width) < side:
+        raise ValueError(
+            f"pictures of {height}×{width} pixels have no {side}×{side} tiles: give larger ones."
+        )
+    rows, columns = (np.linspace(0, size, side + 1).astype(int) for size in (height, width))
+    for top, bottom in itertools.pairwise(rows):
+        for left, right in itertools.pairwise(columns):
+            yield slice(top, bottom), slice(left, right)
+
+
 def _tile_means(values: Float[np.ndarray, "n h w c"]) -> Float[np.ndarray, "n t"]:
-    """Mean over each of 16 tiles; rows and columns that do not fill one go with the last."""
-    height, width = (np.linspace(0, size, _TILES + 1).astype(int) for size in values.shape[1:3])
-    tiles = [
-        values[:, top:bottom, left:right].mean(axis=(1, 2, 3))
-        for top, bottom in itertools.pairwise(height)
-        for left, right in itertools.pairwise(width)
-    ]
+    """Mean over each of 16 tiles."""
+    tiles = [values[:, y, x].mean(axis=(1, 2, 3)) for y, x in tiles_of(*values.shape[1:3])]
     return np.stack(tiles, axis=1)
 
 

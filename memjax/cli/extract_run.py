@@ -82,12 +82,12 @@ def _extract(options: ExtractOptions, rows: Rows | None) -> int:
             f"{model.name} has no null condition, so its prompts have no magnitude: give "
             "--prompts=FILE, or --null=random_labels."
         )
+    if source == "loudest" and not own_data(model):
+        raise ValueError(f"{model.name} does not say what it was trained on: give --prompts=FILE.")
     real = None
     if _TRAINING.value or own_data(model):
         print("reading training images")
         real = read_real(model, _TRAINING.value, _HELD_OUT.value)
-    elif source == "loudest":
-        raise ValueError(f"{model.name} does not say what it was trained on: give --prompts=FILE.")
     if rows is None:
         rows = _chosen(source, model, real, sampling, options)
     warn_truncated(check_rows(model, rows))

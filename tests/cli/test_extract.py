@@ -147,7 +147,10 @@ def test_what_the_model_cannot_do_is_one_sentence(run, prompts, text_model, tmp_
     noisy = memjax(*base, f"--prompts={prompts}", "--stepper=ddpm")
     assert noisy.code == 2
     assert "--stepper=ddpm draws noise at every step" in noisy.err
-    alone = memjax("extract", f"--model={text_model}", "--loudest=2", f"--out={tmp_path}/out")
-    assert alone.code == 2
-    assert "does not say what it was trained on: give --prompts=FILE." in alone.err
+    films(tmp_path / "train", range(3))
+    for more in ((), (f"--training={tmp_path}/train",)):
+        base = ("extract", f"--model={text_model}", "--loudest=2", f"--out={tmp_path}/out")
+        alone = memjax(*base, *more)
+        assert alone.code == 2
+        assert "does not say what it was trained on: give --prompts=FILE." in alone.err
     assert not (tmp_path / "out").exists()

@@ -63,8 +63,10 @@ class Anisotropy(Detector):
     rms: bool = False
     steps: Steps | None = "first"
 
-    def __call__(self, state: State, net: Denoiser) -> Float[Array, " b"]:
+    def __post_init__(self) -> None:
         refuse_outside(self, low=(0.0, 1.0))
+
+    def __call__(self, state: State, net: Denoiser) -> Float[Array, " b"]:
         delta = state.eps_cond - null_or_refuse(state.eps_uncond)
         null_cond_or_refuse(self, net)
         t = timestep_at(schedule_or_refuse(self, net), self.low, state.t)

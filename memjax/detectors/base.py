@@ -163,9 +163,8 @@ def refuse_outside(detector: Detector, **bounds: tuple[float, float]) -> None:
     for field, (low, high) in bounds.items():
         value = getattr(detector, field)
         if not low <= value <= high:
-            raise ValueError(
-                f"{type(detector).__name__}: {field} is {value}, expected {low:g} to {high:g}."
-            )
+            said = f"at least {low:g}" if high == math.inf else f"{low:g} to {high:g}"
+            raise ValueError(f"{type(detector).__name__}: {field} is {value}, expected {said}.")
 
 
 def reduce_steps(

@@ -50,12 +50,14 @@ class Flipd(Detector):
     seed: int = 0
     steps: Steps | None = "last"
 
+    def __post_init__(self) -> None:
+        refuse_outside(self, noise=(0.0, 1.0), probes=(1, math.inf))
+
     @property
     def evals(self) -> int:
         return 2 * self.probes
 
     def __call__(self, state: State, net: Denoiser) -> Float[Array, " b"]:
-        refuse_outside(self, noise=(0.0, 1.0), probes=(1, math.inf))
         schedule = schedule_or_refuse(self, net)
         x, t = clean_estimate(state, schedule, self.noise)
         x = x.astype(state.x_t.dtype)

@@ -54,14 +54,16 @@ class PLaplacian(Detector):
     seed: int = 0
     steps: Steps | None = "last"
 
+    def __post_init__(self) -> None:
+        refuse_outside(
+            self, p=(0.0, math.inf), noise=(0.0, 1.0), radius=(1e-6, 1e6), probes=(1, math.inf)
+        )
+
     @property
     def evals(self) -> int:
         return 2 * self.probes
 
     def __call__(self, state: State, net: Denoiser) -> Float[Array, " b"]:
-        refuse_outside(
-            self, p=(1, math.inf), noise=(0.0, 1.0), radius=(1e-6, 1e6), probes=(1, math.inf)
-        )
         schedule = schedule_or_refuse(self, net)
         x, t = clean_estimate(state, schedule, self.noise)
         dim = math.prod(x.shape[1:])

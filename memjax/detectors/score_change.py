@@ -5,6 +5,7 @@ References:
 """
 
 import dataclasses
+import math
 from typing import ClassVar
 
 import jax.numpy as jnp
@@ -48,9 +49,16 @@ class ScoreChange(Detector):
     rms: bool = False
     steps: Steps | None = "first"
 
+    def __post_init__(self) -> None:
+        refuse_outside(self, num_steps=(1, math.inf))
+
     def __call__(self, state: State, net: Denoiser) -> Float[Array, " b"]:
         schedule = schedule_or_refuse(self, net)
-        refuse_outside(self, num_steps=(1, schedule.num_timesteps))
+        if self.num_steps > schedule.num_timesteps:
+            raise ValueError(
+                f"ScoreChange: num_steps is {self.num_steps}, expected 1 to the schedule's "
+                f"{schedule.num_timesteps}."
+            )
         eps = guided(state, self.guidance)
         after = jnp.maximum(state.t - schedule.num_timesteps // self.num_steps, 0)
         x0 = x0_from_eps(schedule, state.x_t, state.t, eps)

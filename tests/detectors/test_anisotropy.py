@@ -118,7 +118,7 @@ def test_what_it_lacks_is_said_in_a_sentence():
     with pytest.raises(ValueError, match="Anisotropy needs σ_t, and no noise schedule is given"):
         measure(Anisotropy(), Denoiser(toy_eps, toy_params(), null_tokens()))
     with pytest.raises(ValueError, match=r"Anisotropy: low is 1\.5, expected 0 to 1"):
-        measure(Anisotropy(low=1.5))
+        DETECTORS.parse("anisotropy:low=1.5")
     cached = cache_null(toy_eps, toy_params(), X, T, null_tokens())
     with pytest.raises(ValueError, match="give the null condition itself"):
         measure(Anisotropy(), Denoiser(toy_eps, toy_params(), cached, SCHEDULE))

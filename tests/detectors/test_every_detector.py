@@ -139,7 +139,9 @@ def other(name, field):
         return not field.default
     if typing.get_origin(kind) is typing.Literal:
         return options[0]
-    return field.default + 1 if kind in (int, float) else None
+    if kind is float:
+        return field.default / 2 or 1.0  # shares of the schedule stay shares
+    return field.default + 1 if kind is int else None
 
 
 @pytest.mark.parametrize("name", DETECTORS)

@@ -98,10 +98,9 @@ def test_of_data_in_a_subspace_it_is_the_subspaces_dimension(rank):
 
 
 def test_probes_and_noise_out_of_range_are_refused():
-    one = np.ones((3, 1), bool)
     for field, value in (("probes", 0), ("noise", 1.5)):
         with pytest.raises(ValueError, match=f"Flipd: {field} is {value}, expected"):
-            measure(EmpiricalDenoiser(SPEC), IMAGES[:1], noise(0, 3), one, **{field: value})
+            DETECTORS.parse(f"flipd:{field}={value}")
 
 
 def test_its_evaluations_are_counted_by_its_probes():

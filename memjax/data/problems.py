@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
+_LONGEST = 300  # letters of an example
+
 
 class Problems:
     """What was wrong with a data set: counts by kind, and the first examples of each.
@@ -82,7 +84,8 @@ class Problems:
         counts[kind] = counts.get(kind, 0) + count
         kept = examples.setdefault(kind, [])
         for place in places[: self._most - len(kept)]:
-            kept.append(place if place.isprintable() else place.encode("unicode_escape").decode())
+            said = place if place.isprintable() else place.encode("unicode_escape").decode()
+            kept.append(said if len(said) <= _LONGEST else f"{said[:_LONGEST]} …")
 
     def summary(self) -> str:
         """One sentence per kind, with its examples; "No problems found." where there are none."""

@@ -14,7 +14,7 @@ from memjax.interop.layout import Place, places
 from memjax.interop.progress import Told
 from memjax.interop.weight_files import EIGHTHS, FLOATS, Stored, WeightFiles, printable
 
-_MOST_LISTED = 60
+_MOST_LISTED = 12
 
 
 class Entry(NamedTuple):
@@ -157,7 +157,7 @@ def _numbers(shape: Sequence[int]) -> str:
 
 
 def listed(names: Sequence[str]) -> str:
-    """Returns names for a message: all of them up to sixty, then how many more."""
+    """Returns names for a message: up to twelve of them, then how many more."""
     text = ", ".join(printable(name, 120) for name in names[:_MOST_LISTED])
     more = len(names) - _MOST_LISTED
     return f"{text} and {more} more" if more > 0 else text

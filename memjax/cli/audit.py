@@ -17,6 +17,8 @@ prediction, or with --null=random_labels, or --null=companion and --companion=MO
 conditions (train.cond_dropout=1) is asked for images from seeds: how many copy a training image.
 """
 
+from pathlib import Path
+
 from absl import flags
 
 from memjax.cli.flags import (
@@ -33,6 +35,7 @@ from memjax.cli.flags import (
     sampling_flags,
     seed_flag,
 )
+from memjax.core.names import RUN_FILE
 
 FLAGS = flags.FlagValues()
 _MODEL = model_flags(FLAGS)
@@ -116,6 +119,9 @@ def check() -> None:
         if bool(_PROMPTS.value) != bool(_NEGATIVES.value):
             missing = "--negatives" if _PROMPTS.value else "--prompts"
             raise ValueError(f"{missing} must be given too: an audit compares the two.")
+        here = Path(_MODEL.value)
+        if here.exists() and not _WORKDIR.value and not (here / RUN_FILE).is_file():
+            raise ValueError("--workdir must be given: the model's folder is left as it is.")
         refuse_files(workdir=_WORKDIR.value)
         require_files(prompts=_PROMPTS.value, negatives=_NEGATIVES.value)
 

@@ -29,7 +29,7 @@ from memjax.cli.audit import (
     _WORKDIR,
     FLAGS,
 )
-from memjax.cli.flags import refuse_given, require
+from memjax.cli.flags import refuse_given
 from memjax.detectors import DETECTORS
 from memjax.mitigations import MITIGATIONS
 from memjax.report.pages.audit_files import FILES, prompts_folder, write_audit
@@ -61,7 +61,6 @@ def run() -> int:
         if value == ["help"]:
             print(registry.help())
             return 0
-    require(model=_MODEL.value)
     _check()
     place = _WORKDIR.value
     if not place and (Path(_MODEL.value) / RUN_FILE).is_file():

@@ -78,13 +78,13 @@ def check() -> None:
     require(config=_CONFIG.value, out=_OUT.value)
     check_config(plain(_CONFIG.value))
     check_data(plain(_CONFIG.value))
+    if not 0 < _NEAR.value <= 1:
+        raise ValueError(f"--near={_NEAR.value}, expected a correlation above 0, at most 1.")
 
 
 def main() -> int:
     """Runs the command."""
     config = plain(_CONFIG.value)
-    if not 0 < _NEAR.value <= 1:
-        raise ValueError(f"--near={_NEAR.value}, expected a correlation above 0, at most 1.")
     from memjax.report.pages.dataset import FILES
     from memjax.runtime.locks import hold
 

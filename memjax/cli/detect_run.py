@@ -27,7 +27,7 @@ from memjax.cli.detect import (
     _SAMPLING,
     _STEPS,
 )
-from memjax.cli.flags import one_line, require
+from memjax.cli.flags import one_line
 from memjax.core.types import Detector, Steps
 from memjax.detectors import (
     DETECTORS,
@@ -66,7 +66,6 @@ def run() -> int:
     detectors = DETECTORS.parse_all(_DETECTORS.value)
     if not detectors:
         raise ValueError("--detectors is empty, expected names such as noise_magnitude.")
-    require(model=_MODEL.value, prompts=_PROMPTS.value, out=_OUT.value)
     rows = read_prompts(_PROMPTS.value)
     negatives = read_prompts(_NEGATIVES.value) if _NEGATIVES.value else []
     reads = (_MODEL.value, _PROMPTS.value, _NEGATIVES.value, _INITIAL.value)

@@ -26,7 +26,7 @@ from memjax.cli.explain import (
     _RESTART,
     _SAMPLING,
 )
-from memjax.cli.flags import one_line, require
+from memjax.cli.flags import one_line
 from memjax.core.types import Array, Cond
 from memjax.detectors import null_or_refuse
 from memjax.explain import EXPLANATIONS, TokenSignificance
@@ -81,7 +81,6 @@ def run() -> int:
         return 0
     defaults = {"token_significance": {"attribution": _ATTRIBUTION.value}}
     explanation = EXPLANATIONS.parse(_EXPLANATION.value, defaults)
-    require(model=_MODEL.value, prompts=_PROMPTS.value, out=_OUT.value)
     rows = read_prompts(_PROMPTS.value)
     stems = safe_names([row["id"] for row in rows])
     writes = [_PAGE, _ROWS, *(f"{stem}.png" for stem in stems)]

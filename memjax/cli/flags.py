@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from absl import flags
 
-from memjax.core.names import DTYPES, MOST_SEED, NULLS, SPACINGS
+from memjax.core.names import DTYPES, MOST_SEED, NULLS, SPACINGS, STEPPERS
 
 if TYPE_CHECKING:  # a command's help and its refusals do without jax
     from memjax.runs.model import Model
@@ -97,8 +97,12 @@ class SamplingFlags(NamedTuple):
 def sampling_flags(values: flags.FlagValues) -> SamplingFlags:
     """Defines the flags of :class:`SamplingFlags`; each defaults to the model's own."""
     return SamplingFlags(
-        flags.DEFINE_string(
-            "stepper", "", "ddim, ddpm or dpm-solver++ (default: the model's).", flag_values=values
+        flags.DEFINE_enum(
+            "stepper",
+            None,
+            STEPPERS,
+            "How a step is made (default: the model's).",
+            flag_values=values,
         ),
         flags.DEFINE_integer(
             "num_steps",
@@ -146,7 +150,7 @@ def noise_flags(
 ) -> NoiseFlags:
     """Defines ``--generations`` and ``--seed``."""
     return NoiseFlags(
-        flags.DEFINE_integer("generations", 4, generations, 1, MOST, flag_values=values),
+        flags.DEFINE_integer("generations", 4, generations, 1, 100_000, flag_values=values),
         seed_flag(values, 0, "Seed of the noise."),
     )
 

@@ -143,7 +143,10 @@ def check() -> None:
         return
     require(model=_MODEL.value, prompts=_PROMPTS.value, out=_OUT.value)
     if _METHOD.value in (NOISE, SWAP) or (_MITIGATIONS.value and _METHOD.value is None):
-        of_optimization = ("num_iters", "learning_rate", "weight_decay", "radius", "protect")
+        of_optimization = (
+            *("num_iters", "learning_rate", "weight_decay", "radius", "protect", "steps"),
+            *("target", "target_rms", "targets", "targets_rms"),
+        )
         why = "it is for a --method that optimizes; write it into --mitigations=NAME:field=value."
         refuse_given(FLAGS, of_optimization, why)
     numbers("steps", _AT.value, 0, MOST)

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from memjax.cli.flags import ModelFlags, NullFlags, SamplingFlags, require
+from memjax.cli.flags import ModelFlags, NullFlags, SamplingFlags
 from memjax.cli.mitigate_output import FILES, write_outputs
 from memjax.core.mesh import prompts_mesh
 from memjax.detectors import null_or_refuse
@@ -51,16 +51,15 @@ def mitigate(
     force: bool = False,
 ) -> int:
     """Runs the command."""
-    require(model=model_flags.value, prompts=asked.prompts, out=asked.out)
     rows = read_prompts(asked.prompts)
     negatives = read_prompts(asked.negatives) if asked.negatives else []
     references = reference_paths(rows, asked.prompts, asked.references)
     check(asked, rows)
-    measures = measures_of(asked, references)
     writes = [*FILES, *(["pictures"] if asked.pictures else [])]
     reads = [model_flags.value, asked.prompts, asked.negatives, asked.references]
     reads += [asked.initial_noise, asked.sscd, asked.clip]
     with held(asked.out, writes, reads=reads, force=force):
+        measures = measures_of(asked, references)
         return _mitigate(
             model_flags, sampling_flags, null_flags, asked, rows, negatives, references, measures
         )
@@ -195,7 +194,7 @@ def _all_arms(
     job, folder = _fitting(job, asked), Path(asked.out) / _PARTS
     old = [f for f in folder.glob("*-?????.npz") if not f.name.startswith("part-")]
     if old:
-        print(f"{folder} holds {len(old)} parts of memjax 0.1, which are made anew.")
+        print(f"{folder} holds {len(old)} parts of memjax 0.1, which are not used: remove them.")
     store = Store(folder, _fingerprint(job, made))
     progress = progress_bar("mitigating")
     while True:

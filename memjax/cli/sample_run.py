@@ -13,7 +13,6 @@ import numpy as np
 from jaxtyping import Float, UInt8, UInt32
 from PIL import Image
 
-from memjax.cli.flags import require
 from memjax.cli.sample import _CHUNK, _FORCE, _INITIAL, _MODEL, _NOISE, _OUT, _PROMPTS, _SAMPLING
 from memjax.core.condition import repeat_cond
 from memjax.core.types import Array, Cond, EpsFn, Params
@@ -112,7 +111,6 @@ class SampleProgram:
 
 def run() -> int:
     """Runs the command."""
-    require(model=_MODEL.value, prompts=_PROMPTS.value, out=_OUT.value)
     rows = read_prompts(_PROMPTS.value)
     stems = safe_names([row["id"] for row in rows])
     images = [[f"{stem}_{k}.png" for k in range(_NOISE.generations.value)] for stem in stems]

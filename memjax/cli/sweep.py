@@ -39,6 +39,12 @@ def check() -> None:
             "sweep_guidance, ...): see memjax sweep --help, or use memjax train."
         )
     check_sweep(whole)
+    given = config_flags.get_override_values(FLAGS["config"]) if whole["parts"] else {}
+    if lost := [name for name in given if name.partition(".")[0] != "seeds"]:
+        raise ValueError(
+            f"--config.{lost[0]} would change nothing: this sweep is made of "
+            f"{', '.join(whole['parts'])}; give it to one of those."
+        )
 
 
 def main() -> int:

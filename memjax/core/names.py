@@ -1,6 +1,7 @@
 """Names and numbers of flags and configurations; read without jax, so that help is quick."""
 
 DTYPES = ("float32", "bfloat16", "float16")  # what a network computes in, and weights are kept in
+STEPPERS = ("ddim", "ddpm", "dpm-solver++")
 SPACINGS = ("leading", "trailing", "linspace", "leading_open", "linspace_open")  # of timesteps
 TRAINED, RANDOM, COMPANION = NULLS = ("trained", "random_labels", "companion")
 ATTRIBUTIONS = ("grad_norm", "grad_x_input", "integrated")

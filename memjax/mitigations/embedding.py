@@ -353,7 +353,7 @@ class EmbeddingOptimization(Mitigation):
     num_iters: int = 20
     learning_rate: float = 0.1
     weight_decay: float = 0.0
-    target: float | None = None
+    target: float | None = dataclasses.field(default=None, metadata={"signed": True})
     target_ordinary: float = 1.0
     radius: float = float("inf")
     protect: tuple[str, ...] = ()

@@ -9,6 +9,7 @@ from tqdm.auto import tqdm
 
 from memjax.runs.model import Model, source_of
 from memjax.runtime.hosts import is_first
+from memjax.runtime.json import to_plain
 from memjax.runtime.locks import hold
 from memjax.runtime.provenance import provenance
 from memjax.sampling import SamplingOptions
@@ -65,13 +66,14 @@ def model_provenance(run: Model, seed: int, **extra: Any) -> dict[str, Any]:
     """Returns what made an output: model, checkpoint, versions, seed, settings."""
     source = {} if run.pipeline is None else {"source": source_of(run.pipeline.info)}
     substitute = run.bundle.info.get("null")
-    return {
+    made = {
         **provenance(run.config, seed, run.step),
         "model": run.name,
         **source,
         **({"null": substitute} if substitute else {}),
         **extra,
     }
+    return to_plain(made)  # an infinite radius is null, and nothing to warn of
 
 
 def held(

@@ -1,5 +1,6 @@
 """What a run's folder says about itself, checked before anything is computed from it."""
 
+import dataclasses
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 from memjax import __version__
 from memjax.runs.config import check_config, plain
 from memjax.runs.defaults import default_config
+from memjax.runs.options import AuditOptions
 
 _OF_BASE = ("model", "diffusion", "sampling")  # of a fine-tuning, these have its base's fields
 
@@ -29,8 +31,9 @@ def check_fields(
     for section in left_out:
         del defaults[section]
     usual, own = dict(_leaves(defaults)), dict(_leaves(config))
+    options = {f"audit.options.{field.name}" for field in dataclasses.fields(AuditOptions)}
     sections = {name.partition(".")[0] for name in usual if "." in name}
-    unknown = [n for n in own if n not in usual and n.partition(".")[0] in sections]
+    unknown = [n for n in own if n not in {*usual, *options} and n.partition(".")[0] in sections]
     if unknown:
         versions = record.get("versions")
         made = versions.get("memjax") if isinstance(versions, Mapping) else None

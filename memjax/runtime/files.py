@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-# .NAME.PID-HOST.tmp or .old; version 0.1 left out the host, and its stages had a random name.
-_LEFTOVER = re.compile(r"\.(.+)\.(\d+)(?:-([0-9a-f]{8}))?\.(tmp|old)|\.report\.\w{8}")
+# .NAME.PID-HOST.tmp or .old; version 0.1 left out the host.
+_LEFTOVER = re.compile(r"\.(.+)\.(\d+)(?:-([0-9a-f]{8}))?\.(tmp|old)")
 _DAY = 86_400.0  # seconds after which a file of another host's process counts as left
 _LONGEST = 180  # bytes of a name that its temporary name repeats
 _SWAP = 2  # RENAME_EXCHANGE of Linux' renameat2
@@ -128,7 +128,7 @@ def _exchange(one: Path, other: Path) -> bool:
     )
 
 
-def clear_leftovers(places: Iterable[Path]) -> None:
+def clear_leftovers(places: Iterable[Path], *, hostless: bool = False) -> None:
     """Removes temporary files and folders of processes that are gone.
 
     A folder that was put aside and whose place is empty is put back. What another host's process
@@ -136,13 +136,16 @@ def clear_leftovers(places: Iterable[Path]) -> None:
 
     Args:
         places: Paths that may be such leftovers; others are skipped.
+        hostless: Whether names of version 0.1 count, which a user's hidden file may have, too.
     """
     for path in places:
         match = _LEFTOVER.fullmatch(path.name)
         with contextlib.suppress(OSError):
-            if match is None or not _is_left(match, time.time() - path.stat().st_mtime):
+            if match is None or not (match[3] or hostless):
                 continue
-            target = path.with_name(match[1] or "")
+            if not _is_left(match, time.time() - path.stat().st_mtime):
+                continue
+            target = path.with_name(match[1])
             if match[4] == "old" and not target.exists():
                 os.replace(path, target)
             elif path.is_dir():

@@ -7,6 +7,7 @@ writes there, one name a line; it stays, and so tells memjax's files from a user
 
 import contextlib
 import errno
+import functools
 import glob
 import logging
 import os
@@ -15,6 +16,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Literal
 
+from memjax.core.names import RUN_FILE
 from memjax.runtime.files import clear_leftovers, naming
 
 logger = logging.getLogger(__name__)
@@ -86,7 +88,7 @@ def hold(
             stack.enter_context(_locked(lock, folder, target))
             token = _held.set(_held.get() | {key})
             stack.callback(_held.reset, token)
-            clear_leftovers(_hidden(target, kind))
+            clear_leftovers(_hidden(target, kind), hostless=kind == "whole")
         _add_names(lock, check())
         yield target
 
@@ -119,12 +121,22 @@ def _there(path: Path) -> bool:
 
 
 def _own_names(lock: Path) -> set[str] | None:
-    """The names memjax wrote; None, for all of them, in a folder of version 0.1."""
+    """The names memjax wrote; None, for all of them, in a run's folder of version 0.1.
+
+    Raises:
+        ValueError: The lock is another program's.
+    """
     try:
         lines = lock.read_text(encoding="utf-8").splitlines()
-    except (FileNotFoundError, UnicodeDecodeError):
+    except FileNotFoundError:
         return set()
-    return set(lines[1:]) if lines else None
+    except UnicodeDecodeError:
+        lines = [""]
+    if not lines:  # of 0.1, which locked runs; else of a process that was killed at its start
+        return None if (lock.parent / RUN_FILE).is_file() else set()
+    if lines[0] != _HEAD:
+        raise ValueError(f"{lock} is another program's: choose another place to write to.")
+    return set(lines[1:])
 
 
 def _add_names(lock: Path, names: Iterable[str]) -> None:
@@ -137,8 +149,9 @@ def _refuse_inputs(
     outputs: Iterable[Path], own: set[str] | None, reads: Iterable[str], flag: str
 ) -> None:
     inputs = [Path(name).resolve() for name in reads if name]
+    resolved = functools.cache(Path.resolve)
     for path in outputs:
-        place = path.resolve()
+        place = path.resolve() if path.is_symlink() else resolved(path.parent) / path.name
         mine = own is None or path.name in own
         for read in inputs:
             inside = read in place.parents and path.exists() and not mine
@@ -172,13 +185,23 @@ def _acquired(lock: Path, target: Path) -> int:
             _flock(file, target)
             with contextlib.suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(file), os.stat(lock)):
-                    if new and not os.fstat(file).st_size:
-                        os.write(file, f"{_HEAD}\n".encode())
+                    if not os.fstat(file).st_size and (new or _own_names(lock) is not None):
+                        _begin(file, lock)
                     return file
         except BaseException:
             os.close(file)
             raise
         os.close(file)
+
+
+def _begin(file: int, lock: Path) -> None:
+    """Writes the lock's first line; an empty one would say that all of a run's folder is ours."""
+    try:
+        with naming(lock):
+            os.write(file, f"{_HEAD}\n".encode())
+    except OSError:
+        lock.unlink(missing_ok=True)
+        raise
 
 
 def _flock(file: int, target: Path) -> None:

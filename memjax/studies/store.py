@@ -8,7 +8,6 @@ import contextlib
 import hashlib
 import io
 import json
-import shutil
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -20,7 +19,7 @@ from jaxtyping import Int, PyTree, Shaped
 
 from memjax.runtime.files import write_bytes
 from memjax.runtime.json import loads, text_digest, to_plain, write_json
-from memjax.runtime.locks import hold
+from memjax.runtime.locks import LOCK_FILE, hold
 
 JOB_FILE = "job.json"
 _SEAL, _RECORDS = "fingerprint", "records"
@@ -205,8 +204,12 @@ class Store:
             file.unlink(missing_ok=True)
 
     def remove(self) -> None:
-        """Takes the folder away, once the output is written."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """Takes away what was kept once the output is written, and the folder if it is empty."""
+        self.discard()
+        with contextlib.suppress(OSError):
+            if [place.name for place in self.folder.iterdir()] == [LOCK_FILE]:
+                (self.folder / LOCK_FILE).unlink()
+            self.folder.rmdir()
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:

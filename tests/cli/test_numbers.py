@@ -13,6 +13,7 @@ from absl import flags
 from memjax.cli import config_fields
 from memjax.cli.main import COMMANDS
 from memjax.core.names import MOST_SEED
+from memjax.mitigations import MITIGATIONS
 from memjax.runs.config import check_config, check_sweep, find_config, plain
 from memjax.runs.outputs import safe_names
 from memjax.runs.prompts import initial_noise
@@ -69,7 +70,8 @@ def test_every_number_of_a_configuration_has_a_range(kind):
     config["audit"]["options"]["mitigate_steps"] = [0]
     check_config(config)
     for name in leaves(config):
-        low = {"parallel.data": -2, "sampling.guidance_scale": -1e3}.get(name, -1)
+        low = {"parallel.data": -2, "sampling.guidance_scale": -1e3}
+        low = (low | {"train.filter_threshold": -1e10}).get(name, -1)
         for value in (math.nan, math.inf, -math.inf, low):
             with pytest.raises(ValueError, match=f"{name}=" if value == value else "nan"):
                 check_config(changed(config, name, value))
@@ -265,3 +267,25 @@ def test_configurations_by_path_may_hold_spaces(tmp_path):
     path.write_text(find_config("phantoms_demo").read_text())
     words = ("train", f"--config={path}", "--workdir=o", "--config.train.steps=0")
     assert "train.steps=0 (expected 1" in memjax(*words).err
+
+
+def test_scores_below_zero_may_be_thresholds_and_targets():
+    config = plain(config_fields.base_config())
+    check_config(changed(config, "train.filter_threshold", -50.0))
+    text = "embedding_optimization:detector=(flipd):target=-5"
+    assert MITIGATIONS.parse(text).target == -5.0
+
+
+def test_a_sweep_made_of_others_refuses_what_it_would_drop(tmp_path):
+    asked = ("sweep", "--config=sweep_validation", f"--workdir={tmp_path / 'w'}", "--plan")
+    done = memjax(*asked, "--config.base.train.steps=7")
+    assert done.code == 2
+    assert "--config.base.train.steps would change nothing" in done.err
+    assert memjax(*asked, "--config.seeds=(1,)").code == 0
+
+
+def test_flags_of_an_optimization_are_refused_without_one(tmp_path):
+    asked = ("mitigate", "--model=m", "--prompts=p", "--out=o", "--method=embedding_noise")
+    done = memjax(*asked, "--target=1")
+    assert done.code == 2
+    assert "--target=1" in done.err

@@ -135,6 +135,7 @@ def test_what_may_change_since_opens(run):
     edit(run, "config.data.root", "/elsewhere")
     edit(run, "config.train.steps", 99)
     edit(run, "config.sampling.guidance_scale", 5.0)
+    edit(run, "config.audit.options.radius", 1.0)  # a field without a default in configurations
     model = load_model(run)
     assert model.config["data"]["root"] == "/elsewhere"
     assert model.config["train"]["steps"] == 800  # those of the weights

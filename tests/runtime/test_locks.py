@@ -124,6 +124,7 @@ def test_a_single_file_is_known_by_the_lock_beside_it(tmp_path):
 
 def test_a_folder_of_version_0_1_is_memjaxs(tmp_path):
     (tmp_path / ".lock").touch()
+    (tmp_path / "run.json").write_text("{}")
     (tmp_path / "metrics.jsonl").write_text("{}")
     with hold(tmp_path, ["metrics.jsonl"]):
         pass
@@ -197,3 +198,32 @@ def test_a_dangling_link_and_a_folder_called_lock_are_said(tmp_path):
         refused("link is a link to .*nowhere, which is not there", tmp_path / "link", kind=kind)
     (tmp_path / ".lock").mkdir()
     refused(r"\.lock is a folder of another program", tmp_path)
+
+
+def test_a_lock_that_says_nothing_gives_no_file_of_a_user_away(tmp_path):
+    (tmp_path / "index.html").write_text("theirs")
+    (tmp_path / ".lock").touch()
+    refused("index.html is there and was not written", tmp_path, ["index.html"])
+
+
+@pytest.mark.parametrize("text", [b"pid 1234\nindex.html\n", b"pid 1234\n", b"\xff\xfe"])
+def test_a_lock_of_another_program_is_left_alone(tmp_path, text):
+    (tmp_path / ".lock").write_bytes(text)
+    refused("is another program's", tmp_path, ["index.html"], force=True)
+    assert (tmp_path / ".lock").read_bytes() == text
+
+
+def test_hidden_files_of_a_user_stay(tmp_path):
+    kept = [".bashrc.1.old", ".notes.2024.tmp", ".report.abcdefgh"]
+    long_ago = time.time() - 3 * 86_400
+    for name in kept:
+        (tmp_path / name).write_text("theirs")
+        os.utime(tmp_path / name, (long_ago, long_ago))
+    with hold(tmp_path, ["x"]):
+        pass
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(kept)
+    gone = tmp_path / f".model.{dead_process()}.tmp"  # as 0.1 named it, beside what it was for
+    gone.write_text("")
+    os.utime(gone, (long_ago, long_ago))
+    with hold(tmp_path / "model", kind="whole"):
+        assert not gone.exists()

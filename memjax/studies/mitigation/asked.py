@@ -184,7 +184,7 @@ def targets_of(
         return []
     dim = int(np.prod(model.bundle.sample_shape))
     targets = parse_targets(**given_targets(asked), dim=dim)
-    if negatives:
+    if negatives and setting.optimizes:
         bundle = model.bundle
         ordinary = detect(
             bundle.eps_fn,

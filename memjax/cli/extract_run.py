@@ -70,13 +70,10 @@ def _extract(options: ExtractOptions, rows: Rows | None) -> int:
     if model.bundle.null_cond is None:
         why = "the model has no null condition, so nothing is guided: give --null too."
         refuse_given(FLAGS, ("guidance_scale",), why)
-    sampling = _SAMPLING.options(model)
-    if sampling.stepper == "ddpm":
-        raise ValueError(
-            "--stepper=ddpm draws noise at every step, which extraction does not: give ddim or "
-            "dpm-solver++."
-        )
+    sampling = _SAMPLING.options(model).repeatable()
     source = _source(model, rows)
+    if rows is not None:
+        check_rows(model, rows)
     if source == "loudest" and model.bundle.null_cond is None:
         raise ValueError(
             f"{model.name} has no null condition, so its prompts have no magnitude: give "

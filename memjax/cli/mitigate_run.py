@@ -159,7 +159,8 @@ def _job(
         if keys.count(key) > 1:
             raise ValueError(f"the arm {key} was asked for twice: leave one of them out.")
     text = model.pipeline is not None
-    check_methods({}, chains, sampling.num_steps, text=text or bool(rows[0].get("caption")))
+    text = text or bool(rows[0].get("caption"))
+    check_methods({}, chains, sampling.num_steps, text=text, generations=asked.generations)
     return job
 
 

@@ -122,6 +122,15 @@ def _without_end(with_maps: Any) -> Any:
     return run
 
 
+def of_texts(null_cond: Any) -> bool:
+    """Returns whether a null condition, or what stands for it, is that of a text with an end."""
+    if isinstance(null_cond, RandomNull):
+        null_cond = null_cond.conds
+    if isinstance(null_cond, CompanionNull):
+        null_cond = null_cond.cond
+    return text_length(null_cond) is not None
+
+
 def refuse_without_end_map(eps_fn: EpsFn, null_cond: Any = None) -> None:
     """Refuses a network, or conditions, of which it is not known where a text's end is seen.
 
@@ -137,7 +146,7 @@ def refuse_without_end_map(eps_fn: EpsFn, null_cond: Any = None) -> None:
             f"{type(eps_fn).__name__} does not tell where it sees the end of a text: give an "
             "adapter with the method with_end_map(params, x_t, t, cond) -> (eps, (maps, end))."
         )
-    if null_cond is not None and text_length(null_cond) is None:
+    if null_cond is not None and not of_texts(null_cond):
         raise ValueError(
             f"the null condition is a {type(null_cond).__name__}, expected that of a text with an "
             "end-of-text token: labels have no token that sums up the others, so take a detector "

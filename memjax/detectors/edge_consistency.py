@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
 from memjax.core.types import Array, Detector, Domain, Steps
+from memjax.detectors.base import refuse_outside
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +52,10 @@ class EdgeConsistency(Detector):
     agree: float = 0.5
     size: int = 256
     steps: Steps | None = "last"
+
+    def __post_init__(self) -> None:
+        """Refuses a share that is none."""
+        refuse_outside(self, agree=(0.0, 1.0))
 
     def __call__(self, images: Float[Array, "p g h w c"], net: None) -> Float[Array, " p"]:
         del net

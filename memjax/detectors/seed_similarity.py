@@ -6,6 +6,7 @@ References:
 """
 
 import dataclasses
+import math
 from typing import ClassVar, Literal
 
 import jax
@@ -14,6 +15,7 @@ from jaxtyping import Float
 
 from memjax.core.ssim import WINDOW, one_to_many
 from memjax.core.types import Array, Detector, Domain, Steps
+from memjax.detectors.base import refuse_outside
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,12 +54,15 @@ class SeedSimilarity(Detector):
     stretch: bool = True
     steps: Steps | None = "last"
 
+    def __post_init__(self) -> None:
+        """Refuses no scale."""
+        refuse_outside(self, scales=(1, math.inf))
+
     def __call__(self, images: Float[Array, "p g h w c"], net: None) -> Float[Array, " p"]:
         del net
-        if self.scales < 1 or min(images.shape[2:4]) < 3:
+        if min(images.shape[2:4]) < 3:
             raise ValueError(
-                f"SeedSimilarity got scales={self.scales} and images of {images.shape[2:4]} "
-                "pixels, expected 1 scale and 3 pixels or more: give larger numbers."
+                f"SeedSimilarity got images of {images.shape[2:4]} pixels, expected 3 or more."
             )
         side, g = min(images.shape[2:4]), images.shape[1]
         count = max(sum(side // 2**scale >= WINDOW for scale in range(self.scales)), 1)

@@ -156,7 +156,12 @@ def token_pool(tokenizer: Any) -> list[str]:
 
 
 def check_methods(
-    detectors: Mapping[str, Detector], chains: Sequence[Chain], num_steps: int, *, text: bool
+    detectors: Mapping[str, Detector],
+    chains: Sequence[Chain],
+    num_steps: int,
+    *,
+    text: bool,
+    generations: int,
 ) -> None:
     """Refuses detectors and mitigations that cannot be served, before any work.
 
@@ -165,11 +170,17 @@ def check_methods(
         chains: Mitigations.
         num_steps: Steps of a trajectory.
         text: Whether the model reads captions.
+        generations: Images a prompt.
 
     Raises:
         ValueError: Naming the method and what it asks for.
     """
     for name, detector in detectors.items():
+        if detector.domain == "images" and generations < 2:
+            raise ValueError(
+                f"{name} compares the images of a prompt with each other, and there is "
+                f"{generations}: give --generations=2 or more."
+            )
         try:
             step_window(detector.steps, num_steps)
         except ValueError as error:

@@ -13,8 +13,8 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float, Int, Shaped
 
-from memjax.core.condition import chunk_numbers, text_length
-from memjax.core.denoiser import gives_end_map, gives_maps
+from memjax.core.condition import chunk_numbers
+from memjax.core.denoiser import gives_end_map, gives_maps, of_texts
 from memjax.core.mesh import row_shards
 from memjax.core.types import Array, Bundle, Detector
 from memjax.detectors import Detection, Probe, prepare
@@ -258,7 +258,7 @@ def lacking(bundle: Bundle) -> frozenset[str]:
     missing = {
         "eps_uncond": null is None,
         "maps": not gives_maps(network),
-        "end_map": not gives_end_map(network) or text_length(null) is None,
+        "end_map": not gives_end_map(network) or not of_texts(null),
     }
     return frozenset(need for need, yes in missing.items() if yes)
 

@@ -146,7 +146,7 @@ def test_what_the_model_cannot_do_is_one_sentence(run, prompts, text_model, tmp_
     base = ("extract", f"--model={run}", f"--out={tmp_path}/out")
     noisy = memjax(*base, f"--prompts={prompts}", "--stepper=ddpm")
     assert noisy.code == 2
-    assert "--stepper=ddpm draws noise at every step" in noisy.err
+    assert "the stepper ddpm draws noise of its own at every step" in noisy.err
     films(tmp_path / "train", range(3))
     for more in ((), (f"--training={tmp_path}/train",)):
         base = ("extract", f"--model={text_model}", "--loudest=2", f"--out={tmp_path}/out")

@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from memjax.core.denoiser import of_texts
+from memjax.core.guidance import CompanionNull, RandomNull
 from memjax.core.schedules import ScheduleSpec
 from memjax.core.types import TextCond, Trajectory
 from memjax.detectors import DETECTORS, NoiseMagnitude, detect
@@ -131,3 +133,10 @@ def test_a_trajectory_without_attention_or_an_end_is_refused():
         BrightEnding()(trajectory(draw(0, 2, 2, 4, 4, 1), None), None)
     with pytest.raises(ValueError, match="masked needs the finished image, and 2 of 4 steps"):
         detect(*ARGS, detectors={"masked": BrightEnding()}, steps=2, **JOB)
+
+
+@pytest.mark.parametrize("stands", [RandomNull, lambda cond: CompanionNull(None, cond)])
+def test_what_stands_for_the_null_condition_of_texts_is_of_texts(stands):
+    assert of_texts(stands(text(tokens(1, 2), 3)))
+    assert not of_texts(stands(tokens(1, 2)))
+    assert not of_texts(None)

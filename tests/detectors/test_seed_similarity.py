@@ -84,7 +84,10 @@ def test_flat_images_are_alike_and_finite():
     np.testing.assert_allclose(SeedSimilarity()(np.zeros((1, 2, 8, 8, 1)), None), 1.0, atol=1e-6)
 
 
-@pytest.mark.parametrize(("scales", "side"), [(0, 16), (3, 2)])
-def test_what_it_cannot_compare_is_refused(scales, side):
-    with pytest.raises(ValueError, match=r"SeedSimilarity got scales=.*expected 1 scale and 3"):
+@pytest.mark.parametrize(
+    ("scales", "side", "said"),
+    [(0, 16, "scales is 0, expected at least 1"), (3, 2, r"images of \(2, 2\) .*expected 3")],
+)
+def test_what_it_cannot_compare_is_refused(scales, side, said):
+    with pytest.raises(ValueError, match=f"SeedSimilarity.*{said}"):
         SeedSimilarity(scales=scales)(np.zeros((1, 2, side, side, 1), np.float32), None)

@@ -9,11 +9,13 @@ import pytest
 from memjax.core.schedules import ScheduleSpec
 from memjax.core.types import Bundle
 from memjax.data.records import image_record
+from memjax.evaluate.similarity.cliques import Clique
+from memjax.evaluate.similarity.copy_rules import SimilarityResult
 from memjax.models.empirical import EmpiricalDenoiser
 from memjax.report.pages.extract import extract_files, printed
 from memjax.runs.model import Model
 from memjax.sampling import SamplingOptions
-from memjax.studies.extraction import ExtractOptions, extract
+from memjax.studies.extraction import ExtractOptions, extract, study
 from memjax.studies.extraction.real import made_real
 from memjax.studies.extraction.study import COPY, NOT_A_COPY, NOT_COMPARED, generations_of
 from memjax.studies.prompts.captions import caption_gallery
@@ -96,6 +98,17 @@ def test_what_is_planted_is_found_and_training_images_say_what_it_is(found):
     assert found.copied.tolist()[0] == 1
     assert found.largest.tolist()[0] == 20
     assert found.largest[1] < 8
+
+
+def test_near_repeats_in_training_do_not_hide_a_copy(real):
+    """Generations of one film may each be nearest to another export of it."""
+    rows, yes = np.array([3, 3, 100, 100, 101, 101]), np.ones(6, bool)
+    near = SimilarityResult(
+        np.zeros(6), rows, np.full(6, 0.1), np.full(6, 0.9), yes, ~yes, ~yes, float("nan")
+    )
+    images = np.repeat(TRAINING[3:4], 6, axis=0)
+    one = study._found(0, Clique(tuple(range(6)), 0, 0.0, True), images, near, real)
+    assert (one.verdict, one.copies, one.nearest) == (COPY, 1.0, 3)
 
 
 def test_the_figures_count_what_was_found(found):

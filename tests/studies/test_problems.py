@@ -62,7 +62,14 @@ def test_a_magnitudes_target_is_not_anothers():
 def test_methods_that_cannot_be_served_are_refused_first(detectors, arms, sentence):
     chains = [parse_chain(MITIGATIONS, arm) for arm in arms]
     with pytest.raises(ValueError, match=sentence):
-        check_methods(DETECTORS.parse_all(detectors), chains, 8, text=False)
+        check_methods(DETECTORS.parse_all(detectors), chains, 8, text=False, generations=2)
+
+
+def test_one_image_a_prompt_is_too_few_to_compare():
+    detectors = DETECTORS.parse_all(["seed_similarity"])
+    check_methods(detectors, [], 8, text=False, generations=2)
+    with pytest.raises(ValueError, match=r"seed_similarity compares .* give --generations=2"):
+        check_methods(detectors, [], 8, text=False, generations=1)
 
 
 def test_a_window_relative_to_the_run_needs_all_of_it():

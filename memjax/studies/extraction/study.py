@@ -161,7 +161,12 @@ def extract(
     copied = None
     if real is not None:
         copied = np.asarray([n.is_copy_adaptive.mean() for n in near if n is not None])
-    largest = np.asarray([_largest(d, options.threshold) for d in distances])
+    largest = np.asarray(
+        [
+            len(own[0].members) if own else _largest(d, options.threshold)
+            for own, d in zip(cliques, distances, strict=True)
+        ]
+    )
     summary = _summary(rows, found, copied, real, options)
     summary["thresholds"] = [_at(t, distances, copied, options) for t in THRESHOLDS]
     return Extraction(rows, found, copied, largest, summary)
@@ -226,7 +231,7 @@ def _found(
         return Found(number, clique, image, NOT_COMPARED, -1, nan, nan, nan, 0)
     own, at = list(clique.members), clique.medoid
     row = int(near.index[at])
-    share = float((near.is_copy_adaptive[own] & (near.index[own] == row)).mean())
+    share = float(near.is_copy_adaptive[own].mean())  # of any: training may hold near repeats
     training = as_bytes(real.compared[row])
     exact = sum(np.array_equal(as_bytes(reduced(images[[i]], SIDE))[0], training) for i in own)
     rms = float(pixel_rms(near.distance[at], real.compared[0].size))

@@ -159,4 +159,10 @@ def within(options: AuditOptions, sampling: SamplingOptions) -> AuditOptions:
 def check(options: AuditOptions, sampling: SamplingOptions, *, text: bool) -> None:
     """Refuses methods that cannot be served, before any work."""
     chains = [options.chain(arm) for arm in options.arms]
-    check_methods(options.parsed_detectors(), chains, sampling.num_steps, text=text)
+    check_methods(
+        options.parsed_detectors(),
+        chains,
+        sampling.num_steps,
+        text=text,
+        generations=options.generations,
+    )
